@@ -1,0 +1,1 @@
+"""PCI BARs and physical memory as files."""

@@ -1,0 +1,231 @@
+"""Spans that can be accessed, and their lifetime. Only this module maps memory."""
+
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Protocol, TypeAlias
+
+from barfs import _mmio
+from barfs.errors import (
+    AccessFault,
+    BarfsError,
+    DeviceGone,
+    KernelRefused,
+    NotAllowed,
+    ReadOnly,
+)
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
+
+# The most that is mapped at once. A mapping of device memory costs page tables for all of it when
+# it is made, 2 MiB a GiB, so a span of terabytes is mapped where it is touched.
+WINDOW: Final = 64 << 20
+
+# What an errno of open(2) or mmap(2) means wherever it comes from; callers add their own.
+REFUSALS: Final[Mapping[int, type[BarfsError]]] = {
+    errno.EPERM: KernelRefused,
+    errno.EACCES: NotAllowed,
+    errno.EROFS: ReadOnly,
+    errno.ENOENT: DeviceGone,
+    errno.ENODEV: DeviceGone,
+    errno.ENXIO: DeviceGone,
+}
+
+
+def refusal(what: str, error: OSError, meanings: Mapping[int, type[BarfsError]]) -> BarfsError:
+    """The domain's error for a refused system call; one without a meaning keeps its errno."""
+    kind = meanings.get(error.errno or 0, BarfsError)
+    result = kind(f"{what}: {error.strerror}")
+    if kind is BarfsError and error.errno:
+        result.errno = error.errno
+    return result
+
+
+class Aperture(Protocol):
+    """What a view needs. Offsets are bytes from the start of the span.
+
+    The caller keeps requests inside `size` and runs naturally aligned at `base + offset`. Any
+    access may raise AccessFault or DeviceGone.
+    """
+
+    size: int
+    base: int  # bus address of byte 0: what alignment is measured against
+    max_width: int  # bytes; the widest access that the span takes in one go
+    memory_like: bool
+
+    def load_run(self, offset: int, width: int, into: Buffer) -> None:
+        """Fill `into` by ascending loads of `width` bytes."""
+
+    def store_run(self, offset: int, width: int, data: Buffer) -> None:
+        """Write `data` by ascending stores of `width` bytes."""
+
+    def copy_out(self, offset: int, into: Buffer) -> None:
+        """Fill `into` in any widths; for memory-like spans."""
+
+    def copy_in(self, offset: int, data: Buffer) -> None:
+        """Write `data` in any widths; for memory-like spans."""
+
+    def close(self) -> None:
+        """Give the span up. Not to be used afterwards."""
+
+
+class MappedAperture:
+    """`size` bytes of a mappable file from `start`, mapped in windows as they are touched.
+
+    `what` names the span in messages. With `uncached` the file is opened with O_SYNC, which makes
+    the kernel map /dev/mem uncached (drivers/char/mem.c, phys_mem_access_prot). The first window
+    is mapped at once, so that a refusal shows when the file is opened.
+    """
+
+    max_width = _mmio.MAX_WIDTH
+
+    def __init__(
+        self,
+        path: Path,
+        start: int,
+        size: int,
+        *,
+        what: str,
+        base: int,
+        memory_like: bool,
+        writable: bool,
+        uncached: bool = False,
+        refusals: Mapping[int, type[BarfsError]] = REFUSALS,
+    ) -> None:
+        self.size = size
+        self.base = base
+        self.memory_like = memory_like
+        self._what = what
+        self._start = start
+        self._writable = writable
+        self._refusals = refusals
+        flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            self._fd = os.open(path, flags | (os.O_SYNC if uncached else 0))
+        except OSError as error:
+            raise refusal(f"{what}: {path}", error, refusals) from error
+        self._span: _mmio.Span | None = None
+        self._first = self._last = 0
+        try:
+            self._map(0, 1)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _map(self, offset: int, length: int) -> _mmio.Span:
+        """Map the window around a request, or only its pages if the kernel refuses the window.
+
+        /dev/mem's mmap is all or nothing: one page that is refused refuses them all.
+        """
+        first = offset - offset % WINDOW
+        last = min(self.size, max(offset + length, first + WINDOW))
+        try:
+            span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
+        except OSError:
+            first = max(0, offset - (self._start + offset) % PAGE_SIZE)
+            page_end = -(self._start + offset + length) % PAGE_SIZE
+            last = min(self.size, offset + length + page_end)
+            try:
+                span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
+            except OSError as error:
+                raise refusal(
+                    f"{self._what}: mapping {last - first:#x} bytes at {first:#x}",
+                    error,
+                    self._refusals,
+                ) from error
+        if self._span is not None:
+            self._span.close()
+        self._span, self._first, self._last = span, first, last
+        return span
+
+    def _reach(self, offset: int, length: int) -> _mmio.Span:
+        """The span that holds a request; its offsets start at self._first."""
+        if self._first <= offset and offset + length <= self._last and self._span is not None:
+            return self._span
+        return self._map(offset, length)
+
+    def _fault(self, fault: _mmio.Fault, verb: str, width: int | None) -> AccessFault:
+        wide = f" of {width} bytes" if width else ""
+        return AccessFault(
+            f"{self._what}: {verb}{wide} at {self._first + fault.args[0]:#x} faulted"
+        )
+
+    def load_run(self, offset: int, width: int, into: Buffer) -> None:
+        """See Aperture."""
+        span = self._reach(offset, len(into))
+        try:
+            span.load_run(offset - self._first, width, into)
+        except _mmio.Fault as fault:
+            raise self._fault(fault, "read", width) from fault
+
+    def store_run(self, offset: int, width: int, data: Buffer) -> None:
+        """See Aperture."""
+        span = self._reach(offset, len(data))
+        try:
+            span.store_run(offset - self._first, width, data)
+        except _mmio.Fault as fault:
+            raise self._fault(fault, "write", width) from fault
+
+    def copy_out(self, offset: int, into: Buffer) -> None:
+        """See Aperture."""
+        span = self._reach(offset, len(into))
+        try:
+            span.copy_out(offset - self._first, into)
+        except _mmio.Fault as fault:
+            raise self._fault(fault, "read", None) from fault
+
+    def copy_in(self, offset: int, data: Buffer) -> None:
+        """See Aperture."""
+        span = self._reach(offset, len(data))
+        try:
+            span.copy_in(offset - self._first, data)
+        except _mmio.Fault as fault:
+            raise self._fault(fault, "write", None) from fault
+
+    def close(self) -> None:
+        """Unmap and close the file."""
+        if self._span is not None:
+            self._span.close()
+            self._span = None
+            os.close(self._fd)
+
+
+class SysfsFile:
+    """A sysfs file that does its own accesses, such as a function's `config`.
+
+    The kernel cuts each request into naturally aligned accesses (drivers/pci/pci-sysfs.c,
+    pci_read_config), so requests are passed on whole.
+    """
+
+    def __init__(self, path: Path, *, what: str, writable: bool) -> None:
+        self._what = what
+        try:
+            self._fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY))
+        except OSError as error:
+            raise refusal(f"{what}: {path}", error, REFUSALS) from error
+        self.size = os.fstat(self._fd).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """What the kernel gives of `length` bytes at `offset`; possibly less."""
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            raise refusal(
+                f"{self._what}: read of {length:#x} bytes at {offset:#x}", error, REFUSALS
+            ) from error
+
+    def write(self, offset: int, data: bytes) -> int:
+        """How much of `data` the kernel took at `offset`."""
+        try:
+            return os.pwrite(self._fd, data, offset)
+        except OSError as error:
+            raise refusal(
+                f"{self._what}: write of {len(data):#x} bytes at {offset:#x}", error, REFUSALS
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)

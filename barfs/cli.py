@@ -1,0 +1,170 @@
+"""Arguments and output."""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from barfs.daemon import (
+    REAL_DEVMEM,
+    REAL_PROC,
+    REAL_SYSFS,
+    MountError,
+    Settings,
+    run_in_background,
+    run_in_foreground,
+    unmount,
+)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="barfs", description="PCI BARs and physical memory as files."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    mounting = argparse.ArgumentParser(add_help=False)
+    mounting.add_argument(
+        "-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr"
+    )
+    mounting.add_argument(
+        "-o",
+        metavar="OPTIONS",
+        dest="options",
+        action="append",
+        default=[],
+        help="mount options, comma-separated: ro, allow_other, ...",
+    )
+    mounting.add_argument("--sysfs", type=Path, metavar="DIR", help="instead of /sys")
+    mounting.add_argument("--proc", type=Path, metavar="DIR", help="instead of /proc")
+    mounting.add_argument("--devmem", type=Path, metavar="PATH", help="instead of /dev/mem")
+    mounting.add_argument(
+        "--bars-via",
+        choices=("resource", "devmem"),
+        default="resource",
+        help="map BARs through sysfs's resourceN (default) or through /dev/mem at their addresses",
+    )
+
+    mount = commands.add_parser("mount", parents=[mounting], help="mount this machine")
+    mount.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
+    mount.set_defaults(run=_mount)
+
+    umount = commands.add_parser("umount", help="unmount")
+    umount.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
+    umount.set_defaults(run=_umount)
+
+    demo = commands.add_parser("demo", parents=[mounting], help="mount a simulated machine")
+    demo.add_argument(
+        "mountpoint",
+        type=Path,
+        metavar="MOUNTPOINT",
+        nargs="?",
+        help="by default a new temporary directory",
+    )
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _settings(arguments: argparse.Namespace, mountpoint: Path) -> Settings:
+    options = [option for text in arguments.options for option in text.split(",") if option]
+    return Settings(
+        mountpoint=mountpoint.absolute(),
+        options=tuple(options),
+        sysfs=(arguments.sysfs or REAL_SYSFS).absolute(),
+        proc=(arguments.proc or REAL_PROC).absolute(),
+        devmem=(arguments.devmem or REAL_DEVMEM).absolute(),
+        bars_via=arguments.bars_via,
+    )
+
+
+def _run(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    ready: Callable[[], None],
+    finish: Callable[[], None],
+) -> None:
+    """Serve in the foreground, or return once a background daemon answers."""
+    if arguments.foreground:
+        try:
+            run_in_foreground(settings, ready)
+        finally:
+            finish()
+        return
+    try:
+        run_in_background(settings, finish)
+    except MountError:
+        finish()
+        raise
+    ready()
+
+
+def _mount(arguments: argparse.Namespace) -> None:
+    settings = _settings(arguments, arguments.mountpoint)
+
+    def ready() -> None:
+        if arguments.foreground:
+            _say(f"barfs: mounted on {settings.mountpoint}")
+
+    _run(arguments, settings, ready, lambda: None)
+
+
+def _umount(arguments: argparse.Namespace) -> None:
+    unmount(arguments.mountpoint.absolute())
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    # Not needed by the other commands, so that they start faster.
+    from barfs import demo  # noqa: PLC0415
+    from barfs.daemon import tree_of  # noqa: PLC0415
+
+    directory = Path(tempfile.mkdtemp(prefix="barfs-demo-"))
+
+    def finish() -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+
+    try:
+        machine = demo.build(directory)
+        mountpoint = arguments.mountpoint
+        if mountpoint is None:
+            mountpoint = directory / "mnt"
+            mountpoint.mkdir()
+        arguments.sysfs = arguments.sysfs or machine.sysfs
+        arguments.proc = arguments.proc or machine.proc
+        arguments.devmem = arguments.devmem or machine.devmem
+        settings = _settings(arguments, mountpoint)
+    except BaseException:
+        finish()
+        raise
+
+    def ready() -> None:
+        where = settings.mountpoint
+        _say(f"A simulated machine is mounted on {where}\n\n{where}")
+        for line in demo.describe(tree_of(settings)):
+            _say(line)
+        _say("\nTry:")
+        for command in demo.suggestions(where):
+            _say(f"  {command}")
+        how = "press Ctrl-C, or" if arguments.foreground else "run"
+        _say(f"\nTo end it, {how}: barfs umount {where}")
+
+    _run(arguments, settings, ready, finish)
+
+
+def main() -> NoReturn:
+    """The command `barfs`: exit status 0, 1 with one line on standard error, 2 for wrong usage."""
+    arguments = _parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except MountError as error:
+        print(f"barfs: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,284 @@
+"""The daemon's life: checks before the mount, the mount, readiness, signals, the end."""
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import logging.handlers
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Literal
+
+import pyfuse3
+import trio
+
+from barfs.devmem import PhysicalMemory
+from barfs.fs import Operations
+from barfs.nodes import Tree
+from barfs.pci import PciBus
+
+log = logging.getLogger(__name__)
+
+FUSE_DEVICE: Final = Path("/dev/fuse")
+SYSLOG_SOCKET: Final = Path("/dev/log")
+REAL_SYSFS: Final = Path("/sys")
+REAL_PROC: Final = Path("/proc")
+REAL_DEVMEM: Final = Path("/dev/mem")
+
+# Mount options that break barfs, and why.
+REFUSED_OPTIONS: Final = {
+    "max_read": "cuts requests into other accesses than were asked for",
+    "writeback_cache": "writes later than asked, in other pieces",
+}
+
+
+class MountError(Exception):
+    """The mount can't be; the message is for the user, one line, with what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to mount, where, and how."""
+
+    mountpoint: Path
+    options: tuple[str, ...] = ()
+    sysfs: Path = REAL_SYSFS
+    proc: Path = REAL_PROC
+    devmem: Path = REAL_DEVMEM
+    bars_via: Literal["resource", "devmem"] = "resource"
+
+    @property
+    def read_only(self) -> bool:
+        """Of ro and rw the last one counts, as for mount(8)."""
+        chosen = [option for option in self.options if option in ("ro", "rw")]
+        return bool(chosen) and chosen[-1] == "ro"
+
+
+def mounted_at(mountpoint: Path) -> str | None:
+    """The type of the file system mounted there, from /proc/self/mountinfo; None if there is none.
+
+    Does not touch the mountpoint, which may be dead.
+    """
+    wanted = os.path.realpath(mountpoint)
+    found = None
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, rest = line.partition(" - ")
+        where = fields.split()[4].encode("utf-8", "surrogateescape")
+        # Spaces and the like are written as octal escapes (fs/proc_namespace.c, mangle).
+        if os.fsdecode(where.decode("unicode_escape").encode("latin-1")) == wanted:
+            found = rest.split()[0]
+    return found
+
+
+def check(settings: Settings) -> None:
+    """Raise MountError for what can be known before mounting. Changes nothing."""
+    mountpoint = settings.mountpoint
+    for option in settings.options:
+        reason = REFUSED_OPTIONS.get(option.partition("=")[0])
+        if reason:
+            raise MountError(f"-o {option} {reason}; leave it out")
+    kind = mounted_at(mountpoint)
+    try:
+        is_directory = mountpoint.is_dir()
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise MountError(
+                f"{mountpoint} holds a dead mount; clear it with: barfs umount {mountpoint}"
+            ) from None
+        raise MountError(f"{mountpoint}: {error.strerror}") from None
+    if kind == "fuse.barfs":
+        raise MountError(
+            f"{mountpoint} is already mounted; unmount with: barfs umount {mountpoint}"
+        )
+    if kind is not None:
+        raise MountError(f"{mountpoint} is already a {kind} mount; choose another directory")
+    if not os.path.lexists(mountpoint):
+        raise MountError(f"{mountpoint} does not exist; create it with: mkdir -p {mountpoint}")
+    if not is_directory:
+        raise MountError(f"{mountpoint} is not a directory; mount on a directory")
+    for what, path in (("--sysfs", settings.sysfs), ("--proc", settings.proc)):
+        if not path.is_dir():
+            raise MountError(f"{what} {path} is not a directory")
+    if not FUSE_DEVICE.exists():
+        raise MountError(f"{FUSE_DEVICE} is missing; load the module with: modprobe fuse")
+    if os.geteuid() != 0:
+        if settings.sysfs == REAL_SYSFS or settings.devmem == REAL_DEVMEM:
+            raise MountError("device memory is for root only; run it with sudo, or try: barfs demo")
+        if shutil.which("fusermount3") is None:
+            raise MountError("fusermount3 is missing; install it with: apt install fuse3")
+
+
+@contextlib.contextmanager
+def _captured_stderr(into: list[str]) -> Iterator[None]:
+    """Collect what libfuse and fusermount3 print, line by line, instead of showing it."""
+    with tempfile.TemporaryFile() as collected:
+        saved = os.dup(2)
+        try:
+            os.dup2(collected.fileno(), 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            collected.seek(0)
+            into.extend(collected.read().decode(errors="replace").splitlines())
+
+
+def _fuse_options(settings: Settings) -> set[str]:
+    return {*pyfuse3.default_options, "fsname=barfs", "subtype=barfs", *settings.options}
+
+
+def _init(operations: Operations, settings: Settings) -> None:
+    """Mount. MountError with libfuse's own words if that fails."""
+    said: list[str] = []
+    try:
+        with _captured_stderr(said):
+            pyfuse3.init(operations, str(settings.mountpoint), _fuse_options(settings))
+    except RuntimeError:
+        words = "; ".join(line.strip() for line in said if line.strip())
+        raise MountError(
+            f"cannot mount on {settings.mountpoint}: {words or 'no reason given'}"
+        ) from None
+
+
+def tree_of(settings: Settings) -> Tree:
+    """The tree over the machine that the settings name."""
+    memory = PhysicalMemory(settings.proc, settings.devmem)
+    return Tree(PciBus(settings.sysfs, memory if settings.bars_via == "devmem" else None), memory)
+
+
+def serve(settings: Settings, ready: Callable[[], None]) -> None:
+    """Mount, answer requests until unmounted or signalled, unmount. Raises MountError.
+
+    `ready` is called once the mount has answered a request.
+    """
+    _init(Operations(tree_of(settings), read_only=settings.read_only), settings)
+    try:
+        silent = trio.run(_serve, settings.mountpoint, ready)
+    finally:
+        pyfuse3.close(unmount=True)
+    if silent is not None:
+        raise MountError(f"the mount on {settings.mountpoint} does not answer: {silent.strerror}")
+
+
+async def _serve(mountpoint: Path, ready: Callable[[], None]) -> OSError | None:
+    """The loop itself; the error if the mount never answered."""
+    silent = None
+
+    async def announce() -> None:
+        nonlocal silent
+        try:
+            await trio.to_thread.run_sync(os.stat, mountpoint / "phys", abandon_on_cancel=True)
+        except OSError as error:
+            silent = error
+            pyfuse3.terminate()
+        else:
+            ready()
+
+    async def end_on_signal(task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                pyfuse3.terminate()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(end_on_signal)
+        nursery.start_soon(announce)
+        # Handlers never wait, so one task is enough, and cheaper than handing over.
+        await pyfuse3.main(max_tasks=1)
+        nursery.cancel_scope.cancel()
+    return silent
+
+
+def _log_to(handler: logging.Handler, form: str) -> None:
+    handler.setFormatter(logging.Formatter(form))
+    root = logging.getLogger("barfs")
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+
+
+def run_in_foreground(settings: Settings, ready: Callable[[], None]) -> None:
+    """Check and serve in this process, with the log on standard error. Raises MountError."""
+    _log_to(logging.StreamHandler(), "barfs: %(message)s")
+    check(settings)
+    serve(settings, ready)
+
+
+def run_in_background(settings: Settings, finish: Callable[[], None]) -> None:
+    """Check, serve in a child process of its own session, and return once the mount answers.
+
+    The child logs to syslog where there is one, and calls `finish` at its end. Raises MountError
+    if the mount can't be; nothing is left mounted then.
+    """
+    check(settings)
+    receive, send = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork():
+        os.close(send)
+        with os.fdopen(receive) as answers:
+            answer = answers.read()
+        if answer != "mounted":
+            raise MountError(answer or "the daemon ended at once; see why with: barfs mount -f")
+        return
+    os.close(receive)
+    status = 1
+    try:
+        _detach()
+        with os.fdopen(send, "w") as answers:
+
+            def report(answer: str) -> None:
+                if not answers.closed:
+                    answers.write(answer)
+                    answers.close()
+
+            try:
+                serve(settings, lambda: report("mounted"))
+                status = 0
+            except MountError as error:
+                report(str(error))
+            except Exception as error:
+                log.exception("ended")
+                report(f"{type(error).__name__}: {error}")
+    finally:
+        finish()
+        os._exit(status)
+
+
+def _detach() -> None:
+    """Leave the terminal, the session, the working directory and the standard streams."""
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    os.close(null)
+    if SYSLOG_SOCKET.exists():
+        handler: logging.Handler = logging.handlers.SysLogHandler(
+            str(SYSLOG_SOCKET), logging.handlers.SysLogHandler.LOG_DAEMON
+        )
+    else:
+        handler = logging.NullHandler()
+    _log_to(handler, f"barfs[{os.getpid()}]: %(message)s")
+
+
+def unmount(mountpoint: Path) -> None:
+    """Unmount a barfs mount, a dead one too. Raises MountError."""
+    kind = mounted_at(mountpoint)
+    if kind != "fuse.barfs":
+        raise MountError(f"{mountpoint} is not a barfs mount")
+    where = os.path.realpath(mountpoint)
+    command = ["umount", where] if os.geteuid() == 0 else ["fusermount3", "-u", where]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except FileNotFoundError:
+        raise MountError(f"{command[0]} is missing; install util-linux and fuse3") from None
+    if done.returncode:
+        words = done.stderr.strip().replace("\n", "; ")
+        raise MountError(f"{words}; see who uses it with: fuser -vm {where}")

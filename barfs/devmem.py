@@ -1,0 +1,175 @@
+"""/dev/mem, and /proc/iomem, which says what lies at which physical address."""
+
+import errno
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from barfs.aperture import REFUSALS, MappedAperture
+from barfs.errors import BarfsError, KernelRefused, NoSuchAddress
+from barfs.names import AddressRange
+
+log = logging.getLogger(__name__)
+
+# Cached mappings of memory that the kernel holds in another caching type: EINVAL
+# (arch/x86/mm/pat/memtype.c, memtype_reserve).
+_CACHING_CONFLICT: Final = errno.EINVAL
+
+
+class IomemRange(NamedTuple):
+    """A line of /proc/iomem. Addresses are physical, the end included."""
+
+    start: int
+    end: int
+    name: str
+    depth: int  # 0: not inside another range
+
+    def __str__(self) -> str:
+        return f"{self.start:08x}-{self.end:08x}"
+
+    @property
+    def is_ram(self) -> bool:
+        """System RAM, also hot-added (`System RAM (kmem)`, `System RAM (virtio_mem)`)."""
+        return self.name.startswith("System RAM")
+
+
+def parse_iomem(text: str) -> list[IomemRange]:
+    """The ranges in /proc/iomem, in its order; lines of another form are left out and logged.
+
+    A reader without CAP_SYS_ADMIN sees all addresses as 0: no ranges then.
+    """
+    ranges = []
+    for line in text.splitlines():
+        match = re.fullmatch(r"((?:  )*)([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", line)
+        if match is None or int(match[2], 16) > int(match[3], 16):
+            log.warning("iomem: not a range: %a", line)
+            continue
+        ranges.append(
+            IomemRange(int(match[2], 16), int(match[3], 16), match[4], len(match[1]) // 2)
+        )
+    if all(entry.end == 0 for entry in ranges):
+        return []
+    return ranges
+
+
+class Segment(NamedTuple):
+    """Part of a physical range that is one kind of memory."""
+
+    start: int
+    size: int
+    is_ram: bool
+
+
+def split_by_kind(start: int, size: int, ranges: Iterable[IomemRange]) -> list[Segment]:
+    """`size` bytes from `start`, cut where System RAM begins and ends."""
+    segments = []
+    end = start + size
+    for ram in sorted(entry for entry in ranges if entry.is_ram):
+        if ram.end < start or ram.start >= end:
+            continue
+        if ram.start > start:
+            segments.append(Segment(start, ram.start - start, is_ram=False))
+            start = ram.start
+        stop = min(ram.end + 1, end)
+        segments.append(Segment(start, stop - start, is_ram=True))
+        start = stop
+    if start < end:
+        segments.append(Segment(start, end - start, is_ram=False))
+    return segments
+
+
+class PhysicalMemory:
+    """Physical memory through `devmem` (/dev/mem), as `proc`/iomem describes it."""
+
+    def __init__(self, proc: Path, devmem: Path) -> None:
+        self._iomem = proc / "iomem"
+        self._devmem = devmem
+
+    def _read(self) -> list[IomemRange]:
+        return parse_iomem(self._iomem.read_text(errors="replace"))
+
+    def ranges(self) -> list[IomemRange]:
+        """The top-level ranges, ascending. Reads /proc/iomem, touches no memory."""
+        return sorted({entry for entry in self._read() if entry.depth == 0})
+
+    def resolve(self, wanted: AddressRange) -> tuple[int, int]:
+        """Start and size in bytes of a range that a name gives. Touches no memory.
+
+        A range without an end runs to the end of the top-level range that it starts in. One with
+        an end may cross from one range into the next, but not a gap: NoSuchAddress.
+        """
+        last = wanted.start - 1
+        for entry in self.ranges():
+            if entry.start > last + 1:
+                break
+            if entry.end <= last:
+                continue
+            last = entry.end
+            if wanted.end is None:
+                return wanted.start, last + 1 - wanted.start
+            if last >= wanted.end:
+                return wanted.start, wanted.end + 1 - wanted.start
+        raise NoSuchAddress(
+            f"phys: {last + 1:#x} is in no range of {self._iomem} (which shows addresses only to"
+            " root)"
+        )
+
+    def is_ram(self, start: int, size: int) -> bool:
+        """Whether all of a range is System RAM. Touches no memory."""
+        return all(segment.is_ram for segment in split_by_kind(start, size, self._read()))
+
+    def open(self, start: int, size: int, *, writable: bool) -> list[MappedAperture]:
+        """Map physical memory, an aperture for each stretch of one kind, ascending.
+
+        System RAM is mapped as the kernel has it and is memory-like; all else is mapped uncached.
+        Raises NoSuchAddress, and KernelRefused under lockdown and STRICT_DEVMEM.
+        """
+        self.resolve(AddressRange(start, start + size - 1))
+        apertures: list[MappedAperture] = []
+        try:
+            for segment in split_by_kind(start, size, self._read()):
+                apertures.append(
+                    self.map(
+                        segment.start,
+                        segment.size,
+                        what=f"phys {segment.start:#x}+{segment.size:#x}",
+                        memory_like=segment.is_ram,
+                        uncached=not segment.is_ram,
+                        writable=writable,
+                    )
+                )
+        except BarfsError:
+            for aperture in apertures:
+                aperture.close()
+            raise
+        return apertures
+
+    def map(
+        self, start: int, size: int, *, what: str, memory_like: bool, uncached: bool, writable: bool
+    ) -> MappedAperture:
+        """Map `size` bytes at physical address `start`, whatever lies there."""
+
+        def attempt(*, uncached: bool) -> MappedAperture:
+            return MappedAperture(
+                self._devmem,
+                start,
+                size,
+                what=what,
+                base=start,
+                memory_like=memory_like,
+                writable=writable,
+                uncached=uncached,
+                refusals={**REFUSALS, _CACHING_CONFLICT: KernelRefused},
+            )
+
+        try:
+            return attempt(uncached=uncached)
+        except KernelRefused as refused:
+            # Tables that firmware left in reserved memory (ACPI's) are in use by the kernel as
+            # cached memory, and must not be mapped in a second caching type.
+            cause = refused.__cause__
+            if uncached and isinstance(cause, OSError) and cause.errno == _CACHING_CONFLICT:
+                return attempt(uncached=False)
+            raise

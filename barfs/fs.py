@@ -1,0 +1,328 @@
+"""The FUSE side: pyfuse3's operations, handles, attributes. No policy.
+
+This is the one place where exceptions become errno. pyfuse3 ends the mount on any exception but
+FUSEError, and switches an operation off for good on ENOSYS: neither leaves this module.
+"""
+
+import errno
+import logging
+import os
+import select
+import stat
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import count
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileInfo,
+    FUSEError,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from barfs.aperture import Buffer
+from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
+from barfs.nodes import DIRECTORIES, FIXED_DIRECTORIES, InodeNumbers, Kind, Node, Tree
+from barfs.views import View, open_view
+
+log = logging.getLogger(__name__)
+
+# How long the kernel may keep what it was told, in seconds. `pci` and `phys` are always there;
+# all else is asked for anew each time, so that plug and unplug are right at the next look-up.
+FIXED_TIMEOUT: Final = 60
+TIMEOUT: Final = 0
+
+# Always ready, as a file without a poll operation is (include/linux/poll.h).
+DEFAULT_POLLMASK: Final = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Handler = Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]
+
+
+def boundary(handler: Handler[P, R]) -> Handler[P, R]:
+    """Make FUSEError of whatever a handler raises, and a line in the log of each refusal."""
+    name = handler.__name__
+
+    async def bounded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except BarfsError as error:
+            log.warning("%s: %s (%s)", name, error, errno.errorcode.get(error.errno, error.errno))
+            raise FUSEError(error.errno) from None
+        except FUSEError:
+            raise
+        except Exception:
+            log.exception("%s: unforeseen (EIO)", name)
+            raise FUSEError(errno.EIO) from None
+
+    return bounded
+
+
+def refuse(what: str) -> NoReturn:
+    """For operations that change the tree, which is the machine's alone to change."""
+    raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
+
+
+class Operations(pyfuse3.Operations):
+    """The tree over FUSE. With `read_only` no file is opened for writing."""
+
+    supports_dot_lookup = False
+
+    def __init__(self, tree: Tree, *, read_only: bool) -> None:
+        super().__init__()
+        self._tree = tree
+        self._read_only = read_only
+        self._inodes = InodeNumbers()
+        self._views: dict[int, View] = {}
+        self._listings: dict[int, list[tuple[str, Node]]] = {}
+        self._handles = count(1)
+        self._uid, self._gid = os.getuid(), os.getgid()
+        self._started = time.time_ns()
+
+    def _entry(self, node: Node) -> EntryAttributes:
+        """Attributes of a node for the kernel."""
+        attributes = self._tree.attributes(node)
+        entry = EntryAttributes()
+        entry.st_ino = self._inodes.number(node)
+        if node.kind in DIRECTORIES:
+            entry.st_mode = stat.S_IFDIR | 0o555
+            entry.st_nlink = 2
+        elif node.kind is Kind.LINK:
+            entry.st_mode = stat.S_IFLNK | 0o777
+            entry.st_nlink = 1
+        else:
+            entry.st_mode = stat.S_IFREG | 0o600
+            entry.st_nlink = 1
+            # As many as it has bytes: with 0, tar and cp take a file for one big hole.
+            entry.st_blocks = -(-attributes.size // 512)
+        entry.st_size = attributes.size
+        entry.st_blksize = attributes.blksize
+        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._started
+        timeout = FIXED_TIMEOUT if node.kind in FIXED_DIRECTORIES else TIMEOUT
+        entry.entry_timeout = entry.attr_timeout = timeout
+        return entry
+
+    # Names and attributes
+
+    @boundary
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        """See pyfuse3.Operations."""
+        node = self._tree.lookup(self._inodes.node(parent_inode), os.fsdecode(name))
+        entry = self._entry(node)
+        self._inodes.remember(entry.st_ino)
+        return entry
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """See pyfuse3.Operations."""
+        for inode, times in inode_list:
+            self._inodes.forget(inode, times)
+
+    @boundary
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        """See pyfuse3.Operations."""
+        return self._entry(self._inodes.node(inode))
+
+    @boundary
+    async def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        """Truncation is accepted and does nothing: what `>` and dd do before they write."""
+        node = self._inodes.node(inode)
+        if fields.update_mode or fields.update_uid or fields.update_gid:
+            refuse(f"chmod or chown of {node.path}")
+        if not fields.update_size and (fields.update_atime or fields.update_mtime):
+            refuse(f"touch of {node.path}")
+        return self._entry(node)
+
+    @boundary
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        """See pyfuse3.Operations."""
+        return os.fsencode(self._tree.target(self._inodes.node(inode)))
+
+    @boundary
+    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+        """The kernel has checked already, as default_permissions is set."""
+        return True
+
+    @boundary
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """A file system with no room of its own."""
+        stats = StatvfsData()
+        stats.f_bsize = stats.f_frsize = 4096
+        stats.f_namemax = 255
+        return stats
+
+    # Directories
+
+    @boundary
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        """List the directory as it is now; readdir goes through this listing."""
+        handle = next(self._handles)
+        self._listings[handle] = list(self._tree.list(self._inodes.node(inode)))
+        return handle
+
+    @boundary
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        """See pyfuse3.Operations. What has vanished since opendir is left out."""
+        for index, (name, node) in enumerate(self._listings[fh][start_id:], start_id + 1):
+            try:
+                entry = self._entry(node)
+            except BarfsError as error:
+                log.info("readdir: left out: %s", error)
+                continue
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, index):
+                self._inodes.settle(entry.st_ino)
+                break
+            self._inodes.remember(entry.st_ino)
+
+    @boundary
+    async def releasedir(self, fh: int) -> None:
+        """See pyfuse3.Operations."""
+        del self._listings[fh]
+
+    @boundary
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """There is nothing to write back."""
+
+    # Files
+
+    @boundary
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        """See pyfuse3.Operations. What is behind the file is mapped here, and not touched."""
+        node = self._inodes.node(inode)
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        if flags & os.O_APPEND:
+            raise BadRequest(f"{node.path}: cannot be appended to (O_APPEND, >>)")
+        if writable and self._read_only:
+            raise ReadOnly(f"{node.path}: mounted read-only")
+        handle = next(self._handles)
+        self._views[handle] = open_view(self._tree, node, writable=writable)
+        # Never keep_cache: that would keep pages that a MAP_PRIVATE mapping of the file read.
+        return FileInfo(fh=handle, direct_io=True, keep_cache=False)
+
+    @boundary
+    async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]
+        """See pyfuse3.Operations. pyfuse3 takes any contiguous buffer, its types say bytes."""
+        return self._views[fh].read(off, size)
+
+    @boundary
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        """See pyfuse3.Operations."""
+        return self._views[fh].write(off, buf)
+
+    @boundary
+    async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:
+        """Always ready."""
+        return DEFAULT_POLLMASK
+
+    @boundary
+    async def flush(self, fh: int) -> None:
+        """A write is done when it returns."""
+
+    @boundary
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """A write is done when it returns."""
+
+    @boundary
+    async def release(self, fh: int) -> None:
+        """See pyfuse3.Operations."""
+        self._views.pop(fh).close()
+
+    # Changes to the tree
+
+    @boundary
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        """O_CREAT of a name that was not there a moment ago: most likely a typing error.
+
+        So it says what the look-up says, as /proc does, unless the file has come since.
+        """
+        entry = await self.lookup(parent_inode, name, ctx)
+        try:
+            return await self.open(entry.st_ino, flags, ctx), entry
+        except FUSEError:
+            self._inodes.forget(entry.st_ino, 1)
+            raise
+
+    @boundary
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Refused."""
+        refuse(f"mknod {name!a}")
+
+    @boundary
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Refused."""
+        refuse(f"mkdir {name!a}")
+
+    @boundary
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Refused."""
+        refuse(f"symlink {name!a}")
+
+    @boundary
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        """Refused."""
+        refuse(f"link {new_name!a}")
+
+    @boundary
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        """Refused."""
+        refuse(f"rename of {name_old!a}")
+
+    @boundary
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Refused."""
+        refuse(f"unlink of {name!a}")
+
+    @boundary
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        """Refused."""
+        refuse(f"rmdir of {name!a}")
+
+    # Extended attributes: there are none. ENOTSUP rather than ENOSYS, and no line in the log: ls
+    # asks for some on every file.
+
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        """None."""
+        raise FUSEError(errno.ENOTSUP)
+
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        """None."""
+        raise FUSEError(errno.ENOTSUP)
+
+    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
+        """None."""
+        raise FUSEError(errno.ENOTSUP)
+
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        """None."""
+        raise FUSEError(errno.ENOTSUP)

@@ -1,0 +1,100 @@
+"""The forms of names: PCI addresses, vendor:device links, ranges of physical addresses.
+
+Parsing returns None for a name that is not of the form; what that means is for the caller. A PCI
+address or a link has one spelling only, the one that is listed. Numbers in ranges are hex, with or
+without 0x, in either case.
+"""
+
+import re
+from typing import NamedTuple, Self
+
+# One past the highest address that a 64-bit bus has.
+ADDRESS_END = 1 << 64
+
+
+class PciAddress(NamedTuple):
+    """domain:bus:device.function, as sysfs spells it: `0000:00:04.0`."""
+
+    domain: int
+    bus: int
+    device: int
+    function: int
+
+    def __str__(self) -> str:
+        return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """`0000:00:04.0`; domains beyond 16 bits exist (`10000:01:00.0` behind Intel's VMD)."""
+        match = re.fullmatch(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", name)
+        if match is None:
+            return None
+        address = cls(*(int(group, 16) for group in match.groups()))
+        return address if str(address) == name else None
+
+
+class DeviceId(NamedTuple):
+    """vendor:device, or a subsystem's vendor:device: `1af4:1110`."""
+
+    vendor: int
+    device: int
+
+    def __str__(self) -> str:
+        return f"{self.vendor:04x}:{self.device:04x}"
+
+
+class LinkName(NamedTuple):
+    """A link in the root: vendor:device, further the subsystem's, and the instance if not 0."""
+
+    id: DeviceId
+    subsystem: DeviceId | None
+    instance: int
+
+    def __str__(self) -> str:
+        subsystem = f":{self.subsystem}" if self.subsystem else ""
+        instance = f".{self.instance}" if self.instance else ""
+        return f"{self.id}{subsystem}{instance}"
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """`1af4:1110`, `1af4:1110.1`, `1af4:1110:1af4:1100`, `1af4:1110:1af4:1100.1`."""
+        number = "([0-9a-f]{4})"
+        match = re.fullmatch(
+            rf"{number}:{number}(?::{number}:{number})?(?:\.([1-9][0-9]{{0,8}}))?", name
+        )
+        if match is None:
+            return None
+        vendor, device, subvendor, subdevice, instance = match.groups()
+        subsystem = DeviceId(int(subvendor, 16), int(subdevice, 16)) if subvendor else None
+        return cls(DeviceId(int(vendor, 16), int(device, 16)), subsystem, int(instance or 0))
+
+
+class AddressRange(NamedTuple):
+    """Physical addresses from `start` up to and including `end`; None: as far as the range goes."""
+
+    start: int
+    end: int | None
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """`<addr>`, `<addr>+<length>` or `<start>-<end>`, the end included. None if empty."""
+        number = "(?:0[xX])?([0-9a-fA-F]+)"
+        match = re.fullmatch(rf"{number}(?:(?P<form>[-+]){number})?", name)
+        if match is None:
+            return None
+        start = int(match[1], 16)
+        if match["form"] is None:
+            end = None
+        elif match["form"] == "-":
+            end = int(match[3], 16)
+        else:
+            end = start + int(match[3], 16) - 1
+        if start >= ADDRESS_END or (end is not None and not start <= end < ADDRESS_END):
+            return None
+        return cls(start, end)
+
+
+def parse_bar(name: str) -> int | None:
+    """The index in `bar0` to `bar5`."""
+    match = re.fullmatch(r"bar([0-5])", name)
+    return int(match[1]) if match else None

@@ -1,0 +1,210 @@
+"""PCI functions as sysfs shows them: ids, resources, the command register, opening BARs."""
+
+import errno
+import logging
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from barfs.aperture import PAGE_SIZE, REFUSALS, MappedAperture, SysfsFile
+from barfs.devmem import PhysicalMemory
+from barfs.errors import DeviceGone, DriverOwns, NoSuchNode, NotDecoded
+from barfs.names import DeviceId, PciAddress
+
+log = logging.getLogger(__name__)
+
+# include/linux/ioport.h
+IORESOURCE_MEM: Final = 0x00000200
+IORESOURCE_PREFETCH: Final = 0x00002000
+IORESOURCE_DISABLED: Final = 0x10000000
+IORESOURCE_UNSET: Final = 0x20000000
+
+# PCI Local Bus Specification 3.0, 6.2.2: the command register, and its memory space bit.
+COMMAND_OFFSET: Final = 4
+COMMAND_MEMORY: Final = 1 << 1
+
+N_BARS: Final = 6
+
+
+class Resource(NamedTuple):
+    """A line of sysfs's `resource`: bus addresses, the end included, and the kernel's flags."""
+
+    start: int
+    end: int
+    flags: int
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.end - self.start + 1
+
+    @property
+    def is_memory(self) -> bool:
+        """MMIO, not port I/O."""
+        return bool(self.flags & IORESOURCE_MEM)
+
+    @property
+    def prefetchable(self) -> bool:
+        """Reads have no side effects."""
+        return bool(self.flags & IORESOURCE_PREFETCH)
+
+    @property
+    def assigned(self) -> bool:
+        """The kernel has given it an address and not switched it off."""
+        return not self.flags & (IORESOURCE_UNSET | IORESOURCE_DISABLED)
+
+
+def parse_resource(line: str) -> Resource | None:
+    """`<start> <end> <flags>` in hex; None where there is no resource. ValueError if garbage."""
+    start, end, flags = (int(word, 16) for word in line.split())
+    if min(start, end, flags) < 0 or max(start, end) >= 1 << 64:
+        raise ValueError(line)
+    if flags == 0 or end < start:
+        return None
+    return Resource(start, end, flags)
+
+
+def _is_sysfs(path: Path) -> bool:
+    """Whether `path` is a real sysfs rather than a tree of plain files."""
+    try:
+        device = path.stat().st_dev
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    # mountinfo: id, parent, major:minor, ... " - " type, source, options
+    return any(
+        line.split()[2] == number and line.partition(" - ")[2].startswith("sysfs ")
+        for line in mounts
+    )
+
+
+class PciBus:
+    """The PCI functions below `sysfs`. Everything is read when asked for, nothing is kept.
+
+    With `bars_via` the memory BARs are mapped through it, at their addresses, and otherwise
+    through sysfs's `resourceN`.
+    """
+
+    def __init__(self, sysfs: Path, bars_via: PhysicalMemory | None = None) -> None:
+        self._devices = sysfs / "bus/pci/devices"
+        self._bars_via = bars_via
+        self._real = _is_sysfs(sysfs)
+
+    def addresses(self) -> list[PciAddress]:
+        """All functions, lowest address first; none on a machine without PCI."""
+        try:
+            names = os.listdir(self._devices)
+        except FileNotFoundError:
+            return []
+        return sorted(filter(None, map(PciAddress.parse, names)))
+
+    def exists(self, address: PciAddress) -> bool:
+        """Whether there is such a function now."""
+        return (self._devices / str(address)).is_dir()
+
+    def _read(self, address: PciAddress, name: str) -> str:
+        """The text of a sysfs attribute; DeviceGone if the function is not there (any more)."""
+        try:
+            return (self._devices / str(address) / name).read_text(errors="replace")
+        except OSError as error:
+            raise DeviceGone(f"{address} {name}: {error.strerror}") from error
+
+    def _read_id(self, address: PciAddress, vendor: str, device: str) -> DeviceId | None:
+        text = self._read(address, vendor), self._read(address, device)
+        try:
+            result = DeviceId(int(text[0], 16), int(text[1], 16))
+        except ValueError:
+            log.warning("%s: %s or %s is not a number: %a", address, vendor, device, text)
+            return None
+        return result
+
+    def id(self, address: PciAddress) -> DeviceId | None:
+        """vendor:device; None if sysfs's text is garbage. DeviceGone."""
+        return self._read_id(address, "vendor", "device")
+
+    def subsystem(self, address: PciAddress) -> DeviceId | None:
+        """Subsystem vendor and device; None if sysfs's text is garbage. DeviceGone."""
+        return self._read_id(address, "subsystem_vendor", "subsystem_device")
+
+    def bars(self, address: PciAddress) -> dict[int, Resource]:
+        """The memory BARs that exist, by index. DeviceGone. Reads no config space."""
+        found = {}
+        for index, line in enumerate(self._read(address, "resource").splitlines()[:N_BARS]):
+            try:
+                resource = parse_resource(line)
+            except ValueError:
+                log.warning("%s: line %d of resource is garbage: %a", address, index, line)
+                continue
+            if resource is not None and resource.is_memory:
+                found[index] = resource
+        return found
+
+    def bar(self, address: PciAddress, index: int) -> Resource:
+        """One memory BAR; NoSuchNode, DeviceGone. Reads no config space."""
+        try:
+            return self.bars(address)[index]
+        except KeyError:
+            raise NoSuchNode(f"{address}: there is no memory BAR {index}") from None
+
+    def config_size(self, address: PciAddress) -> int:
+        """256 or 4096 bytes. Reads no config space."""
+        try:
+            return (self._devices / str(address) / "config").stat().st_size
+        except OSError as error:
+            raise DeviceGone(f"{address} config: {error.strerror}") from error
+
+    def open_config(self, address: PciAddress, *, writable: bool) -> SysfsFile:
+        """Config space through sysfs."""
+        return SysfsFile(
+            self._devices / str(address) / "config", what=f"{address} config", writable=writable
+        )
+
+    def _check_decoded(self, address: PciAddress, index: int, resource: Resource) -> None:
+        """Reads the command register. With decoding off a BAR reads all ones, which is no data."""
+        config = self.open_config(address, writable=False)
+        try:
+            raw = config.read(COMMAND_OFFSET, 2)
+        finally:
+            config.close()
+        if len(raw) < 2:
+            raise DeviceGone(f"{address} config: the command register cannot be read")
+        enable = f"echo 1 > {self._devices / str(address) / 'enable'}"
+        if not resource.assigned:
+            raise NotDecoded(f"{address} bar{index}: the kernel has given it no address; {enable}")
+        if not int.from_bytes(raw, "little") & COMMAND_MEMORY:
+            raise NotDecoded(
+                f"{address} bar{index}: memory decoding is off in the command register; {enable}"
+            )
+
+    def open_bar(self, address: PciAddress, index: int, *, writable: bool) -> MappedAperture:
+        """Map a memory BAR, uncached.
+
+        Reads the command register, not the BAR. Raises NotDecoded, DriverOwns, KernelRefused,
+        DeviceGone, NoSuchNode.
+        """
+        resource = self.bar(address, index)
+        self._check_decoded(address, index, resource)
+        what = f"{address} bar{index}"
+        if self._bars_via is not None:
+            return self._bars_via.map(
+                resource.start,
+                resource.size,
+                what=what,
+                memory_like=resource.prefetchable,
+                uncached=True,
+                writable=writable,
+            )
+        return MappedAperture(
+            self._devices / str(address) / f"resource{index}",
+            # A mapping of resourceN starts with the page that holds the BAR's first byte
+            # (drivers/pci/mmap.c), and BARs smaller than a page may share one.
+            resource.start % PAGE_SIZE if self._real else 0,
+            resource.size,
+            what=what,
+            base=resource.start,
+            memory_like=resource.prefetchable,
+            writable=writable,
+            # iomem_is_exclusive(): a driver has the range and IO_STRICT_DEVMEM is on.
+            refusals={**REFUSALS, errno.EINVAL: DriverOwns},
+        )
