@@ -193,6 +193,67 @@ class MappedAperture:
             os.close(self._fd)
 
 
+class CopiedAperture:
+    """Memory that the kernel copies to and fro: /dev/mem read and written rather than mapped.
+
+    For System RAM only: the kernel chooses the widths (drivers/char/mem.c, read_mem).
+    """
+
+    max_width = _mmio.MAX_WIDTH
+    memory_like = True
+
+    def __init__(self, path: Path, start: int, size: int, *, what: str, writable: bool) -> None:
+        self.size = size
+        self.base = start
+        self._what = what
+        self._start = start
+        try:
+            self._fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY))
+        except OSError as error:
+            raise refusal(f"{what}: {path}", error, REFUSALS) from error
+
+    def copy_out(self, offset: int, into: Buffer) -> None:
+        """See Aperture."""
+        with memoryview(into) as rest:
+            done = 0
+            while done < len(rest):
+                try:
+                    got = os.preadv(self._fd, [rest[done:]], self._start + offset + done)
+                except OSError as error:
+                    raise refusal(
+                        f"{self._what}: read at {offset + done:#x}", error, REFUSALS
+                    ) from error
+                if got == 0:
+                    raise AccessFault(f"{self._what}: read at {offset + done:#x}: nothing there")
+                done += got
+
+    def copy_in(self, offset: int, data: Buffer) -> None:
+        """See Aperture."""
+        with memoryview(data) as rest:
+            done = 0
+            while done < len(rest):
+                try:
+                    done += os.pwrite(self._fd, rest[done:], self._start + offset + done)
+                except OSError as error:
+                    raise refusal(
+                        f"{self._what}: write at {offset + done:#x}", error, REFUSALS
+                    ) from error
+
+    def load_run(self, offset: int, width: int, into: Buffer) -> None:
+        """As a copy, for memory has no widths."""
+        del width
+        self.copy_out(offset, into)
+
+    def store_run(self, offset: int, width: int, data: Buffer) -> None:
+        """As a copy, for memory has no widths."""
+        del width
+        self.copy_in(offset, data)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
 class SysfsFile:
     """A sysfs file that does its own accesses, such as a function's `config`.
 

@@ -7,15 +7,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.aperture import REFUSALS, MappedAperture
+from barfs.aperture import REFUSALS, Aperture, CopiedAperture, MappedAperture
 from barfs.errors import BarfsError, KernelRefused, NoSuchAddress
 from barfs.names import AddressRange
 
 log = logging.getLogger(__name__)
 
-# Cached mappings of memory that the kernel holds in another caching type: EINVAL
-# (arch/x86/mm/pat/memtype.c, memtype_reserve).
-_CACHING_CONFLICT: Final = errno.EINVAL
+# A mapping in another caching type than the kernel's own of the same page: the remapping fails,
+# which mmap_mem calls EAGAIN (drivers/char/mem.c; arch/x86/mm/pat/memtype.c, reserve_pfn_range).
+_CACHING_CONFLICT: Final = errno.EAGAIN
+
+# With PAT, x86 refuses to map System RAM even where STRICT_DEVMEM is off, while reading and
+# writing it is allowed (arch/x86/mm/pat/memtype.c, phys_mem_access_prot_allowed).
+_NOT_MAPPABLE: Final = errno.EINVAL
+
+_REFUSALS: Final = {**REFUSALS, _CACHING_CONFLICT: KernelRefused, _NOT_MAPPABLE: KernelRefused}
+
+
+def _cause(refused: BarfsError) -> int | None:
+    """The errno of the system call behind a refusal."""
+    return refused.__cause__.errno if isinstance(refused.__cause__, OSError) else None
 
 
 class IomemRange(NamedTuple):
@@ -60,6 +71,9 @@ class Segment(NamedTuple):
     start: int
     size: int
     is_ram: bool
+
+    def __str__(self) -> str:
+        return f"phys {self.start:#x}+{self.size:#x}"
 
 
 def split_by_kind(start: int, size: int, ranges: Iterable[IomemRange]) -> list[Segment]:
@@ -120,56 +134,69 @@ class PhysicalMemory:
         """Whether all of a range is System RAM. Touches no memory."""
         return all(segment.is_ram for segment in split_by_kind(start, size, self._read()))
 
-    def open(self, start: int, size: int, *, writable: bool) -> list[MappedAperture]:
-        """Map physical memory, an aperture for each stretch of one kind, ascending.
+    def open(self, start: int, size: int, *, writable: bool) -> list[Aperture]:
+        """Open physical memory, an aperture for each stretch of one kind, ascending.
 
-        System RAM is mapped as the kernel has it and is memory-like; all else is mapped uncached.
-        Raises NoSuchAddress, and KernelRefused under lockdown and STRICT_DEVMEM.
+        System RAM is mapped as the kernel has it, or copied by the kernel where it can't be
+        mapped, and is memory-like; all else is mapped uncached. Raises NoSuchAddress, and
+        KernelRefused under lockdown and STRICT_DEVMEM.
         """
         self.resolve(AddressRange(start, start + size - 1))
-        apertures: list[MappedAperture] = []
+        apertures: list[Aperture] = []
         try:
             for segment in split_by_kind(start, size, self._read()):
-                apertures.append(
-                    self.map(
-                        segment.start,
-                        segment.size,
-                        what=f"phys {segment.start:#x}+{segment.size:#x}",
-                        memory_like=segment.is_ram,
-                        uncached=not segment.is_ram,
-                        writable=writable,
-                    )
-                )
+                opener = self._open_ram if segment.is_ram else self._open_other
+                apertures.append(opener(segment, writable=writable))
         except BarfsError:
             for aperture in apertures:
                 aperture.close()
             raise
         return apertures
 
-    def map(
-        self, start: int, size: int, *, what: str, memory_like: bool, uncached: bool, writable: bool
-    ) -> MappedAperture:
-        """Map `size` bytes at physical address `start`, whatever lies there."""
-
-        def attempt(*, uncached: bool) -> MappedAperture:
-            return MappedAperture(
-                self._devmem,
-                start,
-                size,
-                what=what,
-                base=start,
-                memory_like=memory_like,
-                writable=writable,
-                uncached=uncached,
-                refusals={**REFUSALS, _CACHING_CONFLICT: KernelRefused},
-            )
-
+    def _open_ram(self, segment: Segment, *, writable: bool) -> Aperture:
         try:
-            return attempt(uncached=uncached)
+            return self._map(
+                segment, what=str(segment), memory_like=True, uncached=False, writable=writable
+            )
         except KernelRefused as refused:
-            # Tables that firmware left in reserved memory (ACPI's) are in use by the kernel as
-            # cached memory, and must not be mapped in a second caching type.
-            cause = refused.__cause__
-            if uncached and isinstance(cause, OSError) and cause.errno == _CACHING_CONFLICT:
-                return attempt(uncached=False)
-            raise
+            if _cause(refused) not in {_NOT_MAPPABLE, _CACHING_CONFLICT}:
+                raise
+        return CopiedAperture(
+            self._devmem, segment.start, segment.size, what=str(segment), writable=writable
+        )
+
+    def _open_other(self, segment: Segment, *, writable: bool) -> Aperture:
+        return self.map_device(segment.start, segment.size, what=str(segment), writable=writable)
+
+    def map_device(
+        self, start: int, size: int, *, what: str, writable: bool, memory_like: bool = False
+    ) -> MappedAperture:
+        """Map `size` bytes of device memory at physical address `start`, uncached."""
+        segment = Segment(start, size, is_ram=False)
+        try:
+            return self._map(
+                segment, what=what, memory_like=memory_like, uncached=True, writable=writable
+            )
+        except KernelRefused as refused:
+            if _cause(refused) != _CACHING_CONFLICT:
+                raise
+        # Tables that firmware left in reserved memory (ACPI's) are in use by the kernel as cached
+        # memory, and must not be mapped in a second caching type.
+        return self._map(
+            segment, what=what, memory_like=memory_like, uncached=False, writable=writable
+        )
+
+    def _map(
+        self, segment: Segment, *, what: str, memory_like: bool, uncached: bool, writable: bool
+    ) -> MappedAperture:
+        return MappedAperture(
+            self._devmem,
+            segment.start,
+            segment.size,
+            what=what,
+            base=segment.start,
+            memory_like=memory_like,
+            writable=writable,
+            uncached=uncached,
+            refusals=_REFUSALS,
+        )

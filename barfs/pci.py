@@ -169,13 +169,22 @@ class PciBus:
             config.close()
         if len(raw) < 2:
             raise DeviceGone(f"{address} config: the command register cannot be read")
-        enable = f"echo 1 > {self._devices / str(address) / 'enable'}"
         if not resource.assigned:
-            raise NotDecoded(f"{address} bar{index}: the kernel has given it no address; {enable}")
+            raise NotDecoded(f"{address} bar{index}: the kernel has given it no address")
         if not int.from_bytes(raw, "little") & COMMAND_MEMORY:
             raise NotDecoded(
-                f"{address} bar{index}: memory decoding is off in the command register; {enable}"
+                f"{address} bar{index}: memory decoding is off in the command register; "
+                f"{self._mend_decoding(address)}"
             )
+
+    def _mend_decoding(self, address: PciAddress) -> str:
+        """The command that turns memory decoding on."""
+        enable = self._devices / str(address) / "enable"
+        # The kernel counts: only the step from 0 to 1 writes the command register
+        # (drivers/pci/pci.c, pci_enable_device_flags).
+        if self._read(address, "enable").strip() == "0":
+            return f"echo 1 > {enable}"
+        return f"setpci -s {address} COMMAND={COMMAND_MEMORY}:{COMMAND_MEMORY}"
 
     def open_bar(self, address: PciAddress, index: int, *, writable: bool) -> MappedAperture:
         """Map a memory BAR, uncached.
@@ -187,12 +196,11 @@ class PciBus:
         self._check_decoded(address, index, resource)
         what = f"{address} bar{index}"
         if self._bars_via is not None:
-            return self._bars_via.map(
+            return self._bars_via.map_device(
                 resource.start,
                 resource.size,
                 what=what,
                 memory_like=resource.prefetchable,
-                uncached=True,
                 writable=writable,
             )
         return MappedAperture(

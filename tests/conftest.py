@@ -1,0 +1,28 @@
+"""What all tiers share."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def require():
+    """Skip unless a condition holds; with BARFS_REQUIRE=1 fail instead, so no skip goes unseen."""
+
+    def check(condition, reason):
+        if condition:
+            return
+        if os.environ.get("BARFS_REQUIRE") == "1":
+            pytest.fail(f"required: {reason}")
+        pytest.skip(reason)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def readme_blocks():
+    """The shell blocks of README.md."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL)

@@ -1,0 +1,247 @@
+"""A QEMU guest with PCI devices, its command channel, and what its bus saw."""
+
+import base64
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from qemu.qmp import QMPError
+from qemu.qmp.legacy import QEMUMonitorProtocol
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+BOOT_TIMEOUT = 180
+COMMAND_TIMEOUT = 120
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """One access that the bus saw; `offset` is from the start of the device's region."""
+
+    kind: str
+    offset: int
+    width: int
+
+    def __repr__(self):
+        return f"{self.kind} {self.width} at {self.offset:#x}"
+
+
+class Done:
+    """How a command in the guest ended."""
+
+    def __init__(self, command, answer):
+        self.command = command
+        self.status = answer["status"]
+        self.stdout = base64.b64decode(answer["stdout"])
+        self.stderr = base64.b64decode(answer["stderr"])
+
+    @property
+    def text(self):
+        return self.stdout.decode()
+
+    def __repr__(self):
+        return f"{self.command}\nstatus {self.status}\n{self.stdout!r}\n{self.stderr!r}"
+
+
+class Guest:
+    """A running guest. `directory` receives its files: console, trace, memory of devices."""
+
+    def __init__(self, kernel, directory):
+        self.directory = directory
+        self.console = directory / "console"
+        self.trace_log = directory / "trace"
+        self.memory = [directory / f"ivshmem{n}" for n in range(3)]
+        self.memory_sizes = [MIB, MIB, 4 * GIB]
+        for path, size in zip(self.memory, self.memory_sizes, strict=True):
+            with path.open("wb") as file:
+                file.truncate(size)
+        disk = directory / "nvme"
+        with disk.open("wb") as file:
+            file.truncate(MIB)
+        command = [
+            "qemu-system-x86_64",
+            *("-accel", os.environ.get("BARFS_VM_ACCEL", "tcg,thread=multi")),
+            *("-M", "q35", "-smp", "2", "-m", "512"),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-serial", f"file:{self.console}"),
+            *("-D", self.trace_log, "-d", "guest_errors"),
+            *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
+            *("-kernel", kernel, "-append", self._command_line()),
+            *("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"),
+            *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),
+            *("-device", "virtio-serial-pci"),
+            *("-chardev", f"socket,id=agent,path={directory / 'agent'},server=on,wait=off"),
+            *("-device", "virtserialport,chardev=agent,name=barfs.agent"),
+        ]
+        for n, size in enumerate(self.memory_sizes):
+            command += [
+                *("-object", f"memory-backend-file,id=m{n},size={size},share=on"
+                             f",mem-path={self.memory[n]}"),
+                *("-device", f"ivshmem-plain,memdev=m{n},addr={0x10 + n:#x}"),
+            ]
+        command += [
+            *("-device", "edu,addr=0x13"),
+            *("-device", "pci-testdev,addr=0x14"),
+            *("-device", "e1000,addr=0x15"),
+            *("-drive", f"if=none,id=disk,format=raw,file={disk}"),
+            *("-device", "nvme,drive=disk,serial=barfs,addr=0x16"),
+            *("-device", "virtio-rng-pci,disable-legacy=on,addr=0x17"),
+            *("-device", "pcie-root-port,id=slot1,chassis=1,slot=1,addr=0x18"),
+        ]
+        with (directory / "qemu-stderr").open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [str(word) for word in command], stdin=subprocess.DEVNULL, stderr=stderr
+            )
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _command_line(self):
+        """Boot the host's own root, read-only, over 9p."""
+        init = shlex.join([str(BIN / "python"), str(HERE / "guest_agent.py")])
+        return (
+            "root=root rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=512000"
+            f",cache=loose ro init={HERE / 'guest_init'} console=ttyS0 panic=-1 -- {init}"
+        )
+
+    def _connect(self):
+        deadline = time.monotonic() + BOOT_TIMEOUT
+        while not (self.directory / "agent").exists():
+            self._check_alive(deadline)
+            time.sleep(0.01)
+        qmp = QEMUMonitorProtocol(str(self.directory / "qmp"))
+        try:
+            qmp.connect()
+        except QMPError:
+            self.process.wait(timeout=10)
+            self._check_alive(deadline)
+            raise
+        self.qmp = qmp
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(self.directory / "agent"))
+        self._answers = self._socket.makefile("rb")
+        # The answer comes once the guest has booted and its agent has opened the port.
+        self._socket.settimeout(1)
+        self._send("true", COMMAND_TIMEOUT)
+        while True:
+            try:
+                self._receive("true")
+            except TimeoutError:
+                self._check_alive(deadline)
+                # A reader that has timed out cannot be used again.
+                self._answers = self._socket.makefile("rb")
+            else:
+                break
+
+    def _check_alive(self, deadline):
+        said = (self.directory / "qemu-stderr").read_text()
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the guest ended: {said}\n{self.console_tail()}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the guest did not boot: {said}\n{self.console_tail()}")
+
+    def console_tail(self):
+        text = self.console.read_text(errors="replace") if self.console.exists() else ""
+        return "\n".join(text.splitlines()[-30:])
+
+    def _send(self, command, timeout):
+        request = json.dumps({"command": command, "timeout": timeout})
+        self._socket.sendall(request.encode() + b"\n")
+
+    def _receive(self, command):
+        line = self._answers.readline()
+        if not line:
+            raise RuntimeError(f"the guest is gone: {self.console_tail()}")
+        return Done(command, json.loads(line))
+
+    def try_run(self, command, timeout=COMMAND_TIMEOUT):
+        """Run a shell command in the guest, however it ends."""
+        self._socket.settimeout(timeout + 30)
+        self._send(command, timeout)
+        return self._receive(command)
+
+    def run(self, command, timeout=COMMAND_TIMEOUT):
+        """Run a shell command in the guest; it has to succeed."""
+        done = self.try_run(command, timeout)
+        assert done.status == 0, f"{done}\n{self.console_tail()}"
+        return done
+
+    def python(self, text, timeout=COMMAND_TIMEOUT):
+        """Run a Python program in the guest."""
+        return self.run(f"{BIN / 'python'} -c {shlex.quote(text)}", timeout)
+
+    def peek(self, number, offset, length):
+        """Bytes of an ivshmem device's memory, as the host has them."""
+        with self.memory[number].open("rb") as memory:
+            memory.seek(offset)
+            return memory.read(length)
+
+    def poke(self, number, offset, data):
+        """Change an ivshmem device's memory from the host's side."""
+        with self.memory[number].open("r+b") as memory:
+            memory.seek(offset)
+            memory.write(data)
+
+    @contextlib.contextmanager
+    def traced(self, *regions):
+        """A list that is filled, at the end of the block, with the accesses to some regions."""
+        events = {"name": "memory_region_ops_*", "enable": True}
+        self.qmp.cmd("trace-event-set-state", **events)
+        start = self.trace_log.stat().st_size
+        seen = []
+        try:
+            yield seen
+        finally:
+            self.qmp.cmd("trace-event-set-state", **{**events, "enable": False})
+        with self.trace_log.open("rb") as log:
+            log.seek(start)
+            for line in log.read().decode(errors="replace").splitlines():
+                seen += [access for region in regions if (access := parse_trace(line, region))]
+
+    def close(self):
+        if hasattr(self, "qmp"):
+            self.qmp.close()
+            self._answers.close()
+            self._socket.close()
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """A region of QEMU's: its name there, and the address that it is mapped at in the guest."""
+
+    name: str
+    address: int
+
+
+def parse_trace(line, region):
+    """The access to the region that a line of QEMU's log tells of.
+
+    Those that a device takes are traced with the absolute address, those that it refuses for
+    their width are logged as guest errors, relative to the region.
+    """
+    taken = re.search(
+        r"memory_region_ops_(read|write) .* addr (0x[0-9a-f]+) .* size (\d+) name '([^']*)'", line
+    )
+    if taken and taken[4] == region.name:
+        return Access(taken[1], int(taken[2], 16) - region.address, int(taken[3]))
+    refused = re.search(
+        r"Invalid (read|write) at addr (0x[0-9A-Fa-f]+), size (\d+), region '([^']*)'", line
+    )
+    if refused and refused[4] == region.name:
+        return Access(refused[1], int(refused[2], 16), int(refused[3]))
+    return None

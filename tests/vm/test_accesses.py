@@ -1,0 +1,180 @@
+"""What the bus sees of each request."""
+
+import pytest
+from vm.conftest import ENGINE_BUILDS
+from vm.machine import BIN, Access
+
+BAR = "1234:11e8/bar0"
+
+
+def reads(*pieces):
+    return [Access("read", offset, width) for offset, width in pieces]
+
+
+def writes(*pieces):
+    return [Access("write", offset, width) for offset, width in pieces]
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_a_request_is_one_access_of_its_width(guest, bars, edu, width):
+    at = 0x88 // width
+    with guest.traced(edu) as seen:
+        guest.run(f"dd if={bars}/{BAR} bs={width} skip={at} count=1")
+    assert seen == reads((0x88, width))
+    with guest.traced(edu) as seen:
+        guest.run(f"head -c {width} /dev/zero | dd of={bars}/{BAR} bs={width} seek={at} count=1")
+    assert seen == writes((0x88, width))
+
+
+def test_values_arrive_in_their_width(guest, bars):
+    """edu inverts what is written at 4; from 0x80 it keeps 64 bits."""
+    guest.run(rf"printf '\x01\x02\x03\x04' | dd of={bars}/{BAR} bs=4 seek=1 conv=notrunc")
+    read = guest.run(f"dd if={bars}/{BAR} bs=4 skip=1 count=1")
+    assert read.stdout == bytes([0xFE, 0xFD, 0xFC, 0xFB])
+    guest.run(rf"printf '\1\2\3\4\5\6\7\10' | dd of={bars}/{BAR} bs=8 seek=16 conv=notrunc")
+    assert guest.run(f"dd if={bars}/{BAR} bs=8 skip=16 count=1").stdout == bytes(range(1, 9))
+    guest.run(rf"printf '\5\0\0\0' | dd of={bars}/{BAR} bs=4 seek=2 conv=notrunc")
+    factorial = f"dd if={bars}/{BAR} bs=4 skip=2 count=1"
+    assert guest.run(f"sleep 0.5; {factorial}").stdout == (120).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "pieces"),
+    [
+        (0x80, 16, [(0x80, 4), (0x84, 4), (0x88, 4), (0x8C, 4)]),
+        (0x81, 7, [(0x81, 1), (0x82, 2), (0x84, 4)]),
+        (0x83, 7, [(0x83, 1), (0x84, 4), (0x88, 2)]),
+        (0x82, 4, [(0x82, 2), (0x84, 2)]),
+        (0x84, 8, [(0x84, 4), (0x88, 4)]),
+        (0x81, 2, [(0x81, 1), (0x82, 1)]),
+        (0x86, 3, [(0x86, 2), (0x88, 1)]),
+        (0xFFFFC, 64, [(0xFFFFC, 4)]),
+        (0xFFFFF, 2, [(0xFFFFF, 1)]),
+    ],
+)
+def test_other_requests_are_aligned_accesses_that_touch_each_byte_once(
+    guest, bars, edu, offset, length, pieces
+):
+    path = f"{bars}/{BAR}"
+    with guest.traced(edu) as seen:
+        guest.run(f"dd if={path} bs={length} count=1 skip={offset} iflag=skip_bytes")
+    assert seen == reads(*pieces)
+    if offset + length <= 1 << 20:  # dd goes on after a write that was cut short
+        with guest.traced(edu) as seen:
+            guest.run(
+                f"head -c {length} /dev/zero | dd of={path} bs={length} seek={offset}"
+                " oflag=seek_bytes conv=notrunc"
+            )
+        assert seen == writes(*pieces)
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        "xxd -s 0x80 -l 4 {}",
+        "hexdump -s 0x80 -n 4 {}",
+        "hd -s 0x80 -n 4 {}",
+        "od -j 0x80 -N 4 {}",
+        "dd if={} bs=4 skip=32 count=1",
+        BIN.joinpath("python").as_posix()
+        + ' -c \'f = open("{}", "rb"); f.seek(0x80); assert len(f.read(4)) == 4\'',
+        BIN.joinpath("python").as_posix()
+        + ' -c \'import os; f = os.open("{}", 0); assert len(os.pread(f, 4, 0x80)) == 4\'',
+    ],
+)
+def test_tools_touch_what_they_are_told_to_and_nothing_else(guest, bars, edu, tool):
+    with guest.traced(edu) as seen:
+        guest.run(tool.replace("{}", f"{bars}/{BAR}"))
+    assert seen == reads((0x80, 4))
+
+
+def test_walkers_touch_no_device(guest, bars, all_registers):
+    with guest.traced(*all_registers) as seen:
+        listed = guest.run(
+            f"ls -lR {bars} && find {bars} -ls && find -L {bars} -maxdepth 3"
+            f" && stat {bars}/pci/*/* {bars}/phys/* && du -a {bars} && file {bars}/phys"
+            f" && test -r {bars}/1234:11e8/bar0"
+        )
+    assert "0000:00:13.0" in listed.text
+    assert seen == []
+
+
+def test_open_and_close_touch_no_device(guest, bars, all_registers):
+    with guest.traced(*all_registers) as seen:
+        guest.run(f"for f in {bars}/pci/*/bar*; do : <> $f; : > $f; done")
+    assert seen == []
+
+
+def test_requests_past_the_end_touch_nothing(guest, bars, edu):
+    with guest.traced(edu) as seen:
+        assert guest.run(f"dd if={bars}/{BAR} bs=4 skip=$((0x40000)) count=1").stdout == b""
+        done = guest.try_run(f"echo 1234 | dd of={bars}/{BAR} bs=4 seek=$((0x40000)) conv=notrunc")
+    assert b"No space left on device" in done.stderr
+    assert seen == []
+
+
+def test_refused_opens_touch_nothing(guest, bars, edu, refusals):
+    with guest.traced(edu) as seen:
+        done = guest.try_run(f"echo 1234 >> {bars}/{BAR}")
+    assert b"Invalid argument" in done.stderr
+    assert "pci/0000:00:13.0/bar0: cannot be appended to" in refusals(bars)
+    assert seen == []
+
+
+def test_registers_in_a_64_bit_bar_above_4_gib(guest, bars, nvme):
+    assert nvme.address >= 1 << 32
+    with guest.traced(nvme) as seen:
+        version = guest.run(f"dd if={bars}/1b36:0010/bar0 bs=4 skip=2 count=1").stdout
+        guest.run(f"dd if={bars}/1b36:0010/bar0 bs=8 count=1")
+    assert version == (0x00010400).to_bytes(4, "little")
+    assert seen == reads((8, 4), (0, 8))
+
+
+@pytest.mark.parametrize(("skew", "pieces"), [(0, [(0x80, 4)]), (1, [(0x81, 1), (0x82, 2), (0x84, 1)])])
+def test_physical_addresses_of_registers(guest, bars, edu, skew, pieces):
+    """Through phys/ the same contract holds; aligned is what the bus sees."""
+    with guest.traced(edu) as seen:
+        guest.run(f"dd if={bars}/phys/{edu.address + 0x80 + skew:x}+4 bs=4 count=1")
+    assert seen == reads(*pieces)
+
+
+def test_prefetchable_registers_are_copied_but_not_beyond_the_request(guest, bars, virtio_common):
+    """QEMU cuts what it gets into 4 bytes at most here, so only the bytes are compared."""
+    for offset, length in [(4, 4), (1, 7), (5, 43), (0, 16), (3, 50)]:
+        with guest.traced(virtio_common) as seen:
+            guest.run(
+                f"dd if={bars}/pci/0000:00:17.0/bar4 bs={length} count=1 skip={offset}"
+                " iflag=skip_bytes"
+            )
+        touched = [access.offset + n for access in seen for n in range(access.width)]
+        assert touched == list(range(offset, offset + length))
+
+
+@pytest.mark.parametrize("build", ["".join(build) for build in ENGINE_BUILDS])
+def test_every_build_of_the_engine_makes_the_accesses_it_is_told_to(guest, engines, edu, build):
+    program = f"""
+import importlib.util, os
+spec = importlib.util.spec_from_file_location("_mmio", {str(engines[build])!r})
+_mmio = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(_mmio)
+fd = os.open("/sys/bus/pci/devices/0000:00:13.0/resource0", os.O_RDWR)
+span = _mmio.Span(fd, 0, 1 << 20, True)
+for width in 1, 2, 4, 8:
+    span.load(0x80, width)
+    span.store(0x80, width, 0)
+    span.load_run(0x90, width, bytearray(3 * width))
+    span.store_run(0x90, width, bytes(3 * width))
+span.copy_out(0x91, bytearray(0x4e))
+span.copy_in(0x91, bytes(0x4e))
+"""
+    with guest.traced(edu) as seen:
+        guest.python(program)
+    expected = []
+    for width in (1, 2, 4, 8):
+        run = [(0x90 + n * width, width) for n in range(3)]
+        expected += reads((0x80, width)) + writes((0x80, width)) + reads(*run) + writes(*run)
+    # A 16-byte access is two of 8 to QEMU.
+    copy = [(0x91, 1), (0x92, 2), (0x94, 4), (0x98, 8)]
+    copy += [(0xA0 + 8 * n, 8) for n in range(7)]
+    copy += [(0xD8, 4), (0xDC, 2), (0xDE, 1)]
+    assert seen == expected + reads(*copy) + writes(*copy)
