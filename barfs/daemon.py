@@ -78,11 +78,24 @@ def mounted_at(mountpoint: Path) -> str | None:
 
 def check(settings: Settings) -> None:
     """Raise MountError for what can be known before mounting. Changes nothing."""
-    mountpoint = settings.mountpoint
     for option in settings.options:
         reason = REFUSED_OPTIONS.get(option.partition("=")[0])
         if reason:
             raise MountError(f"-o {option} {reason}; leave it out")
+    _check_mountpoint(settings.mountpoint)
+    for what, path in (("--sysfs", settings.sysfs), ("--proc", settings.proc)):
+        if not path.is_dir():
+            raise MountError(f"{what} {path} is not a directory")
+    if not FUSE_DEVICE.exists():
+        raise MountError(f"{FUSE_DEVICE} is missing; load the module with: modprobe fuse")
+    if os.geteuid() != 0:
+        if settings.sysfs == REAL_SYSFS or settings.devmem == REAL_DEVMEM:
+            raise MountError("device memory is for root only; run it with sudo, or try: barfs demo")
+        if shutil.which("fusermount3") is None:
+            raise MountError("fusermount3 is missing; install it with: apt install fuse3")
+
+
+def _check_mountpoint(mountpoint: Path) -> None:
     kind = mounted_at(mountpoint)
     try:
         is_directory = mountpoint.is_dir()
@@ -102,16 +115,6 @@ def check(settings: Settings) -> None:
         raise MountError(f"{mountpoint} does not exist; create it with: mkdir -p {mountpoint}")
     if not is_directory:
         raise MountError(f"{mountpoint} is not a directory; mount on a directory")
-    for what, path in (("--sysfs", settings.sysfs), ("--proc", settings.proc)):
-        if not path.is_dir():
-            raise MountError(f"{what} {path} is not a directory")
-    if not FUSE_DEVICE.exists():
-        raise MountError(f"{FUSE_DEVICE} is missing; load the module with: modprobe fuse")
-    if os.geteuid() != 0:
-        if settings.sysfs == REAL_SYSFS or settings.devmem == REAL_DEVMEM:
-            raise MountError("device memory is for root only; run it with sudo, or try: barfs demo")
-        if shutil.which("fusermount3") is None:
-            raise MountError("fusermount3 is missing; install it with: apt install fuse3")
 
 
 @contextlib.contextmanager

@@ -128,7 +128,7 @@ def _write_device(devices: Path, device: Device) -> None:
         "subsystem_vendor": f"{device.subsystem.vendor:#06x}",
         "subsystem_device": f"{device.subsystem.device:#06x}",
         "class": f"{device.class_code:#08x}",
-        "enable": "1",
+        "enable": "0",  # no driver has enabled it; firmware has turned decoding on
     }
     for name, text in texts.items():
         (directory / name).write_text(text + "\n")

@@ -102,7 +102,10 @@ class PhysicalMemory:
         self._devmem = devmem
 
     def _read(self) -> list[IomemRange]:
-        return parse_iomem(self._iomem.read_text(errors="replace"))
+        try:
+            return parse_iomem(self._iomem.read_text(errors="replace"))
+        except OSError as error:
+            raise NoSuchAddress(f"{self._iomem}: {error.strerror}") from error
 
     def ranges(self) -> list[IomemRange]:
         """The top-level ranges, ascending. Reads /proc/iomem, touches no memory."""

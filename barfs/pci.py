@@ -182,7 +182,11 @@ class PciBus:
         enable = self._devices / str(address) / "enable"
         # The kernel counts: only the step from 0 to 1 writes the command register
         # (drivers/pci/pci.c, pci_enable_device_flags).
-        if self._read(address, "enable").strip() == "0":
+        try:
+            enabled = self._read(address, "enable").strip() != "0"
+        except DeviceGone:
+            enabled = False
+        if not enabled:
             return f"echo 1 > {enable}"
         return f"setpci -s {address} COMMAND={COMMAND_MEMORY}:{COMMAND_MEMORY}"
 

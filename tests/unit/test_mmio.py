@@ -25,7 +25,7 @@ def library(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("build") / "_mmio.so"
     include = sysconfig.get_path("include")
     subprocess.run(
-        [compiler, level, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{include}"]
+        [compiler, level, *["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"], f"-I{include}"]
         + [SOURCE, "-o", path],
         check=True,
     )

@@ -42,8 +42,11 @@ def set_command(ivshmem, command):
         config.write(command.to_bytes(2, "little"))
 
 
-def n_descriptors():
-    return len(os.listdir("/proc/self/fd"))
+@pytest.fixture(autouse=True)
+def nothing_stays_open():
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_memory_resources_parse_and_absent_ones_are_none():
@@ -114,12 +117,10 @@ def test_bars_are_the_memory_bars_that_exist(bus, ivshmem):
     ],
 )
 def test_a_missing_file_is_a_device_gone(bus, ivshmem, file, ask):
-    before = n_descriptors()
     (ivshmem / file).unlink()
     with pytest.raises(DeviceGone, match=str(IVSHMEM)) as caught:
         ask(bus)
     assert caught.value.errno == errno.ENODEV
-    assert n_descriptors() == before
 
 
 @pytest.mark.parametrize("via_devmem", [False, True])
@@ -127,25 +128,20 @@ def test_a_missing_file_is_a_device_gone(bus, ivshmem, file, ask):
 def test_a_bar_is_not_opened_while_decoding_is_off(machine, ivshmem, via_devmem, command):
     memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
     set_command(ivshmem, command)
-    before = n_descriptors()
-    with pytest.raises(NotDecoded, match=r"^0000:00:04\.0 bar2: memory decoding is off") as caught:
-        PciBus(machine.sysfs, memory).open_bar(IVSHMEM, 2, writable=False)
-    assert str(caught.value).endswith(f"; echo 1 > {ivshmem}/enable")
-    assert caught.value.errno == errno.EIO
-    assert n_descriptors() == before
+    mends = {"0": f"echo 1 > {ivshmem}/enable", "1": "setpci -s 0000:00:04.0 COMMAND=2:2"}
+    for enabled, mend in mends.items():
+        (ivshmem / "enable").write_text(enabled + "\n")
+        with pytest.raises(NotDecoded, match=r"^0000:00:04\.0 bar2: .* decoding is off") as caught:
+            PciBus(machine.sysfs, memory).open_bar(IVSHMEM, 2, writable=False)
+        assert str(caught.value).endswith(f"; {mend}")
+        assert caught.value.errno == errno.EIO
 
 
 @pytest.mark.parametrize("flag", [0x20000000, 0x10000000], ids=["UNSET", "DISABLED"])
 def test_a_bar_without_an_address_exists_but_is_not_opened(bus, ivshmem, flag):
     set_line(ivshmem, 0, f"0x0 0xff {demo.MEM | flag:#x}")
     assert bus.bar(IVSHMEM, 0).size == 0x100
-    with pytest.raises(NotDecoded, match=r"0000:00:04\.0 bar0: .* no address; echo 1 > .*/enable"):
-        bus.open_bar(IVSHMEM, 0, writable=False)
-
-
-def test_a_config_space_without_a_command_register_is_a_device_gone(bus, ivshmem):
-    os.truncate(ivshmem / "config", 5)
-    with pytest.raises(DeviceGone, match="command register"):
+    with pytest.raises(NotDecoded, match=r"0000:00:04\.0 bar0: .* no address"):
         bus.open_bar(IVSHMEM, 0, writable=False)
 
 

@@ -86,8 +86,10 @@ class Guest:
         ]
         for n, size in enumerate(self.memory_sizes):
             command += [
-                *("-object", f"memory-backend-file,id=m{n},size={size},share=on"
-                             f",mem-path={self.memory[n]}"),
+                *(
+                    "-object",
+                    f"memory-backend-file,id=m{n},size={size},share=on,mem-path={self.memory[n]}",
+                ),
                 *("-device", f"ivshmem-plain,memdev=m{n},addr={0x10 + n:#x}"),
             ]
         command += [

@@ -1,6 +1,7 @@
 """What the bus sees of each request."""
 
 import pytest
+
 from vm.conftest import ENGINE_BUILDS
 from vm.machine import BIN, Access
 
@@ -79,7 +80,7 @@ def test_other_requests_are_aligned_accesses_that_touch_each_byte_once(
         BIN.joinpath("python").as_posix()
         + ' -c \'f = open("{}", "rb"); f.seek(0x80); assert len(f.read(4)) == 4\'',
         BIN.joinpath("python").as_posix()
-        + ' -c \'import os; f = os.open("{}", 0); assert len(os.pread(f, 4, 0x80)) == 4\'',
+        + " -c 'import os; f = os.open(\"{}\", 0); assert len(os.pread(f, 4, 0x80)) == 4'",
     ],
 )
 def test_tools_touch_what_they_are_told_to_and_nothing_else(guest, bars, edu, tool):
@@ -130,7 +131,9 @@ def test_registers_in_a_64_bit_bar_above_4_gib(guest, bars, nvme):
     assert seen == reads((8, 4), (0, 8))
 
 
-@pytest.mark.parametrize(("skew", "pieces"), [(0, [(0x80, 4)]), (1, [(0x81, 1), (0x82, 2), (0x84, 1)])])
+@pytest.mark.parametrize(
+    ("skew", "pieces"), [(0, [(0x80, 4)]), (1, [(0x81, 1), (0x82, 2), (0x84, 1)])]
+)
 def test_physical_addresses_of_registers(guest, bars, edu, skew, pieces):
     """Through phys/ the same contract holds; aligned is what the bus sees."""
     with guest.traced(edu) as seen:

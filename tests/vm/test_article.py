@@ -1,6 +1,7 @@
 """The article's session with ordinary tools, seen from both sides of the device."""
 
 import pytest
+
 from vm.conftest import bar_address
 from vm.machine import BIN, GIB
 
@@ -102,7 +103,9 @@ def test_unaligned_physical_addresses(guest, bars, skew):
     content = bytes(range(1, 33))
     guest.poke(1, 0x2C0, content)
     address = start + 0x2C0 + skew
-    assert guest.run(f"dd if={bars}/phys/{address:x} bs=9 count=1").stdout == content[skew : skew + 9]
+    assert (
+        guest.run(f"dd if={bars}/phys/{address:x} bs=9 count=1").stdout == content[skew : skew + 9]
+    )
     guest.run(f"printf 'abcdefghi' | dd of={bars}/phys/{address:#x}+9 bs=9")
     after = guest.peek(1, 0x2C0, 32)
     assert after == content[:skew] + b"abcdefghi" + content[skew + 9 :]

@@ -139,4 +139,3 @@ def test_tables_that_the_kernel_keeps_cached_can_be_read(guest, bars):
 def test_names_that_are_not_there(guest, bars, name, message):
     done = guest.try_run(f"dd if={bars}/{name} bs=4 count=1")
     assert message in done.stderr.decode()
-

@@ -1,0 +1,31 @@
+# make demo     mount a simulated machine and run a session on it
+# make test     lint, types, and all tests; builds the test kernel once (ten minutes)
+# make clean    remove what these two have made in this directory
+
+SHELL := /bin/bash
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+SCRIPTS := tools/setup tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
+
+# What the virtual environment was made of.
+INPUTS := pyproject.toml tools/setup barfs/_mmio.c
+
+.PHONY: demo test clean
+
+demo: .venv/demo
+	tools/article
+
+test: .venv/test
+	shellcheck $(SCRIPTS)
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	$(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
+		.venv/bin/python -m pytest -p no:cacheprovider --durations=10
+
+.venv/demo .venv/test: .venv/%: $(INPUTS)
+	tools/setup $*
+	touch $@
+
+clean:
+	rm -rf .venv build barfs.egg-info barfs/*.so .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,310 @@
+"""How the command starts, says why it can't, and ends."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from barfs import daemon
+from barfs.demo import NODENAME_ADDRESS
+from mounted.conftest import (
+    BARFS,
+    TIMEOUT,
+    Mount,
+    daemons,
+    is_mounted,
+    machine_options,
+    sh,
+    wait_until,
+)
+
+AS_NOBODY = {"user": 65534, "group": 65534, "extra_groups": [], "cwd": "/"}
+
+
+def barfs(*arguments, **more):
+    return subprocess.run(
+        [*BARFS, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=False, **more
+    )
+
+
+def one_line(done):
+    """What a refusal says: one line on standard error, no traceback, and status 1."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("barfs: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture
+def where(tmp_path):
+    path = tmp_path / "bars"
+    path.mkdir()
+    yield path
+    assert not is_mounted(path)
+    wait_until(lambda: not daemons(path), "a daemon is left")
+
+
+def test_in_the_background_it_returns_when_the_mount_answers(machine, where):
+    done = barfs("mount", *machine_options(machine), where)
+    # Before anything else, so that a mount that is late would be seen.
+    names = os.listdir(where)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert "1af4:1110" in names
+    (process,) = daemons(where)
+    assert os.getsid(process) == process
+    assert os.readlink(f"/proc/{process}/cwd") == "/"
+    assert {os.readlink(f"/proc/{process}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+    assert barfs("umount", where).returncode == 0
+
+
+def test_relative_mountpoints(machine, where):
+    assert barfs("mount", *machine_options(machine), "bars", cwd=where.parent).returncode == 0
+    assert is_mounted(where)
+    assert barfs("umount", "./bars", cwd=where.parent).returncode == 0
+
+
+def test_mountpoints_with_unusual_names(machine, tmp_path):
+    odd = tmp_path / "a b\\c\té,"
+    odd.mkdir()
+    assert barfs("mount", *machine_options(machine), odd).returncode == 0
+    assert "already mounted" in one_line(barfs("mount", *machine_options(machine), odd))
+    assert barfs("umount", odd).returncode == 0
+    assert os.listdir(odd) == []
+
+
+@pytest.mark.parametrize("options", [[], ["-f"]])
+def test_mountpoints_that_cannot_be(machine, tmp_path, options):
+    mount = ["mount", *options, *machine_options(machine)]
+    assert "does not exist; create it with: mkdir -p" in one_line(barfs(*mount, tmp_path / "no"))
+    file = tmp_path / "file"
+    file.touch()
+    assert "is not a directory" in one_line(barfs(*mount, file))
+    assert "is already a proc mount" in one_line(barfs(*mount, "/proc"))
+    assert not daemons(file)
+
+
+@pytest.mark.parametrize("options", [[], ["-f"]])
+def test_a_second_mount_in_the_same_place(mount, options):
+    done = barfs("mount", *options, *machine_options(mount.machine), mount.path)
+    assert f"already mounted; unmount with: barfs umount {mount.path}" in one_line(done)
+    assert mount.alive()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-o", "nonsense"], "unknown option(s): `-o nonsense'"),
+        (["-o", "max_read=4096"], "max_read=4096 cuts requests"),
+        (["-o", "ro,writeback_cache"], "writeback_cache writes later"),
+        (["--sysfs", "/nowhere"], "--sysfs /nowhere is not a directory"),
+        (["--proc", "/nowhere"], "--proc /nowhere is not a directory"),
+    ],
+)
+@pytest.mark.parametrize("foreground", [[], ["-f"]])
+def test_options_that_cannot_be(machine, where, options, words, foreground):
+    arguments = ["mount", *foreground, *machine_options(machine), *options, where]
+    assert words in one_line(barfs(*arguments))
+
+
+def test_wrong_usage():
+    for arguments in ([], ["mount"], ["mount", "--bars-via", "magic", "/x"], ["fly"]):
+        done = barfs(*arguments)
+        assert done.returncode == 2
+        assert "usage: barfs" in done.stderr
+    assert "umount" in barfs("--help").stdout
+
+
+def test_without_dev_fuse(machine, where):
+    """In a mount namespace of its own, with nothing in /dev."""
+    words = [str(word) for word in (*BARFS, "mount", *machine_options(machine), where)]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "/dev/fuse is missing; load the module with: modprobe fuse" in one_line(done)
+
+
+def test_not_being_root(where, tmp_path):
+    """The interpreter may lie where nobody else can look, so it changes its user itself."""
+    script = (
+        "import os, sys; from barfs.cli import main; os.setgroups([]); os.setgid(65534);"
+        f"os.setuid(65534); sys.argv = ['barfs', 'mount', '{where}']; main()"
+    )
+    for directory in (where, *where.parents):
+        if "pytest" in directory.name or directory == where:
+            directory.chmod(0o755)
+    where.parent.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "for root only; run it with sudo" in one_line(done)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("busy", [False, True])
+def test_signals_end_it_cleanly_also_with_files_open(machine, tmp_path, number, busy):
+    mount = Mount(machine, tmp_path)
+    held = [
+        os.open(mount.path / "1af4:1110/bar2", os.O_RDWR),
+        os.open(mount.path / "pci", os.O_RDONLY),
+    ]
+    if not busy:
+        while held:
+            os.close(held.pop())
+    mount.process.send_signal(number)
+    assert mount.process.wait(TIMEOUT) == 0
+    assert not is_mounted(mount.path)
+    assert "Traceback" not in mount.log
+    if busy:
+        with pytest.raises(OSError):
+            os.pread(held[0], 4, 0)
+    for fd in held:
+        with contextlib.suppress(OSError):  # what flush says to it
+            os.close(fd)
+    assert os.listdir(mount.path) == []
+
+
+@pytest.mark.parametrize("command", ["umount", "fusermount3 -u", "umount -l"])
+def test_unmounting_by_other_means_ends_it(machine, tmp_path, command):
+    mount = Mount(machine, tmp_path)
+    assert sh(f"{command} {mount.path}").returncode == 0
+    assert mount.process.wait(TIMEOUT) == 0
+    assert "Traceback" not in mount.log
+
+
+def test_a_busy_mount_is_not_unmounted_but_says_so(mount):
+    with (mount.path / "1af4:1110/bar0").open("rb"):
+        line = one_line(barfs("umount", mount.path))
+        assert "busy" in line
+        assert f"fuser -vm {mount.path}" in line
+        assert mount.alive()
+    assert barfs("umount", mount.path).returncode == 0
+    assert mount.process.wait(TIMEOUT) == 0
+
+
+def test_unmounting_what_is_not_mounted(where):
+    assert "is not a barfs mount" in one_line(barfs("umount", where))
+    assert "is not a barfs mount" in one_line(barfs("umount", "/proc"))
+    assert "is not a barfs mount" in one_line(barfs("umount", where / "nowhere"))
+
+
+def test_a_killed_daemon_leaves_what_umount_clears(machine, where):
+    assert barfs("mount", *machine_options(machine), where).returncode == 0
+    (process,) = daemons(where)
+    os.kill(process, signal.SIGKILL)
+    wait_until(lambda: not daemons(where), "it lives on")
+    line = one_line(barfs("mount", *machine_options(machine), where))
+    assert f"barfs umount {where}" in line
+    assert barfs("umount", where).returncode == 0
+    assert barfs("mount", *machine_options(machine), where).returncode == 0
+    assert barfs("umount", where).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("serve", "words"),
+    [
+        (lambda *_: os._exit(9), "the daemon ended at once"),
+        (lambda *_: {}["x"], "KeyError: 'x'"),
+    ],
+)
+def test_a_daemon_that_dies_before_it_answers(machine, where, monkeypatch, serve, words):
+    monkeypatch.setattr(daemon, "serve", serve)
+    settings = daemon.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+    with pytest.raises(daemon.MountError, match=words):
+        daemon.run_in_background(settings, lambda: None)
+
+
+def demo_directories():
+    return {path.name for path in Path("/tmp").glob("barfs-demo-*")}
+
+
+def test_demo_and_its_three_commands(fuse, tmp_path):
+    before = demo_directories()
+    where = tmp_path / "bars"
+    where.mkdir()
+    done = barfs("demo", where)
+    assert done.returncode == 0, done
+    assert done.stderr == ""
+    for words in ("1af4:1110.1 -> pci/0000:00:05.0", "bar2  0x100000", "00100000-07fdffff"):
+        assert words in done.stdout
+    commands = done.stdout.split("Try:\n")[1].split("\n\n")[0].splitlines()
+    assert len(commands) == 3
+    output = b""
+    for command in commands:
+        result = sh(command)
+        assert result.returncode == 0, result
+        output += result.stdout
+    assert b"|Dunia,vipi?.....|" in output
+    assert sh(f"dd if={where}/phys/{NODENAME_ADDRESS:x}+b").stdout == b"NinjaNinja\0"
+    (directory,) = demo_directories() - before
+    ending = done.stdout.splitlines()[-1].split(": ")[1]
+    assert ending == f"barfs umount {where}"
+    assert barfs(*ending.split()[1:]).returncode == 0
+    wait_until(lambda: not Path("/tmp", directory).exists(), "the machine is left")
+    assert os.listdir(where) == []
+
+
+def test_demo_makes_its_own_mountpoint(fuse):
+    before = demo_directories()
+    done = barfs("demo")
+    (directory,) = demo_directories() - before
+    assert f"is mounted on /tmp/{directory}/mnt\n" in done.stdout
+    assert barfs("umount", f"/tmp/{directory}/mnt").returncode == 0
+    wait_until(lambda: not Path("/tmp", directory).exists(), "the machine is left")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_demo_in_the_foreground_ends_with_ctrl_c(fuse, where, number):
+    before = demo_directories()
+    process = subprocess.Popen([*BARFS, "demo", "-f", where], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("To end it"):
+            break
+    (directory,) = demo_directories() - before
+    assert (where / "1af4:1110/bar2").exists()
+    process.send_signal(number)
+    assert process.wait(TIMEOUT) == 0
+    process.stdout.close()
+    assert not Path("/tmp", directory).exists()
+
+
+def test_demo_takes_the_options_of_mount(fuse, where, machine):
+    shutil.rmtree(machine.sysfs / "bus/pci/devices/0000:00:05.0")
+    done = barfs("demo", "-o", "ro", "--bars-via", "devmem", "--sysfs", machine.sysfs, where)
+    assert done.returncode == 0, done
+    assert "1af4:1110.1" not in done.stdout
+    assert b"Read-only file system" in sh(f"echo > {where}/1af4:1110/bar0").stderr
+    assert len((where / "1b36:0010/bar0").read_bytes()) == 0x4000
+    assert barfs("umount", where).returncode == 0
+
+
+def test_demo_that_fails_leaves_nothing(fuse, tmp_path):
+    before = demo_directories()
+    assert "does not exist" in one_line(barfs("demo", tmp_path / "nowhere"))
+    assert "unknown option" in one_line(barfs("demo", "-o", "nonsense", tmp_path))
+    assert demo_directories() == before
+
+
+def test_the_session_that_make_demo_runs(fuse, tmp_path):
+    """Through a file: a daemon that kept the output open would hang whoever reads a pipe."""
+    script = Path(__file__).parents[2] / "tools/article"
+    environment = {**os.environ, "BARFS": str(Path(sys.executable).parent / "barfs")}
+    done = subprocess.run(
+        [script], capture_output=True, text=True, timeout=TIMEOUT, check=False, env=environment
+    )
+    assert done.returncode == 0, done
+    assert done.stderr == ""
+    for shown in ("|Dunia,vipi?.....|", "00000008: 8307 0880", "|lab.....|", "|NinjaNinja......|"):
+        assert shown in done.stdout
+    (where,) = {
+        line.rsplit(" ", 1)[1] for line in done.stdout.splitlines() if "is mounted on" in line
+    }
+    assert not Path(where).exists()
