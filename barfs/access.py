@@ -29,7 +29,7 @@ def clip_write(offset: int, length: int, size: int) -> int:
     """How much of a write lies before the end; PastEnd where none of a non-empty one does."""
     if length and offset >= size:
         raise PastEnd(f"write of {length:#x} bytes at {offset:#x}, but the file ends at {size:#x}")
-    return min(length, size - offset)
+    return max(0, min(length, size - offset))
 
 
 def plan(offset: int, length: int, base: int, max_width: int) -> tuple[Run, ...]:

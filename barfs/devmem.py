@@ -13,6 +13,9 @@ from barfs.names import AddressRange
 
 log = logging.getLogger(__name__)
 
+# One past the last byte that a file offset (off_t) can name.
+OFFSET_END: Final = 1 << 63
+
 # A mapping in another caching type than the kernel's own of the same page: the remapping fails,
 # which mmap_mem calls EAGAIN (drivers/char/mem.c; arch/x86/mm/pat/memtype.c, reserve_pfn_range).
 _CACHING_CONFLICT: Final = errno.EAGAIN
@@ -49,12 +52,13 @@ class IomemRange(NamedTuple):
 def parse_iomem(text: str) -> list[IomemRange]:
     """The ranges in /proc/iomem, in its order; lines of another form are left out and logged.
 
-    A reader without CAP_SYS_ADMIN sees all addresses as 0: no ranges then.
+    So are ranges that no file offset can reach, from 2**63 on. A reader without CAP_SYS_ADMIN sees
+    all addresses as 0: no ranges then.
     """
     ranges = []
     for line in text.splitlines():
         match = re.fullmatch(r"((?:  )*)([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", line)
-        if match is None or int(match[2], 16) > int(match[3], 16):
+        if match is None or not int(match[2], 16) <= int(match[3], 16) < OFFSET_END:
             log.warning("iomem: not a range: %a", line)
             continue
         ranges.append(
@@ -109,7 +113,7 @@ class PhysicalMemory:
 
     def ranges(self) -> list[IomemRange]:
         """The top-level ranges, ascending. Reads /proc/iomem, touches no memory."""
-        return sorted({entry for entry in self._read() if entry.depth == 0})
+        return sorted({entry[:2]: entry for entry in self._read() if entry.depth == 0}.values())
 
     def resolve(self, wanted: AddressRange) -> tuple[int, int]:
         """Start and size in bytes of a range that a name gives. Touches no memory.
@@ -150,7 +154,7 @@ class PhysicalMemory:
             for segment in split_by_kind(start, size, self._read()):
                 opener = self._open_ram if segment.is_ram else self._open_other
                 apertures.append(opener(segment, writable=writable))
-        except BarfsError:
+        except BaseException:
             for aperture in apertures:
                 aperture.close()
             raise

@@ -134,7 +134,10 @@ class InodeNumbers:
                 return self._nodes[number]
             except KeyError:
                 raise NoSuchNode(f"inode {number:#x} is not known") from None
-        kind, place = Kind(number & 0xFF), number >> 8
+        try:
+            kind, place = Kind(number & 0xFF), number >> 8
+        except ValueError:
+            raise NoSuchNode(f"inode {number:#x} is not known") from None
         if kind in FIXED_DIRECTORIES:
             return Node(kind)
         return Node(kind, PciAddress(place >> 16, place >> 8 & 0xFF, place >> 3 & 0x1F, place & 7))
@@ -232,24 +235,27 @@ class Tree:
                 yield from self._links()
             case Kind.PCI:
                 for address in self.pci.addresses():
-                    yield str(address), Node(Kind.FUNCTION, address)
+                    if self.pci.exists(address):
+                        yield str(address), Node(Kind.FUNCTION, address)
             case Kind.PHYS:
                 for entry in self.memory.ranges():
                     size = entry.end + 1 - entry.start
                     yield str(entry), Node(Kind.PHYS_FILE, start=entry.start, size=size)
             case Kind.FUNCTION:
-                address = directory.function
-                try:
-                    bars = self.pci.bars(address)
-                    self.pci.config_size(address)
-                except DeviceGone:
-                    return
-                for index in range(N_BARS):
-                    if index in bars:
-                        yield f"bar{index}", Node(Kind(Kind.BAR0 + index), address)
-                yield "config", Node(Kind.CONFIG, address)
+                yield from self._files(directory.function)
             case _:
                 raise NoSuchNode(f"{directory.path} is not a directory")
+
+    def _files(self, address: PciAddress) -> Iterator[tuple[str, Node]]:
+        try:
+            bars = self.pci.bars(address)
+            self.pci.config_size(address)
+        except DeviceGone:
+            return
+        for index in range(N_BARS):
+            if index in bars:
+                yield f"bar{index}", Node(Kind(Kind.BAR0 + index), address)
+        yield "config", Node(Kind.CONFIG, address)
 
     def _links(self) -> Iterator[tuple[str, Node]]:
         instances: Counter[object] = Counter()

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -54,11 +55,23 @@ class Resource(NamedTuple):
         return not self.flags & (IORESOURCE_UNSET | IORESOURCE_DISABLED)
 
 
+def parse_hex(text: str, *, bits: int) -> int:
+    """A number as sysfs prints it, hex with 0x; ValueError if it is not, or too large.
+
+    Not int(), which takes signs, underscores and the digits of any script.
+    """
+    match = re.fullmatch(r"\s*(?:0x)?([0-9a-fA-F]+)\s*", text)
+    if match is None or int(match[1], 16) >> bits:
+        raise ValueError(text)
+    return int(match[1], 16)
+
+
 def parse_resource(line: str) -> Resource | None:
-    """`<start> <end> <flags>` in hex; None where there is no resource. ValueError if garbage."""
-    start, end, flags = (int(word, 16) for word in line.split())
-    if min(start, end, flags) < 0 or max(start, end) >= 1 << 64:
-        raise ValueError(line)
+    """`<start> <end> <flags>` in hex; None where there is no resource. ValueError if garbage.
+
+    Addresses that no file offset can reach, from 2**63 on, are garbage too.
+    """
+    start, end, flags = (parse_hex(word, bits=63) for word in line.split())
     if flags == 0 or end < start:
         return None
     return Resource(start, end, flags)
@@ -113,7 +126,7 @@ class PciBus:
     def _read_id(self, address: PciAddress, vendor: str, device: str) -> DeviceId | None:
         text = self._read(address, vendor), self._read(address, device)
         try:
-            result = DeviceId(int(text[0], 16), int(text[1], 16))
+            result = DeviceId(*(parse_hex(word, bits=16) for word in text))
         except ValueError:
             log.warning("%s: %s or %s is not a number: %a", address, vendor, device, text)
             return None
