@@ -176,13 +176,15 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         """See pyfuse3.Operations. What has vanished since opendir is left out."""
-        for index, (name, node) in enumerate(self._listings[fh][start_id:], start_id + 1):
+        listing = self._listings[fh]
+        for index in range(start_id, len(listing)):
+            name, node = listing[index]
             try:
                 entry = self._entry(node)
             except BarfsError as error:
                 log.info("readdir: left out: %s", error)
                 continue
-            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, index):
+            if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, index + 1):
                 self._inodes.settle(entry.st_ino)
                 break
             self._inodes.remember(entry.st_ino)
