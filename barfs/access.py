@@ -3,9 +3,10 @@
 Nothing here touches hardware, and nothing may be added to an address after it has passed here.
 """
 
+import re
 from typing import NamedTuple
 
-from barfs.errors import PastEnd
+from barfs.errors import BadRequest, PastEnd
 
 # The widest access of a request that is not itself one access. Registers are 32 bits wide far more
 # often than 64, and a device that wants 64 at a time gets it from a request of exactly 8 bytes.
@@ -51,3 +52,59 @@ def plan(offset: int, length: int, base: int, max_width: int) -> tuple[Run, ...]
         runs.append(Run(offset, width, extent))
         offset += extent
     return tuple(runs)
+
+
+def check_base(base: int, width: int, max_width: int) -> None:
+    """BadRequest if a span at bus address `base` can't be accessed in `width` bytes at a time."""
+    if width > max_width:
+        raise BadRequest(f"no access of {width} bytes is possible here, {max_width} at the most")
+    if base % width:
+        raise BadRequest(f"{base:#x} is no multiple of {width} bytes")
+
+
+def check_fixed(offset: int, length: int, width: int) -> None:
+    """BadRequest if a request is not made of whole accesses of `width` bytes."""
+    if offset % width or length % width:
+        raise BadRequest(
+            f"{length:#x} bytes at {offset:#x} are not made of whole accesses of {width} bytes"
+        )
+
+
+class Update(NamedTuple):
+    """What a line of text asks for: a value, and the bits to change if not all."""
+
+    value: int
+    mask: int | None
+
+    def apply(self, old: int) -> int:
+        """The new value of a register that holds `old`."""
+        mask = self.mask or 0
+        return old & ~mask | self.value & mask
+
+
+_NUMBER = r"0[xX][0-9a-fA-F]+|0[bB][01]+|0|[1-9][0-9]*"
+
+
+def parse_update(text: bytes, width: int) -> Update:
+    """One line of `value` or `value:mask`, decimal, 0x or 0b; BadRequest with the reason if not.
+
+    With a mask only its bits change, as setpci has it. A leading 0 could be meant octal or
+    decimal, and is neither.
+    """
+    match = re.fullmatch(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?", text.decode("latin-1"))
+    if match is None:
+        raise BadRequest(f"{text!a} is no number (42, 0x2a, 0b101010), nor value:mask")
+    numbers = [int(number, 0) for number in match.groups() if number is not None]
+    if max(numbers) >> 8 * width:
+        raise BadRequest(f"{text!a} is too big for {width} bytes")
+    return Update(numbers[0], numbers[1] if len(numbers) == 2 else None)
+
+
+def format_value(value: int, width: int) -> bytes:
+    """A register as a line of text: `0x0000002a` for 4 bytes."""
+    return b"0x%0*x\n" % (2 * width, value)
+
+
+def text_size(width: int) -> int:
+    """The length of such a line in bytes."""
+    return len(format_value(0, width))

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
@@ -254,6 +254,70 @@ class CopiedAperture:
         os.close(self._fd)
 
 
+class PortAperture:
+    """`size` port addresses from `base` through sysfs's `resourceN`, from `start` in that file.
+
+    One read or write of 1, 2 or 4 bytes is one access (drivers/pci/pci-sysfs.c, pci_resource_io).
+    """
+
+    max_width = 4
+    memory_like = False
+
+    def __init__(
+        self, path: Path, start: int, size: int, *, what: str, base: int, writable: bool
+    ) -> None:
+        self.size = size
+        self.base = base
+        self._what = what
+        self._start = start
+        try:
+            self._fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY))
+        except OSError as error:
+            raise refusal(f"{what}: {path}", error, REFUSALS) from error
+
+    def load_run(self, offset: int, width: int, into: Buffer) -> None:
+        """See Aperture."""
+        with memoryview(into) as rest:
+            for at in range(0, len(rest), width):
+                where = self._start + offset + at
+                self._complete(os.preadv, [rest[at : at + width]], where, width, "read")
+
+    def store_run(self, offset: int, width: int, data: Buffer) -> None:
+        """See Aperture."""
+        with memoryview(data) as rest:
+            for at in range(0, len(rest), width):
+                where = self._start + offset + at
+                self._complete(os.pwritev, [rest[at : at + width]], where, width, "write")
+
+    def _complete(
+        self,
+        call: Callable[[int, list[memoryview], int], int],
+        piece: list[memoryview],
+        where: int,
+        width: int,
+        verb: str,
+    ) -> None:
+        what = f"{self._what}: {verb} of {width} bytes at {where - self._start:#x}"
+        try:
+            done = call(self._fd, piece, where)
+        except OSError as error:
+            raise refusal(what, error, REFUSALS) from error
+        if done != width:
+            raise AccessFault(f"{what}: the kernel took {done}")
+
+    def copy_out(self, offset: int, into: Buffer) -> None:
+        """Ports are not memory-like: byte by byte."""
+        self.load_run(offset, 1, into)
+
+    def copy_in(self, offset: int, data: Buffer) -> None:
+        """Ports are not memory-like: byte by byte."""
+        self.store_run(offset, 1, data)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
 class SysfsFile:
     """A sysfs file that does its own accesses, such as a function's `config`.
 
@@ -270,9 +334,16 @@ class SysfsFile:
         self.size = os.fstat(self._fd).st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        """What the kernel gives of `length` bytes at `offset`; possibly less."""
+        """As much of `length` bytes at `offset` as the kernel gives, a page at a time."""
+        pieces = []
         try:
-            return os.pread(self._fd, length, offset)
+            while length:
+                pieces.append(os.pread(self._fd, length, offset))
+                if not pieces[-1]:
+                    break
+                offset += len(pieces[-1])
+                length -= len(pieces[-1])
+            return b"".join(pieces)
         except OSError as error:
             raise refusal(
                 f"{self._what}: read of {length:#x} bytes at {offset:#x}", error, REFUSALS
@@ -290,3 +361,19 @@ class SysfsFile:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+class RomFile(SysfsFile):
+    """sysfs's `rom`, which gives data only while it is enabled (drivers/pci/pci-sysfs.c).
+
+    Enabled and disabled around each read, so that it never stays on, whatever becomes of the
+    reader, and two readers don't switch it off for each other.
+    """
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As SysfsFile.read."""
+        self.write(0, b"1")
+        try:
+            return super().read(offset, length)
+        finally:
+            self.write(0, b"0\n")

@@ -146,7 +146,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     def ready() -> None:
         where = settings.mountpoint
         _say(f"A simulated machine is mounted on {where}\n\n{where}")
-        for line in demo.describe(tree_of(settings)):
+        for line in demo.draw(tree_of(settings)):
             _say(line)
         _say("\nTry:")
         for command in demo.suggestions(where):

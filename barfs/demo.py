@@ -12,15 +12,23 @@ from pathlib import Path
 from typing import Final
 
 from barfs.names import DeviceId, PciAddress
-from barfs.nodes import DIRECTORIES, ROOT, Kind, Node, Tree
-from barfs.pci import IORESOURCE_MEM, IORESOURCE_PREFETCH, Resource
+from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Node, Tree
+from barfs.pci import (
+    IORESOURCE_IO,
+    IORESOURCE_MEM,
+    IORESOURCE_MEM_64,
+    IORESOURCE_PREFETCH,
+    N_BARS,
+    ROM_RESOURCE,
+    Resource,
+)
 
-# include/linux/ioport.h
-_IORESOURCE_MEM_64: Final = 0x00100000
-_IORESOURCE_SIZEALIGN: Final = 0x00040000
+_IORESOURCE_SIZEALIGN: Final = 0x00040000  # include/linux/ioport.h
 MEM: Final = IORESOURCE_MEM | _IORESOURCE_SIZEALIGN
-MEM_64: Final = MEM | _IORESOURCE_MEM_64
+MEM_64: Final = MEM | IORESOURCE_MEM_64
 PREFETCH_64: Final = MEM_64 | IORESOURCE_PREFETCH
+PORTS: Final = IORESOURCE_IO | _IORESOURCE_SIZEALIGN
+ROM: Final = MEM | IORESOURCE_PREFETCH
 
 IOMEM: Final = """\
 00000000-00000fff : Reserved
@@ -36,6 +44,7 @@ IOMEM: Final = """\
 c0000000-febfffff : PCI Bus 0000:00
   fea00000-feafffff : PCI Bus 0000:01
   feb00000-feb1ffff : 0000:00:03.0
+  feb30000-feb3ffff : 0000:00:03.0
   feb20000-feb200ff : 0000:00:04.0
   feb21000-feb210ff : 0000:00:05.0
 fec00000-fec003ff : IOAPIC 0
@@ -55,14 +64,15 @@ NODENAME_ADDRESS: Final = UTSNAME_ADDRESS + 65
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A simulated PCI function; `contents` are the first bytes of some BARs."""
+    """A simulated PCI function; `resources` as in sysfs, `contents` the first bytes of some."""
 
     address: PciAddress
     id: DeviceId
     subsystem: DeviceId
     class_code: int
-    bars: dict[int, Resource]
+    resources: dict[int, Resource]
     config_size: int = 256
+    driver: str | None = None
     contents: dict[int, bytes] = dataclasses.field(default_factory=dict)
 
 
@@ -79,15 +89,34 @@ def _ivshmem(slot: int, registers: int, memory: int) -> Device:
     )
 
 
+# The header of an expansion ROM and, at 0x1c, its data structure (PCI Local Bus Specification 3.0,
+# 6.3.1): 64 KiB for x86, and the last image.
+_ROM: Final = (
+    struct.pack("<HB", 0xAA55, 128).ljust(0x18, b"\0")
+    + struct.pack("<HH", 0x1C, 0)
+    + struct.pack(
+        "<4sHHHHB3sHHBBH", b"PCIR", 0x8086, 0x100E, 0, 24, 0, b"\0\0\2", 128, 0, 0, 128, 0
+    )
+)
+
 DEVICES: Final = (
     Device(
         PciAddress(0, 0, 3, 0),
         DeviceId(0x8086, 0x100E),
         DeviceId(0x1AF4, 0x1100),
         0x020000,
-        {0: Resource(0xFEB00000, 0xFEB1FFFF, MEM)},
-        # CTRL and STATUS of an 82540EM with its link up.
-        contents={0: struct.pack("<III", 0x00140240, 0, 0x80080783)},
+        {
+            0: Resource(0xFEB00000, 0xFEB1FFFF, MEM),
+            1: Resource(0xC000, 0xC03F, PORTS),
+            ROM_RESOURCE: Resource(0xFEB30000, 0xFEB3FFFF, ROM),
+        },
+        driver="e1000",
+        contents={
+            # CTRL and STATUS of an 82540EM with its link up; in the ports IOADDR and IODATA.
+            0: struct.pack("<III", 0x00140240, 0, 0x80080783),
+            1: struct.pack("<II", 0x8, 0x80080783),
+            ROM_RESOURCE: _ROM,
+        },
     ),
     _ivshmem(4, 0xFEB20000, 0x800000000),
     _ivshmem(5, 0xFEB21000, 0x800100000),
@@ -109,11 +138,16 @@ def _config_space(device: Device) -> bytes:
     config = bytearray(device.config_size)
     struct.pack_into("<HHHH", config, 0, device.id.vendor, device.id.device, 0x0003, 0x0010)
     struct.pack_into("<I", config, 8, device.class_code << 8)
-    for index, resource in device.bars.items():
-        wide = bool(resource.flags & _IORESOURCE_MEM_64)
-        low = resource.start & 0xFFFFFFF0 | (wide << 2) | (resource.prefetchable << 3)
-        struct.pack_into("<I", config, 0x10 + 4 * index, low)
-        if wide:
+    for index, resource in device.resources.items():
+        if index == ROM_RESOURCE:
+            struct.pack_into("<I", config, 0x30, resource.start)
+        elif resource.is_memory:
+            low = resource.start & 0xFFFFFFF0
+            low |= resource.is_64bit << 2 | resource.prefetchable << 3
+            struct.pack_into("<I", config, 0x10 + 4 * index, low)
+        else:
+            struct.pack_into("<I", config, 0x10 + 4 * index, resource.start | 1)
+        if resource.is_64bit:
             struct.pack_into("<I", config, 0x14 + 4 * index, resource.start >> 32)
     struct.pack_into("<HH", config, 0x2C, device.subsystem.vendor, device.subsystem.device)
     return bytes(config)
@@ -128,20 +162,28 @@ def _write_device(devices: Path, device: Device) -> None:
         "subsystem_vendor": f"{device.subsystem.vendor:#06x}",
         "subsystem_device": f"{device.subsystem.device:#06x}",
         "class": f"{device.class_code:#08x}",
+        "revision": "0x00",
+        "numa_node": "-1",
+        "power_state": "D0",
         "enable": "0",  # no driver has enabled it; firmware has turned decoding on
     }
     for name, text in texts.items():
         (directory / name).write_text(text + "\n")
     (directory / "config").write_bytes(_config_space(device))
     lines = []
-    for index in range(7):  # six BARs and the expansion ROM
-        resource = device.bars.get(index, Resource(0, 0, 0))
+    for index in range(N_BARS + 1):
+        resource = device.resources.get(index, Resource(0, 0, 0))
         lines.append(f"{resource.start:#018x} {resource.end:#018x} {resource.flags:#018x}\n")
     (directory / "resource").write_text("".join(lines))
-    for index, resource in device.bars.items():
-        with (directory / f"resource{index}").open("wb") as file:
+    for index, resource in device.resources.items():
+        name = "rom" if index == ROM_RESOURCE else f"resource{index}"
+        with (directory / name).open("wb") as file:
             file.write(device.contents.get(index, b""))
             file.truncate(resource.size)
+    if device.driver is not None:
+        driver = devices.parent / "drivers" / device.driver
+        driver.mkdir(parents=True, exist_ok=True)
+        (directory / "driver").symlink_to(driver)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,19 +213,24 @@ def build(directory: Path) -> SimulatedMachine:
     return machine
 
 
-def describe(tree: Tree, node: Node = ROOT, prefix: str = "") -> Iterator[str]:
-    """The lines of a drawn tree: names, where links point to, sizes in bytes. Touches no device."""
-    entries = list(tree.list(node))
+def draw(tree: Tree, node: Node = ROOT, prefix: str = "") -> Iterator[str]:
+    """The lines of a drawn tree: names, where links point to, sizes in bytes. Touches no device.
+
+    The directories that show the same files in another way are named in one line.
+    """
+    entries = [(name, child) for name, child in tree.entries(node) if name not in VIEWS]
+    if node.kind in {Kind.FUNCTION, Kind.PHYS}:
+        yield f"{prefix}|-- {'/ '.join(VIEWS)}/"
     for name, child in entries:
         last = name == entries[-1][0]
         text = name
         if child.kind is Kind.LINK:
             text += f" -> {tree.target(child)}"
-        elif child.kind not in DIRECTORIES:
+        elif child.kind not in DIRECTORIES and child.kind is not Kind.INFO:
             text += f"  {tree.attributes(child).size:#x}"
         yield f"{prefix}{'`-- ' if last else '|-- '}{text}"
         if child.kind in DIRECTORIES:
-            yield from describe(tree, child, prefix + ("    " if last else "|   "))
+            yield from draw(tree, child, prefix + ("    " if last else "|   "))
 
 
 def suggestions(mountpoint: Path) -> list[str]:

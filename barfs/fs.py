@@ -170,7 +170,7 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """List the directory as it is now; readdir goes through this listing."""
         handle = next(self._handles)
-        self._listings[handle] = list(self._tree.list(self._inodes.node(inode)))
+        self._listings[handle] = list(self._tree.entries(self._inodes.node(inode)))
         return handle
 
     @boundary

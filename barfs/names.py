@@ -1,4 +1,4 @@
-"""The forms of names: PCI addresses, vendor:device links, ranges of physical addresses.
+"""The forms of names: PCI addresses, vendor:device links, ranges, BARs and windows into them.
 
 Parsing returns None for a name that is not of the form; what that means is for the caller. A PCI
 address or a link has one spelling only, the one that is listed. Numbers in ranges are hex, with or
@@ -70,7 +70,10 @@ class LinkName(NamedTuple):
 
 
 class AddressRange(NamedTuple):
-    """Physical addresses from `start` up to and including `end`; None: as far as the range goes."""
+    """From `start` up to and including `end`; None: as far as what it lies in goes.
+
+    Of physical addresses in `phys`, of offsets in a window.
+    """
 
     start: int
     end: int | None
@@ -94,7 +97,19 @@ class AddressRange(NamedTuple):
         return cls(start, end)
 
 
-def parse_bar(name: str) -> int | None:
-    """The index in `bar0` to `bar5`."""
-    match = re.fullmatch(r"bar([0-5])", name)
-    return int(match[1]) if match else None
+class BarName(NamedTuple):
+    """`bar0` to `bar5`, and the window into it if the name gives one."""
+
+    bar: int
+    window: AddressRange | None
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """`bar0`, `bar0@40`, `bar0@40+4`, `bar0@40-5f`. None if the window is empty."""
+        match = re.fullmatch(r"bar([0-5])(?:@(.*))?", name)
+        if match is None:
+            return None
+        if match[2] is None:
+            return cls(int(match[1]), None)
+        window = AddressRange.parse(match[2])
+        return None if window is None else cls(int(match[1]), window)

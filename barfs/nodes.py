@@ -11,21 +11,23 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Final, NamedTuple
 
+from barfs import access
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BarfsError, DeviceGone, NoSuchNode
-from barfs.names import AddressRange, LinkName, PciAddress, parse_bar
-from barfs.pci import N_BARS, PciBus
+from barfs.names import AddressRange, BarName, LinkName, PciAddress
+from barfs.pci import PciBus, check_window
 
 # st_blksize. Tools that buffer ask for this much at a time: on registers no more than one access,
 # elsewhere enough to be fast.
 REGISTER_BLKSIZE: Final = 4
 MEMORY_BLKSIZE: Final = 1 << 20
+TEXT_BLKSIZE: Final = 4096
 
 ROOT_INODE: Final = 1  # FUSE_ROOT_ID
 
 
 class Kind(enum.IntEnum):
-    """What a node is; the low byte of its inode number, so the numbers are here to stay."""
+    """What a node is; the low byte of its inode number."""
 
     ROOT = 1
     PCI = 2
@@ -40,9 +42,39 @@ class Kind(enum.IntEnum):
     BAR3 = 11
     BAR4 = 12
     BAR5 = 13
+    ROM = 14
+    INFO = 15
 
+
+class ViewKind(enum.IntEnum):
+    """How a BAR or a physical range is shown; the next four bits of the inode number."""
+
+    RAW = 0
+    U8 = 1
+    U16 = 2
+    U32 = 3
+    U64 = 4
+    X8 = 5
+    X16 = 6
+    X32 = 7
+    X64 = 8
+
+    @property
+    def is_text(self) -> bool:
+        """One register as a line of text."""
+        return self >= ViewKind.X8
+
+    @property
+    def width(self) -> int:
+        """Of each access, in bytes; not for RAW."""
+        return 1 << (self - 1) % 4
+
+
+# By the names of their directories.
+VIEWS: Final = {kind.name.lower(): kind for kind in ViewKind if kind}
 
 FIXED_DIRECTORIES: Final = frozenset((Kind.ROOT, Kind.PCI, Kind.PHYS))
+BARS: Final = frozenset(kind for kind in Kind if kind.name.startswith("BAR"))
 DIRECTORIES: Final = FIXED_DIRECTORIES | {Kind.FUNCTION}
 
 
@@ -50,13 +82,16 @@ class Node(NamedTuple):
     """A thing in the tree.
 
     `address` is the function that it belongs to, for a link the one that it points to; None in
-    `phys` and above. `start` and `size` are those of a file in `phys`, in bytes.
+    `phys` and above. `start` and `size`, in bytes, are those of a file in `phys` or of a window
+    into a BAR; a BAR without a window has a size of 0 here. `view` is that of a file, and of a
+    directory that shows all its files so.
     """
 
     kind: Kind
     address: PciAddress | None = None
     start: int = 0
     size: int = 0
+    view: ViewKind = ViewKind.RAW
 
     @property
     def function(self) -> PciAddress:
@@ -72,19 +107,23 @@ class Node(NamedTuple):
     @property
     def path(self) -> str:
         """Where it is in the tree, for messages."""
+        view = f"/{self.view.name.lower()}" if self.view else ""
         match self.kind:
             case Kind.ROOT:
                 return "/"
-            case Kind.PCI | Kind.PHYS:
-                return self.kind.name.lower()
-            case Kind.FUNCTION | Kind.LINK:
-                return f"pci/{self.address}"
-            case Kind.CONFIG:
-                return f"pci/{self.address}/config"
+            case Kind.PCI:
+                return "pci"
+            case Kind.PHYS:
+                return f"phys{view}"
             case Kind.PHYS_FILE:
-                return f"phys/{self.start:08x}-{self.start + self.size - 1:08x}"
+                return f"phys{view}/{self.start:08x}-{self.start + self.size - 1:08x}"
+            case Kind.FUNCTION | Kind.LINK:
+                return f"pci/{self.address}{view}"
+            case Kind.CONFIG | Kind.ROM | Kind.INFO:
+                return f"pci/{self.address}/{self.kind.name.lower()}"
             case _:
-                return f"pci/{self.address}/bar{self.bar}"
+                window = f"@{self.start:x}+{self.size:x}" if self.size else ""
+                return f"pci/{self.address}{view}/bar{self.bar}{window}"
 
 
 ROOT: Final = Node(Kind.ROOT)
@@ -103,9 +142,9 @@ class Attributes(NamedTuple):
 class InodeNumbers:
     """Nodes to numbers and back.
 
-    A number is computed: the kind in the low byte, the PCI address above. Only ranges of physical
-    addresses don't fit; those are numbered in the order they are met, never twice, and kept while
-    the kernel knows them.
+    A number is computed: kind, view, PCI address. Only ranges of physical addresses and windows
+    don't fit; those are numbered in the order they are met, never twice, and kept while the kernel
+    knows them.
     """
 
     _NUMBERED: Final = 1 << 62
@@ -118,14 +157,15 @@ class InodeNumbers:
 
     def number(self, node: Node) -> int:
         """The inode number of a node."""
-        if node.kind is Kind.PHYS_FILE:
+        if node.size:
             number = self._numbers.get(node)
             if number is None:
                 number = self._numbers[node] = next(self._fresh)
                 self._nodes[number] = node
             return number
         domain, bus, device, function = node.address or (0, 0, 0, 0)
-        return (((domain << 8 | bus) << 5 | device) << 3 | function) << 8 | node.kind
+        place = ((domain << 8 | bus) << 5 | device) << 3 | function
+        return (place << 4 | node.view) << 8 | node.kind
 
     def node(self, number: int) -> Node:
         """The node of an inode number; NoSuchNode for one that was never given out."""
@@ -135,12 +175,13 @@ class InodeNumbers:
             except KeyError:
                 raise NoSuchNode(f"inode {number:#x} is not known") from None
         try:
-            kind, place = Kind(number & 0xFF), number >> 8
+            kind, view, place = Kind(number & 0xFF), ViewKind(number >> 8 & 0xF), number >> 12
         except ValueError:
             raise NoSuchNode(f"inode {number:#x} is not known") from None
         if kind in FIXED_DIRECTORIES:
-            return Node(kind)
-        return Node(kind, PciAddress(place >> 16, place >> 8 & 0xFF, place >> 3 & 0x1F, place & 7))
+            return Node(kind, view=view)
+        address = PciAddress(place >> 16, place >> 8 & 0xFF, place >> 3 & 0x1F, place & 7)
+        return Node(kind, address, view=view)
 
     def remember(self, number: int) -> None:
         """The kernel was told of a node once more."""
@@ -184,15 +225,12 @@ class Tree:
                     raise NoSuchNode(f"pci: there is no function {name!a}")
                 return Node(Kind.FUNCTION, address)
             case Kind.PHYS:
-                wanted = AddressRange.parse(name)
-                if wanted is None:
-                    raise NoSuchNode(
-                        f"phys: {name!a} is no <addr>, <addr>+<length> or <start>-<end> in hex"
-                    )
-                start, size = self.memory.resolve(wanted)
-                return Node(Kind.PHYS_FILE, start=start, size=size)
+                return self._lookup_range(parent, name)
             case Kind.FUNCTION:
-                return self._lookup_file(parent.function, name)
+                try:
+                    return self._lookup_file(parent, name)
+                except DeviceGone as error:
+                    raise NoSuchNode(str(error)) from error
             case _:
                 raise NoSuchNode(f"{parent.path} is not a directory")
 
@@ -214,20 +252,35 @@ class Tree:
             instance += 1
         raise NoSuchNode(f"there is no device {name} ({instance} of that name)")
 
-    def _lookup_file(self, address: PciAddress, name: str) -> Node:
-        index = parse_bar(name)
-        try:
-            if index is not None:
-                self.pci.bar(address, index)
-                return Node(Kind(Kind.BAR0 + index), address)
-            if name == "config":
-                self.pci.config_size(address)
-                return Node(Kind.CONFIG, address)
-        except DeviceGone as error:
-            raise NoSuchNode(str(error)) from error
-        raise NoSuchNode(f"pci/{address}: there is no {name!a}")
+    def _lookup_range(self, directory: Node, name: str) -> Node:
+        if not directory.view and name in VIEWS:
+            return Node(Kind.PHYS, view=VIEWS[name])
+        wanted = AddressRange.parse(name)
+        if wanted is None:
+            raise NoSuchNode(
+                f"phys: {name!a} is no <addr>, <addr>+<length> or <start>-<end> in hex"
+            )
+        start, size = self.memory.resolve(wanted)
+        return Node(Kind.PHYS_FILE, start=start, size=size, view=directory.view)
 
-    def list(self, directory: Node) -> Iterator[tuple[str, Node]]:
+    def _lookup_file(self, directory: Node, name: str) -> Node:
+        wanted = BarName.parse(name)
+        if wanted is None:
+            if name in self._file_names(directory):
+                return self._file(directory, name)
+            raise NoSuchNode(f"{directory.path}: there is no {name!a}")
+        resource = self.pci.bar(directory.function, wanted.bar)
+        kind = Kind(Kind.BAR0 + wanted.bar)
+        if wanted.window is None:
+            return Node(kind, directory.address, view=directory.view)
+        start, end = wanted.window
+        if end is None:
+            end = max(start, resource.size - 1)
+        size = end + 1 - start
+        check_window(f"{directory.path}/{name}", start, size, resource.size)
+        return Node(kind, directory.address, start, size, directory.view)
+
+    def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
         """Names and nodes of a directory; what vanishes meanwhile is left out."""
         match directory.kind:
             case Kind.ROOT:
@@ -238,24 +291,40 @@ class Tree:
                     if self.pci.exists(address):
                         yield str(address), Node(Kind.FUNCTION, address)
             case Kind.PHYS:
-                for entry in self.memory.ranges():
-                    size = entry.end + 1 - entry.start
-                    yield str(entry), Node(Kind.PHYS_FILE, start=entry.start, size=size)
+                yield from self._ranges(directory.view)
             case Kind.FUNCTION:
-                yield from self._files(directory.function)
+                for name in self._file_names(directory):
+                    yield name, self._file(directory, name)
             case _:
                 raise NoSuchNode(f"{directory.path} is not a directory")
 
-    def _files(self, address: PciAddress) -> Iterator[tuple[str, Node]]:
+    def _ranges(self, view: ViewKind) -> Iterator[tuple[str, Node]]:
+        if not view:
+            for name, kind in VIEWS.items():
+                yield name, Node(Kind.PHYS, view=kind)
+        for entry in self.memory.ranges():
+            size = entry.end + 1 - entry.start
+            yield str(entry), Node(Kind.PHYS_FILE, start=entry.start, size=size, view=view)
+
+    def _file_names(self, directory: Node) -> list[str]:
+        """What a function's directory has; nothing if it is gone."""
+        address = directory.function
         try:
-            bars = self.pci.bars(address)
+            bars = [f"bar{index}" for index in self.pci.bars(address)]
             self.pci.config_size(address)
         except DeviceGone:
-            return
-        for index in range(N_BARS):
-            if index in bars:
-                yield f"bar{index}", Node(Kind(Kind.BAR0 + index), address)
-        yield "config", Node(Kind.CONFIG, address)
+            return []
+        if directory.view:
+            return bars
+        rom = ["rom"] if self.pci.rom_size(address) else []
+        return [*bars, "config", *rom, "info", *VIEWS]
+
+    @staticmethod
+    def _file(directory: Node, name: str) -> Node:
+        """The node of one of those names."""
+        if name in VIEWS:
+            return Node(Kind.FUNCTION, directory.address, view=VIEWS[name])
+        return Node(Kind[name.upper()], directory.address, view=directory.view)
 
     def _links(self) -> Iterator[tuple[str, Node]]:
         instances: Counter[object] = Counter()
@@ -287,12 +356,24 @@ class Tree:
                 return Attributes(len(node.path), 4096)
             case Kind.CONFIG:
                 return Attributes(self.pci.config_size(node.function), REGISTER_BLKSIZE)
+            case Kind.ROM:
+                return Attributes(self.pci.rom_size(node.function) or 0, MEMORY_BLKSIZE)
+            case Kind.INFO:
+                # As in /proc: how long it is shows when it is read.
+                return Attributes(0, TEXT_BLKSIZE)
             case Kind.PHYS_FILE:
                 ram = self.memory.is_ram(node.start, node.size)
-                return Attributes(node.size, MEMORY_BLKSIZE if ram else REGISTER_BLKSIZE)
+                return _attributes(node.view, node.size, memory_like=ram)
             case _:
-                resource = self.pci.bar(node.function, node.bar)
-                return Attributes(
-                    resource.size,
-                    MEMORY_BLKSIZE if resource.prefetchable else REGISTER_BLKSIZE,
-                )
+                bar = self.pci.bar(node.function, node.bar)
+                size = node.size or bar.size
+                return _attributes(node.view, size, memory_like=bar.prefetchable)
+
+
+def _attributes(view: ViewKind, size: int, *, memory_like: bool) -> Attributes:
+    """Of a BAR or physical range of `size` bytes."""
+    if view.is_text:
+        return Attributes(access.text_size(view.width), TEXT_BLKSIZE)
+    if view:
+        return Attributes(size, view.width)
+    return Attributes(size, MEMORY_BLKSIZE if memory_like else REGISTER_BLKSIZE)

@@ -7,24 +7,37 @@ import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.aperture import PAGE_SIZE, REFUSALS, MappedAperture, SysfsFile
+from barfs.aperture import (
+    PAGE_SIZE,
+    REFUSALS,
+    Aperture,
+    MappedAperture,
+    PortAperture,
+    RomFile,
+    SysfsFile,
+)
 from barfs.devmem import PhysicalMemory
-from barfs.errors import DeviceGone, DriverOwns, NoSuchNode, NotDecoded
+from barfs.errors import DeviceGone, DriverOwns, NoSuchAddress, NoSuchNode, NotDecoded
 from barfs.names import DeviceId, PciAddress
 
 log = logging.getLogger(__name__)
 
 # include/linux/ioport.h
+IORESOURCE_IO: Final = 0x00000100
 IORESOURCE_MEM: Final = 0x00000200
 IORESOURCE_PREFETCH: Final = 0x00002000
+IORESOURCE_MEM_64: Final = 0x00100000
 IORESOURCE_DISABLED: Final = 0x10000000
 IORESOURCE_UNSET: Final = 0x20000000
 
-# PCI Local Bus Specification 3.0, 6.2.2: the command register, and its memory space bit.
+# PCI Local Bus Specification 3.0, 6.2.2: the command register and its space bits.
 COMMAND_OFFSET: Final = 4
+COMMAND_IO: Final = 1 << 0
 COMMAND_MEMORY: Final = 1 << 1
 
+# The lines of sysfs's `resource`: the BARs, then the expansion ROM.
 N_BARS: Final = 6
+ROM_RESOURCE: Final = 6
 
 
 class Resource(NamedTuple):
@@ -43,6 +56,11 @@ class Resource(NamedTuple):
     def is_memory(self) -> bool:
         """MMIO, not port I/O."""
         return bool(self.flags & IORESOURCE_MEM)
+
+    @property
+    def is_64bit(self) -> bool:
+        """A memory BAR whose address has 64 bits."""
+        return bool(self.flags & IORESOURCE_MEM_64)
 
     @property
     def prefetchable(self) -> bool:
@@ -75,6 +93,12 @@ def parse_resource(line: str) -> Resource | None:
     if flags == 0 or end < start:
         return None
     return Resource(start, end, flags)
+
+
+def check_window(what: str, offset: int, size: int, whole: int) -> None:
+    """NoSuchAddress if `size` bytes from `offset` are not inside `whole` bytes."""
+    if offset + size > whole:
+        raise NoSuchAddress(f"{what}: {size:#x} bytes at {offset:#x}, but it ends at {whole:#x}")
 
 
 def _is_sysfs(path: Path) -> bool:
@@ -140,25 +164,49 @@ class PciBus:
         """Subsystem vendor and device; None if sysfs's text is garbage. DeviceGone."""
         return self._read_id(address, "subsystem_vendor", "subsystem_device")
 
-    def bars(self, address: PciAddress) -> dict[int, Resource]:
-        """The memory BARs that exist, by index. DeviceGone. Reads no config space."""
+    def resources(self, address: PciAddress) -> dict[int, Resource]:
+        """BARs and expansion ROM that exist, by line. DeviceGone. Reads no config space."""
         found = {}
-        for index, line in enumerate(self._read(address, "resource").splitlines()[:N_BARS]):
+        lines = self._read(address, "resource").splitlines()[: ROM_RESOURCE + 1]
+        for index, line in enumerate(lines):
             try:
                 resource = parse_resource(line)
             except ValueError:
                 log.warning("%s: line %d of resource is garbage: %a", address, index, line)
                 continue
-            if resource is not None and resource.is_memory:
+            if resource is not None and resource.flags & (IORESOURCE_MEM | IORESOURCE_IO):
                 found[index] = resource
         return found
 
+    def bars(self, address: PciAddress) -> dict[int, Resource]:
+        """The BARs that exist, by index. DeviceGone. Reads no config space."""
+        found = self.resources(address)
+        found.pop(ROM_RESOURCE, None)
+        return found
+
     def bar(self, address: PciAddress, index: int) -> Resource:
-        """One memory BAR; NoSuchNode, DeviceGone. Reads no config space."""
+        """One BAR; NoSuchNode, DeviceGone. Reads no config space."""
         try:
             return self.bars(address)[index]
         except KeyError:
-            raise NoSuchNode(f"{address}: there is no memory BAR {index}") from None
+            raise NoSuchNode(f"{address}: there is no BAR {index}") from None
+
+    def rom_size(self, address: PciAddress) -> int | None:
+        """Of the expansion ROM in bytes; None if there is none. Reads no config space.
+
+        sysfs has a `rom` for every function with a ROM BAR, and for the VGA device whose ROM the
+        firmware has copied to memory.
+        """
+        try:
+            return (self._devices / str(address) / "rom").stat().st_size
+        except OSError:
+            return None
+
+    def open_rom(self, address: PciAddress) -> SysfsFile | RomFile:
+        """The expansion ROM through sysfs, read-only."""
+        kind = RomFile if self._real else SysfsFile
+        path = self._devices / str(address) / "rom"
+        return kind(path, what=f"{address} rom", writable=self._real)
 
     def config_size(self, address: PciAddress) -> int:
         """256 or 4096 bytes. Reads no config space."""
@@ -173,8 +221,8 @@ class PciBus:
             self._devices / str(address) / "config", what=f"{address} config", writable=writable
         )
 
-    def _check_decoded(self, address: PciAddress, index: int, resource: Resource) -> None:
-        """Reads the command register. With decoding off a BAR reads all ones, which is no data."""
+    def command(self, address: PciAddress) -> int:
+        """The command register, read from config space. DeviceGone."""
         config = self.open_config(address, writable=False)
         try:
             raw = config.read(COMMAND_OFFSET, 2)
@@ -182,16 +230,21 @@ class PciBus:
             config.close()
         if len(raw) < 2:
             raise DeviceGone(f"{address} config: the command register cannot be read")
+        return int.from_bytes(raw, "little")
+
+    def _check_decoded(self, address: PciAddress, index: int, resource: Resource) -> None:
+        """Reads the command register. With decoding off a BAR reads all ones, which is no data."""
         if not resource.assigned:
             raise NotDecoded(f"{address} bar{index}: the kernel has given it no address")
-        if not int.from_bytes(raw, "little") & COMMAND_MEMORY:
+        space, bit = ("memory", COMMAND_MEMORY) if resource.is_memory else ("I/O", COMMAND_IO)
+        if not self.command(address) & bit:
             raise NotDecoded(
-                f"{address} bar{index}: memory decoding is off in the command register; "
-                f"{self._mend_decoding(address)}"
+                f"{address} bar{index}: {space} decoding is off in the command register; "
+                f"{self._mend_decoding(address, bit)}"
             )
 
-    def _mend_decoding(self, address: PciAddress) -> str:
-        """The command that turns memory decoding on."""
+    def _mend_decoding(self, address: PciAddress, bit: int) -> str:
+        """The command that turns decoding on."""
         enable = self._devices / str(address) / "enable"
         # The kernel counts: only the step from 0 to 1 writes the command register
         # (drivers/pci/pci.c, pci_enable_device_flags).
@@ -201,34 +254,49 @@ class PciBus:
             enabled = False
         if not enabled:
             return f"echo 1 > {enable}"
-        return f"setpci -s {address} COMMAND={COMMAND_MEMORY}:{COMMAND_MEMORY}"
+        return f"setpci -s {address} COMMAND={bit}:{bit}"
 
-    def open_bar(self, address: PciAddress, index: int, *, writable: bool) -> MappedAperture:
-        """Map a memory BAR, uncached.
+    def open_bar(
+        self,
+        address: PciAddress,
+        index: int,
+        *,
+        writable: bool,
+        offset: int = 0,
+        size: int | None = None,
+    ) -> Aperture:
+        """Open a BAR, or `size` bytes of it from `offset`. A memory BAR is mapped uncached.
 
         Reads the command register, not the BAR. Raises NotDecoded, DriverOwns, KernelRefused,
-        DeviceGone, NoSuchNode.
+        DeviceGone, NoSuchNode, and NoSuchAddress for a part that is not inside.
         """
         resource = self.bar(address, index)
+        if size is None:
+            size = resource.size
+        check_window(f"{address} bar{index}", offset, size, resource.size)
         self._check_decoded(address, index, resource)
         what = f"{address} bar{index}"
+        if (offset, size) != (0, resource.size):
+            what += f"@{offset:x}+{size:x}"
+        path = self._devices / str(address) / f"resource{index}"
+        base = resource.start + offset
+        if not resource.is_memory:
+            return PortAperture(path, offset, size, what=what, base=base, writable=writable)
+        memory_like = resource.prefetchable
         if self._bars_via is not None:
             return self._bars_via.map_device(
-                resource.start,
-                resource.size,
-                what=what,
-                memory_like=resource.prefetchable,
-                writable=writable,
+                base, size, what=what, memory_like=memory_like, writable=writable
             )
+        # A mapping of resourceN starts with the page that holds the BAR's first byte
+        # (drivers/pci/mmap.c), and BARs smaller than a page may share one.
+        skip = resource.start % PAGE_SIZE if self._real else 0
         return MappedAperture(
-            self._devices / str(address) / f"resource{index}",
-            # A mapping of resourceN starts with the page that holds the BAR's first byte
-            # (drivers/pci/mmap.c), and BARs smaller than a page may share one.
-            resource.start % PAGE_SIZE if self._real else 0,
-            resource.size,
+            path,
+            skip + offset,
+            size,
             what=what,
-            base=resource.start,
-            memory_like=resource.prefetchable,
+            base=base,
+            memory_like=memory_like,
             writable=writable,
             # iomem_is_exclusive(): a driver has the range and IO_STRICT_DEVMEM is on.
             refusals={**REFUSALS, errno.EINVAL: DriverOwns},

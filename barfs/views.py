@@ -1,13 +1,15 @@
-"""What reads and writes of an open file do to the aperture behind it."""
+"""What reads and writes of an open file do to what is behind it: raw, fixed-width, text views."""
 
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Protocol
 
 from barfs import access
 from barfs.aperture import Aperture, Buffer, SysfsFile
-from barfs.errors import BadRequest
-from barfs.nodes import Kind, Node, Tree
+from barfs.errors import BadRequest, KernelRefused, ReadOnly
+from barfs.info import describe
+from barfs.nodes import BARS, Kind, Node, Tree
 
 
 class View(Protocol):
@@ -71,17 +73,87 @@ class RawView:
         self._aperture.close()
 
 
-class JoinedView:
-    """Raw views one after the other: a physical range that is partly System RAM."""
+class FixedView:
+    """Only accesses of `width` bytes, ascending. BadRequest for what is not made of whole ones."""
 
-    def __init__(self, views: Sequence[RawView]) -> None:
+    def __init__(self, aperture: Aperture, width: int) -> None:
+        self.size = aperture.size
+        self._aperture = aperture
+        self._width = width
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """See View. Checked as asked for, and as cut short at the end."""
+        access.check_fixed(offset, length, self._width)
+        length = access.clip_read(offset, length, self.size)
+        access.check_fixed(offset, length, self._width)
+        data = bytearray(length)
+        if length:
+            self._aperture.load_run(offset, self._width, data)
+        return data
+
+    def write(self, offset: int, data: bytes) -> int:
+        """See View. Checked as asked for, and as cut short at the end."""
+        access.check_fixed(offset, len(data), self._width)
+        length = access.clip_write(offset, len(data), self.size)
+        access.check_fixed(offset, length, self._width)
+        if length:
+            with memoryview(data) as rest:
+                self._aperture.store_run(offset, self._width, rest[:length])
+        return length
+
+    def close(self) -> None:
+        """See View."""
+        self._aperture.close()
+
+
+class TextView:
+    """One register of `width` bytes, all of the aperture, as a line of text.
+
+    A read at offset 0 is one access; a read further on continues in the line of that access, so
+    that a line may be read in pieces. A write is one access, and with a mask a read and a write
+    with nothing of this mount between them.
+    """
+
+    def __init__(self, aperture: Aperture, width: int) -> None:
+        self._aperture = aperture
+        self._width = width
+        self._line = b""
+
+    def _load(self) -> int:
+        data = bytearray(self._width)
+        self._aperture.load_run(0, self._width, data)
+        return int.from_bytes(data, sys.byteorder)
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """See View."""
+        if length and (offset == 0 or not self._line):
+            self._line = access.format_value(self._load(), self._width)
+        return self._line[offset : offset + length]
+
+    def write(self, offset: int, data: bytes) -> int:
+        """See View. BadRequest, before any access, for what is not one value or value:mask."""
+        del offset  # each line is a command of its own, as for files in sysfs
+        update = access.parse_update(data, self._width)
+        value = update.value if update.mask is None else update.apply(self._load())
+        self._aperture.store_run(0, self._width, value.to_bytes(self._width, sys.byteorder))
+        return len(data)
+
+    def close(self) -> None:
+        """See View."""
+        self._aperture.close()
+
+
+class JoinedView:
+    """Views one after the other: a physical range that is partly System RAM."""
+
+    def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._views = views
         self._starts = [0]
         for view in views:
             self._starts.append(self._starts[-1] + view.size)
         self._size = self._starts.pop()
 
-    def _parts(self, offset: int, length: int) -> list[tuple[RawView, int, int]]:
+    def _parts(self, offset: int, length: int) -> list[tuple[RawView | FixedView, int, int]]:
         """The views of a request inside the size, each with offset and length of its part."""
         parts = []
         end = offset + length
@@ -113,14 +185,14 @@ class JoinedView:
             view.close()
 
 
-class ConfigView:
-    """Config space; the kernel does the accesses."""
+class SysfsView:
+    """Config space or the expansion ROM; the kernel does the accesses."""
 
     def __init__(self, file: SysfsFile) -> None:
         self._file = file
 
     def read(self, offset: int, length: int) -> Buffer:
-        """See View. Without CAP_SYS_ADMIN the kernel ends it after 64 bytes."""
+        """See View. A ROM's image may end before its BAR does."""
         return self._file.read(offset, access.clip_read(offset, length, self._file.size))
 
     def write(self, offset: int, data: bytes) -> int:
@@ -133,16 +205,87 @@ class ConfigView:
         self._file.close()
 
 
+class ConfigView(SysfsView):
+    """Config space, of which the kernel shows 64 bytes to those without CAP_SYS_ADMIN."""
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """See View. KernelRefused where the kernel ends config space before its end."""
+        data = super().read(offset, length)
+        if not data and access.clip_read(offset, length, self._file.size):
+            raise KernelRefused(f"config space at {offset:#x} is not shown without CAP_SYS_ADMIN")
+        return data
+
+
+class SnapshotView:
+    """Text made when the file was opened."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text.encode()
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """See View."""
+        return self._text[offset : offset + length]
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Refused."""
+        raise ReadOnly(f"write of {len(data):#x} bytes at {offset:#x} of a read-only file")
+
+    def close(self) -> None:
+        """There is nothing behind it."""
+
+
 def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
-    """Open what is behind a file; NoSuchNode and all that opening an aperture raises."""
-    match node.kind:
-        case Kind.CONFIG:
-            return ConfigView(tree.pci.open_config(node.function, writable=writable))
-        case Kind.PHYS_FILE:
-            apertures = tree.memory.open(node.start, node.size, writable=writable)
-            views = [RawView(aperture) for aperture in apertures]
-            return views[0] if len(views) == 1 else JoinedView(views)
-        case _ if node.kind >= Kind.BAR0:
-            return RawView(tree.pci.open_bar(node.function, node.bar, writable=writable))
-        case _:
-            raise BadRequest(f"{node.path} is not a file")
+    """Open what is behind a file; NoSuchNode and all that opening an aperture raises.
+
+    BadRequest for a width that the place or the kind of BAR does not allow.
+    """
+    if node.kind is Kind.PHYS_FILE or node.kind in BARS:
+        return _open_span(tree, node, writable=writable)
+    if node.kind is Kind.CONFIG:
+        return ConfigView(tree.pci.open_config(node.function, writable=writable))
+    if writable:
+        raise ReadOnly(f"{node.path} is read-only")
+    if node.kind is Kind.ROM:
+        return SysfsView(tree.pci.open_rom(node.function))
+    if node.kind is Kind.INFO:
+        return SnapshotView(describe(tree.pci, node.function))
+    raise BadRequest(f"{node.path} is not a file")
+
+
+def _open_span(tree: Tree, node: Node, *, writable: bool) -> View:
+    """A BAR, a window or a physical range. Of a text view only the register itself is opened."""
+    size = node.size or tree.pci.bar(node.function, node.bar).size
+    if node.view.is_text:
+        if size < node.view.width:
+            raise BadRequest(f"{node.path}: {size} bytes hold no register of {node.view.width}")
+        size = node.view.width
+    apertures: Sequence[Aperture]
+    if node.kind is Kind.PHYS_FILE:
+        apertures = tree.memory.open(node.start, size, writable=writable)
+    else:
+        apertures = [
+            tree.pci.open_bar(
+                node.function, node.bar, writable=writable, offset=node.start, size=size
+            )
+        ]
+    try:
+        return _view(node, apertures)
+    except BadRequest as error:
+        for aperture in apertures:
+            aperture.close()
+        raise BadRequest(f"{node.path}: {error}") from error
+
+
+def _view(node: Node, apertures: Sequence[Aperture]) -> View:
+    views: Sequence[RawView | FixedView]
+    if not node.view:
+        views = [RawView(aperture) for aperture in apertures]
+    else:
+        width = node.view.width
+        for aperture in apertures:
+            access.check_base(aperture.base, width, aperture.max_width)
+        if node.view.is_text:
+            (aperture,) = apertures
+            return TextView(aperture, width)
+        views = [FixedView(aperture, width) for aperture in apertures]
+    return views[0] if len(views) == 1 else JoinedView(views)

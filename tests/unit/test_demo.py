@@ -46,7 +46,7 @@ def test_memory_reaches_to_the_highest_address_and_takes_little_disk(tree, tmp_p
 
 
 def listed(tree, directory=ROOT):
-    for name, node in tree.list(directory):
+    for name, node in tree.entries(directory):
         yield name
         if node.kind in DIRECTORIES:
             yield from listed(tree, node)

@@ -32,7 +32,7 @@ def devices(tmp_path):
 
 
 def walk(tree, directory=ROOT):
-    for name, node in tree.list(directory):
+    for name, node in tree.entries(directory):
         yield directory, name, node
         if node.kind in nodes.DIRECTORIES:
             yield from walk(tree, node)
@@ -125,7 +125,7 @@ def test_no_such_name(tree, parent, names):
 
 
 def instances(tree):
-    listed = dict(tree.list(ROOT))
+    listed = dict(tree.entries(ROOT))
     assert all(tree.lookup(ROOT, name) == node for name, node in listed.items())
     return {name: node.address for name, node in listed.items() if name.startswith("1af4:1110")}
 
@@ -145,7 +145,7 @@ def test_instances_are_in_address_order_as_devices_come_and_go(tree, devices):
 
 @pytest.mark.parametrize(("directory", "first"), [(ROOT, "8086:100e"), (PCI, "0000:00:03.0")])
 def test_what_vanishes_during_a_listing_is_left_out(tree, devices, directory, first):
-    listing = tree.list(directory)
+    listing = tree.entries(directory)
     assert first in (name for name, _ in listing)
     shutil.rmtree(devices / str(FIRST))
     assert [node.function for _, node in listing] == [SECOND, NVME]
@@ -172,7 +172,7 @@ def test_size_blksize_and_path(tree, node, size, blksize, path):
 
 
 def test_what_is_not_there_is_empty_and_has_no_attributes(tree):
-    assert list(tree.list(Node(Kind.FUNCTION, ABSENT))) == []
+    assert list(tree.entries(Node(Kind.FUNCTION, ABSENT))) == []
     for kind in (Kind.FUNCTION, Kind.CONFIG, Kind.BAR0):
         with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
             tree.attributes(Node(kind, ABSENT))
