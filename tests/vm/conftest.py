@@ -105,5 +105,9 @@ def virtio_common(guest):
 @pytest.fixture(scope="session")
 def all_registers(edu, nvme, virtio_common):
     """Every region of the devices under test that QEMU can trace."""
-    others = ("ivshmem-mmio", "e1000-mmio", "pci-testdev-mmio", "pci-testdev-portio")
+    others = (
+        "ivshmem-mmio",
+        *("e1000-mmio", "e1000-io"),
+        *("pci-testdev-mmio", "pci-testdev-portio"),
+    )
     return [edu, nvme, virtio_common, *(Region(name, 0) for name in others)]

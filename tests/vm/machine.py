@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -66,6 +67,8 @@ class Guest:
         for path, size in zip(self.memory, self.memory_sizes, strict=True):
             with path.open("wb") as file:
                 file.truncate(size)
+        self.rom = directory / "rom"
+        self.rom.write_bytes(expansion_rom())
         disk = directory / "nvme"
         with disk.open("wb") as file:
             file.truncate(MIB)
@@ -95,7 +98,7 @@ class Guest:
         command += [
             *("-device", "edu,addr=0x13"),
             *("-device", "pci-testdev,addr=0x14"),
-            *("-device", "e1000,addr=0x15"),
+            *("-device", f"e1000,addr=0x15,romfile={self.rom}"),
             *("-drive", f"if=none,id=disk,format=raw,file={disk}"),
             *("-device", "nvme,drive=disk,serial=barfs,addr=0x16"),
             *("-device", "virtio-rng-pci,disable-legacy=on,addr=0x17"),
@@ -220,6 +223,20 @@ class Guest:
             self._socket.close()
         self.process.terminate()
         self.process.wait(timeout=30)
+
+
+def expansion_rom(size=64 << 10):
+    """An image that firmware does not run: for EFI, though it holds no program.
+
+    PCI Local Bus Specification 3.0, 6.3.1: the header, at 0x1c the data structure.
+    """
+    blocks = size // 512
+    header = struct.pack("<HH", 0xAA55, blocks).ljust(0x18, b"\0") + struct.pack("<HH", 0x1C, 0)
+    for_efi, last = 3, 0x80
+    data = struct.pack("<4sHHHHB3s", b"PCIR", 0x8086, 0x100E, 0, 24, 0, b"\0\0\2")
+    data += struct.pack("<HHBBH", blocks, 0, for_efi, last, 0)
+    start = header + data
+    return start + bytes((n * n >> 3) & 0xFF for n in range(size - len(start)))
 
 
 @dataclasses.dataclass(frozen=True)

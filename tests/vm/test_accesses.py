@@ -2,7 +2,7 @@
 
 import pytest
 
-from vm.conftest import ENGINE_BUILDS
+from vm.conftest import ENGINE_BUILDS, MOUNTS
 from vm.machine import BIN, Access
 
 BAR = "1234:11e8/bar0"
@@ -89,14 +89,17 @@ def test_tools_touch_what_they_are_told_to_and_nothing_else(guest, bars, edu, to
     assert seen == reads((0x80, 4))
 
 
-def test_walkers_touch_no_device(guest, bars, all_registers):
+def test_walkers_touch_no_device(guest, all_registers):
+    bars = MOUNTS["resource"]
     with guest.traced(*all_registers) as seen:
         listed = guest.run(
-            f"ls -lR {bars} && find {bars} -ls && find -L {bars} -maxdepth 3"
+            f"ls -lR {bars} && find -L {bars} -maxdepth 3 -ls"
             f" && stat {bars}/pci/*/* {bars}/phys/* && du -a {bars} && file {bars}/phys"
-            f" && test -r {bars}/1234:11e8/bar0"
+            f" && test -r {bars}/1234:11e8/bar0 && compgen -f {bars}/1234:11e8/x32/"
+            f" && ls -l {bars}/pci/*/x32/* {bars}/pci/*/u8/* {bars}/8086:100e/bar1@10+4"
         )
-    assert "0000:00:13.0" in listed.text
+    for shown in ("0000:00:13.0/bar0", "0000:00:15.0/u16/bar1", "phys/x64/00001000-0009fbff"):
+        assert shown in listed.text
     assert seen == []
 
 

@@ -6,11 +6,15 @@ import pytest
 def test_the_tree_is_the_machines(guest, bars):
     functions = guest.run("ls /sys/bus/pci/devices").text
     assert guest.run(f"ls {bars}/pci").text == functions
-    assert guest.run(f"ls {bars}/pci/0000:00:10.0").text == "bar0\nbar2\nconfig\n"
-    assert guest.run(f"ls {bars}/pci/0000:00:00.0").text == "config\n"
+    views = "u16\nu32\nu64\nu8\nx16\nx32\nx64\nx8\n"
+    listed = guest.run(f"ls {bars}/pci/0000:00:10.0").text
+    assert listed == "bar0\nbar2\nconfig\ninfo\n" + views
+    assert guest.run(f"ls {bars}/pci/0000:00:00.0").text == "config\ninfo\n" + views
+    assert guest.run(f"ls {bars}/pci/0000:00:15.0/u8").text == "bar0\nbar1\n"
     assert guest.run(f"stat -c %s {bars}/pci/0000:00:10.0/bar0").text == "256\n"
     ranges = guest.run("grep -v '^ ' /proc/iomem | cut -d' ' -f1 | sort").text
-    assert guest.run(f"ls {bars}/phys | sort").text == ranges
+    assert guest.run(f"ls {bars}/phys/u32 | sort").text == ranges
+    assert guest.run(f"ls {bars}/phys | grep - | sort").text == ranges
 
 
 def test_config_space_is_the_kernels(guest, bars):
@@ -87,6 +91,7 @@ def test_decoding_off_is_an_error_that_names_its_mend(guest, bars, refusals, ena
         assert mend.startswith("setpci" if enabled else "echo")
         guest.run(mend)
         assert len(guest.run(read).stdout) == 4
+        guest.run(f"setpci -s {address} COMMAND=3")
 
 
 def test_bars_smaller_than_a_page_may_share_one(guest, bars, twins):
