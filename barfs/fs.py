@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import (
@@ -26,7 +26,7 @@ from pyfuse3 import (
 )
 
 from barfs.aperture import Buffer
-from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
+from barfs.errors import BadRequest, BarfsError, PastEnd, ReadOnly, Unsupported
 from barfs.nodes import DIRECTORIES, FIXED_DIRECTORIES, InodeNumbers, Kind, Node, Tree
 from barfs.views import View, open_view
 
@@ -69,6 +69,13 @@ def refuse(what: str) -> NoReturn:
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
 
 
+class OpenFile(NamedTuple):
+    """What a file handle stands for; the path names it in messages of requests that do not fit."""
+
+    path: str
+    view: View
+
+
 class Operations(pyfuse3.Operations):
     """The tree over FUSE. With `read_only` no file is opened for writing."""
 
@@ -79,7 +86,7 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._read_only = read_only
         self._inodes = InodeNumbers()
-        self._views: dict[int, View] = {}
+        self._files: dict[int, OpenFile] = {}
         self._listings: dict[int, list[tuple[str, Node]]] = {}
         self._handles = count(1)
         self._uid, self._gid = os.getuid(), os.getgid()
@@ -210,19 +217,28 @@ class Operations(pyfuse3.Operations):
         if writable and self._read_only:
             raise ReadOnly(f"{node.path}: mounted read-only")
         handle = next(self._handles)
-        self._views[handle] = open_view(self._tree, node, writable=writable)
+        view = open_view(self._tree, node, writable=writable)
+        self._files[handle] = OpenFile(node.path, view)
         # Never keep_cache: that would keep pages that a MAP_PRIVATE mapping of the file read.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)
 
     @boundary
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]
         """See pyfuse3.Operations. pyfuse3 takes any contiguous buffer, its types say bytes."""
-        return self._views[fh].read(off, size)
+        file = self._files[fh]
+        try:
+            return file.view.read(off, size)
+        except (BadRequest, PastEnd) as error:
+            raise type(error)(f"{file.path}: {error}") from error
 
     @boundary
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """See pyfuse3.Operations."""
-        return self._views[fh].write(off, buf)
+        file = self._files[fh]
+        try:
+            return file.view.write(off, buf)
+        except (BadRequest, PastEnd) as error:
+            raise type(error)(f"{file.path}: {error}") from error
 
     @boundary
     async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:
@@ -240,7 +256,7 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def release(self, fh: int) -> None:
         """See pyfuse3.Operations."""
-        self._views.pop(fh).close()
+        self._files.pop(fh).view.close()
 
     # Changes to the tree
 

@@ -31,7 +31,7 @@ from mounted.conftest import Mount, sh
         ("pci/0000:00:1F.0", errno.ENOENT, "'0000:00:1F.0'"),
         ("pci/0000:00:1f.0", errno.ENOENT, "'0000:00:1f.0'"),
         ("pci/00:04.0", errno.ENOENT, "'00:04.0'"),
-        ("1af4:1110/bar1", errno.ENOENT, "no memory BAR 1"),
+        ("1af4:1110/bar1", errno.ENOENT, "there is no BAR 1"),
         ("1af4:1110/bar7", errno.ENOENT, "'bar7'"),
         ("1af4:1110/bar", errno.ENOENT, "'bar'"),
         ("1af4:1110/bar2/x", errno.ENOTDIR, None),
@@ -174,10 +174,10 @@ def test_listing_while_devices_come_and_go(mount):
 )
 def test_a_resource_file_that_is_garbage(mount, garbage):
     (device(mount) / "resource").write_bytes(garbage)
-    assert os.listdir(mount.path / "1af4:1110") == ["config"]
+    assert not {f"bar{n}" for n in range(6)} & set(os.listdir(mount.path / "1af4:1110"))
     with pytest.raises(FileNotFoundError):
         os.open(mount.path / "1af4:1110/bar0", os.O_RDONLY)
-    assert "0000:00:04.0: there is no memory BAR 0" in mount.log
+    assert "0000:00:04.0: there is no BAR 0" in mount.log
     assert mount.alive()
 
 
@@ -185,7 +185,7 @@ def test_one_garbage_line_leaves_the_other_bars(mount):
     resource = device(mount) / "resource"
     lines = resource.read_text().splitlines()
     resource.write_text("\n".join(["nonsense", *lines[1:]]))
-    assert os.listdir(mount.path / "1af4:1110") == ["bar2", "config"]
+    assert os.listdir(mount.path / "1af4:1110")[:2] == ["bar2", "config"]
     assert "0000:00:04.0: line 0 of resource is garbage: 'nonsense'" in mount.log
 
 
@@ -204,9 +204,9 @@ def test_ids_that_are_garbage(mount, name, text):
 def test_iomem_that_is_garbage(mount):
     iomem = mount.machine.proc / "iomem"
     iomem.write_bytes(b"\xff\xff\n100-1ff : System RAM\nzz-yy : x\n500-400 : backwards\n")
-    assert os.listdir(mount.path / "phys") == ["00000100-000001ff"]
+    assert os.listdir(mount.path / "phys/u8") == ["00000100-000001ff"]
     iomem.write_text("00000000-00000000 : Reserved\n00000000-00000000 : System RAM\n")
-    assert os.listdir(mount.path / "phys") == []
+    assert os.listdir(mount.path / "phys/u8") == []
     assert b"No such device or address" in sh(f"cat {mount.path}/phys/1000").stderr
     iomem.unlink()
     with pytest.raises(OSError):

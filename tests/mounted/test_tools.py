@@ -97,9 +97,8 @@ def test_links_and_listings(shared):
     ]  # fmt: skip
     assert os.readlink(shared.path / "1af4:1110.1") == "pci/0000:00:05.0"
     assert os.readlink(shared.path / "1af4:1110:1af4:1100.1") == "pci/0000:00:05.0"
-    assert os.listdir(shared.path / "1af4:1110") == ["bar0", "bar2", "config"]
     inodes = sh(f"find {shared.path} -printf '%i\n'").stdout.split()
-    assert len(inodes) == len(set(inodes)) == 32
+    assert len(inodes) == len(set(inodes)) > 200
 
 
 @pytest.mark.parametrize("name", ["8086:100e/bar0", "1af4:1110/bar2", "phys/9f000-9ffff"])
@@ -121,7 +120,8 @@ def test_the_end(shared, name):
     finally:
         os.close(fd)
     assert path.stat().st_size == size
-    assert "the file ends at" in shared.log
+    assert f"bytes at {size + 4096:#x}, but the file ends at {size:#x} (ENOSPC)" in shared.log
+    assert "write: p" in shared.log.splitlines()[-1]
 
 
 def test_truncation_is_accepted_and_does_nothing(shared):

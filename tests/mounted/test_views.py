@@ -101,7 +101,9 @@ def test_what_does_not_fit_the_width_is_refused(shared, view, width):
             assert errno_of(os.pwrite, fd, b"x" * length, offset) == errno.EINVAL
         assert os.pread(fd, 64, 0) == before
         os.close(fd)
-    assert f"not made of whole accesses of {width} bytes (EINVAL)" in shared.log
+        shown = f"pci/0000:00:03.0/{view}/bar0" if NIC in name else f"phys/{view}/00001000-0009fbff"
+        assert f"read: {shown}: 0x{width - 1:x} bytes at 0x0 are not made of whole" in shared.log
+        assert f"write: {shown}: 0x{width:x} bytes at 0x1 are not made of whole" in shared.log
 
 
 def test_one_register_as_text(shared):
