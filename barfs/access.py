@@ -96,7 +96,7 @@ def parse_update(text: bytes, width: int) -> Update:
         raise BadRequest(f"{text!a} is no number (42, 0x2a, 0b101010), nor value:mask")
     numbers = [int(number, 0) for number in match.groups() if number is not None]
     if max(numbers) >> 8 * width:
-        raise BadRequest(f"{text!a} is too big for {width} bytes")
+        raise BadRequest(f"{text!a} is too big for a width of {width}")
     return Update(numbers[0], numbers[1] if len(numbers) == 2 else None)
 
 

@@ -275,7 +275,8 @@ class Tree:
             return Node(kind, directory.address, view=directory.view)
         start, end = wanted.window
         if end is None:
-            end = max(start, resource.size - 1)
+            limit = start + directory.view.width if directory.view.is_text else resource.size
+            end = max(start, min(limit, resource.size) - 1)
         size = end + 1 - start
         check_window(f"{directory.path}/{name}", start, size, resource.size)
         return Node(kind, directory.address, start, size, directory.view)

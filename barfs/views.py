@@ -10,6 +10,7 @@ from barfs.aperture import Aperture, Buffer, SysfsFile
 from barfs.errors import BadRequest, KernelRefused, ReadOnly
 from barfs.info import describe
 from barfs.nodes import BARS, Kind, Node, Tree
+from barfs.pci import Presence
 
 
 class View(Protocol):
@@ -235,13 +236,44 @@ class SnapshotView:
         """There is nothing behind it."""
 
 
+class GuardedView:
+    """A view of a device's BAR, given up for good once the device is gone or its BARs move."""
+
+    def __init__(self, view: View, presence: Presence) -> None:
+        self._view = view
+        self._presence = presence
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """See View. DeviceGone, before any access."""
+        self._presence.check()
+        return self._view.read(offset, length)
+
+    def write(self, offset: int, data: bytes) -> int:
+        """See View. DeviceGone, before any access."""
+        self._presence.check()
+        return self._view.write(offset, data)
+
+    def close(self) -> None:
+        """See View."""
+        self._view.close()
+        self._presence.close()
+
+
 def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
     """Open what is behind a file; NoSuchNode and all that opening an aperture raises.
 
     BadRequest for a width that the place or the kind of BAR does not allow.
     """
-    if node.kind is Kind.PHYS_FILE or node.kind in BARS:
+    if node.kind is Kind.PHYS_FILE:
         return _open_span(tree, node, writable=writable)
+    if node.kind in BARS:
+        # First the watch, then what is watched: a change between the two is seen.
+        presence = tree.pci.presence(node.function)
+        try:
+            return GuardedView(_open_span(tree, node, writable=writable), presence)
+        except BaseException:
+            presence.close()
+            raise
     if node.kind is Kind.CONFIG:
         return ConfigView(tree.pci.open_config(node.function, writable=writable))
     if writable:

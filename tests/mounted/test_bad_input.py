@@ -122,6 +122,42 @@ def test_plug_and_unplug_are_right_at_the_next_look_up(mount):
     os.close(held)
 
 
+def test_an_open_file_of_a_device_that_goes_is_given_up_for_good(mount):
+    files = ["bar0", "bar2", "u32/bar0", "x32/bar0@40", "bar2@1000+10"]
+    held = [os.open(mount.path / "pci/0000:00:04.0" / name, os.O_RDWR) for name in files]
+    other = os.open(mount.path / "pci/0000:00:05.0/bar0", os.O_RDWR)
+    copy = device(mount).with_name("copy")
+    shutil.copytree(device(mount), copy)
+    assert all(os.pread(fd, 4, 0) for fd in held)
+    for plugged in (False, True):
+        if plugged:
+            copy.rename(device(mount))
+        else:
+            shutil.rmtree(device(mount))
+        for fd in held:
+            for call in (lambda fd=fd: os.pread(fd, 4, 0), lambda fd=fd: os.pwrite(fd, b"0x42", 0)):
+                with pytest.raises(OSError) as caught:
+                    call()
+                assert caught.value.errno == errno.ENODEV
+        assert len(os.pread(other, 4, 0)) == 4
+    assert "0000:00:04.0: the device is gone (ENODEV)" in mount.log
+    assert (mount.path / "pci/0000:00:04.0/bar0").read_bytes() == bytes(256)
+    for fd in (*held, other):
+        os.close(fd)
+
+
+def test_an_open_file_of_a_bar_that_moves_is_given_up(mount):
+    fd = os.open(mount.path / "1af4:1110/bar0", os.O_RDWR)
+    resource = device(mount) / "resource"
+    resource.write_text(resource.read_text().replace("00feb200", "00feb280"))
+    with pytest.raises(OSError) as caught:
+        os.pread(fd, 4, 0)
+    assert caught.value.errno == errno.ENODEV
+    assert "its resources have changed since it was opened (ENODEV)" in mount.log
+    os.close(fd)
+    assert len((mount.path / "1af4:1110/bar0").read_bytes()) == 256
+
+
 def test_a_bar_that_changes_its_size_has_the_new_one(mount):
     resource = device(mount) / "resource"
     text = resource.read_text()

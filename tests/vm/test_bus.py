@@ -37,6 +37,32 @@ def test_removed_and_rescanned_devices_are_right_at_the_next_look_up(guest, bars
         guest.run(f"test -e {bars}/1b36:0005/bar0")
 
 
+def test_an_open_file_is_given_up_when_its_device_is_removed(guest, bars):
+    """Its mapping would still reach the addresses, where the device is again after a rescan."""
+    guest.python(f"""
+import errno, os, pathlib
+device = pathlib.Path("/sys/bus/pci/devices/0000:00:11.0")
+def gone(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno == errno.ENODEV
+root = pathlib.Path("{bars}/pci/0000:00:11.0")
+names = "bar0", "bar2", "u32/bar0", "x32/bar0@4", "bar2@10+10", "config"
+held = [os.open(root / name, os.O_RDWR) for name in names]
+other = os.open("{bars}/1af4:1110/bar2", os.O_RDWR)
+assert all(os.pread(fd, 4, 0) for fd in held)
+(device / "remove").write_text("1")
+assert all(gone(os.pread, fd, 4, 0) and gone(os.pwrite, fd, b"0x42", 0) for fd in held)
+pathlib.Path("/sys/bus/pci/rescan").write_text("1")
+assert device.exists()
+assert all(gone(os.pread, fd, 4, 0) and gone(os.pwrite, fd, b"0x42", 0) for fd in held)
+assert len(os.pread(other, 4, 0)) == 4
+(device / "enable").write_text("1")
+assert len(os.pread(os.open(root / "bar2", os.O_RDWR), 4, 0)) == 4
+""")
+
+
 def test_an_instance_that_goes_makes_the_next_one_move_up(guest, bars):
     guest.run("echo 1 > /sys/bus/pci/devices/0000:00:10.0/remove")
     assert guest.run(f"readlink {bars}/1af4:1110").text == "pci/0000:00:11.0\n"
