@@ -1,6 +1,7 @@
-# make demo     mount a simulated machine and run a session on it
-# make test     lint, types, and all tests; builds the test kernel once (ten minutes)
-# make clean    remove what these two have made in this directory
+# make demo        mount a simulated machine and run a session on it
+# make test        lint, types, and all tests; builds the test kernel once (ten minutes)
+# make generated   what is committed but made: docs/session.svg and contrib/completion
+# make clean       remove what demo and test have made in this directory
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -9,7 +10,7 @@ SCRIPTS := tools/setup tools/article tests/vm/build-kernel tests/vm/guest_init .
 # What the virtual environment was made of.
 INPUTS := pyproject.toml tools/setup barfs/_mmio.c
 
-.PHONY: demo test clean
+.PHONY: demo test generated clean
 
 demo: .venv/demo
 	tools/article
@@ -21,6 +22,10 @@ test: .venv/test
 	.venv/bin/mypy
 	$(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
 		.venv/bin/python -m pytest -p no:cacheprovider --durations=10
+
+generated: .venv/test
+	.venv/bin/python tools/completion
+	$(SUDO) .venv/bin/python tools/screenshot
 
 .venv/demo .venv/test: .venv/%: $(INPUTS)
 	tools/setup $*

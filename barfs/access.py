@@ -78,11 +78,11 @@ class Update(NamedTuple):
 
     def apply(self, old: int) -> int:
         """The new value of a register that holds `old`."""
-        mask = self.mask or 0
-        return old & ~mask | self.value & mask
+        return self.value if self.mask is None else old & ~self.mask | self.value & self.mask
 
 
-_NUMBER = r"0[xX][0-9a-fA-F]+|0[bB][01]+|0|[1-9][0-9]*"
+# Decimals of up to 20 digits: all of 64 bits, and less than what int() refuses to convert.
+_NUMBER = r"0[xX][0-9a-fA-F]+|0[bB][01]+|0|[1-9][0-9]{0,19}"
 
 
 def parse_update(text: bytes, width: int) -> Update:

@@ -233,11 +233,14 @@ class CopiedAperture:
             done = 0
             while done < len(rest):
                 try:
-                    done += os.pwrite(self._fd, rest[done:], self._start + offset + done)
+                    put = os.pwrite(self._fd, rest[done:], self._start + offset + done)
                 except OSError as error:
                     raise refusal(
                         f"{self._what}: write at {offset + done:#x}", error, REFUSALS
                     ) from error
+                if put == 0:
+                    raise AccessFault(f"{self._what}: write at {offset + done:#x}: nothing there")
+                done += put
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
         """As a copy, for memory has no widths."""

@@ -1,7 +1,9 @@
 """Arguments and output."""
 
 import argparse
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,17 +20,19 @@ from barfs.daemon import (
     run_in_foreground,
     unmount,
 )
+from barfs.errors import BarfsError
 
 
 def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line's parser; also what the completion scripts are made from."""
+    result = argparse.ArgumentParser(
         prog="barfs", description="PCI BARs and physical memory as files."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     mounting = argparse.ArgumentParser(add_help=False)
     mounting.add_argument(
@@ -69,7 +73,24 @@ def _parser() -> argparse.ArgumentParser:
         help="by default a new temporary directory",
     )
     demo.set_defaults(run=_demo)
-    return parser
+
+    ls = commands.add_parser(
+        "ls",
+        help="list this machine's PCI functions, without a mount",
+        description="List PCI functions: address, id, name, driver, BARs and expansion ROM.",
+    )
+    form = ls.add_mutually_exclusive_group()
+    form.add_argument("-v", "--verbose", action="store_true", help="the text of `info` of each")
+    form.add_argument("--json", action="store_true", help="a list of objects")
+    ls.add_argument("--sysfs", type=Path, metavar="DIR", help="instead of /sys")
+    ls.add_argument(
+        "pattern",
+        metavar="PATTERN",
+        nargs="?",
+        help="a PCI address, vendor:device as links are named, or any part of a name",
+    )
+    ls.set_defaults(run=_ls)
+    return result
 
 
 def _settings(arguments: argparse.Namespace, mountpoint: Path) -> Settings:
@@ -157,12 +178,35 @@ def _demo(arguments: argparse.Namespace) -> None:
     _run(arguments, settings, ready, finish)
 
 
-def main() -> NoReturn:
-    """The command `barfs`: exit status 0, 1 with one line on standard error, 2 for wrong usage."""
-    arguments = _parser().parse_args()
+def _ls(arguments: argparse.Namespace) -> None:
+    # Not needed by the other commands, so that they start faster.
+    from barfs import listing  # noqa: PLC0415
+
+    form: listing.Form = "json" if arguments.json else "text" if arguments.verbose else "table"
+    for line in listing.show(arguments.sysfs or REAL_SYSFS, arguments.pattern, form):
+        print(line)
+
+
+def _run_command(arguments: argparse.Namespace) -> None:
+    """Run a command; exit as by SIGPIPE, and as silently, if nobody reads its output any more."""
+    broken = False
     try:
         arguments.run(arguments)
-    except MountError as error:
+        print(end="", flush=True)
+    except* BrokenPipeError:  # in a group if it was a mount in the foreground that printed
+        broken = True
+    if broken:
+        # Python writes what is left when it ends, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def main() -> NoReturn:
+    """The command `barfs`: exit status 0, 1 with one line on standard error, 2 for wrong usage."""
+    arguments = parser().parse_args()
+    try:
+        _run_command(arguments)
+    except (MountError, BarfsError) as error:
         print(f"barfs: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.aperture import REFUSALS, Aperture, CopiedAperture, MappedAperture
+from barfs.aperture import PAGE_SIZE, REFUSALS, Aperture, CopiedAperture, MappedAperture
 from barfs.errors import BarfsError, KernelRefused, NoSuchAddress
 from barfs.names import AddressRange
 
@@ -25,6 +25,10 @@ _CACHING_CONFLICT: Final = errno.EAGAIN
 _NOT_MAPPABLE: Final = errno.EINVAL
 
 _REFUSALS: Final = {**REFUSALS, _CACHING_CONFLICT: KernelRefused, _NOT_MAPPABLE: KernelRefused}
+
+
+# x86 treats System RAM below 1 MiB specially (arch/x86/mm/init.c, devmem_is_allowed).
+_LOW_MEMORY_END: Final = 1 << 20
 
 
 def _cause(refused: BarfsError) -> int | None:
@@ -70,31 +74,40 @@ def parse_iomem(text: str) -> list[IomemRange]:
 
 
 class Segment(NamedTuple):
-    """Part of a physical range that is one kind of memory."""
+    """Part of a physical range that is one kind of memory.
+
+    `shared` are the pages that System RAM has only part of: to the kernel they are not RAM.
+    """
 
     start: int
     size: int
     is_ram: bool
+    shared: bool = False
 
     def __str__(self) -> str:
         return f"phys {self.start:#x}+{self.size:#x}"
 
 
 def split_by_kind(start: int, size: int, ranges: Iterable[IomemRange]) -> list[Segment]:
-    """`size` bytes from `start`, cut where System RAM begins and ends."""
+    """`size` bytes from `start`, cut where System RAM begins and ends, and its whole pages do."""
     segments = []
     end = start + size
+
+    def cut(stop: int, *, is_ram: bool, shared: bool = False) -> None:
+        nonlocal start
+        stop = min(stop, end)
+        if start < stop:
+            segments.append(Segment(start, stop - start, is_ram, shared))
+            start = stop
+
     for ram in sorted(entry for entry in ranges if entry.is_ram):
-        if ram.end < start or ram.start >= end:
-            continue
-        if ram.start > start:
-            segments.append(Segment(start, ram.start - start, is_ram=False))
-            start = ram.start
-        stop = min(ram.end + 1, end)
-        segments.append(Segment(start, stop - start, is_ram=True))
-        start = stop
-    if start < end:
-        segments.append(Segment(start, end - start, is_ram=False))
+        first_page = -(-ram.start // PAGE_SIZE) * PAGE_SIZE
+        last_page = (ram.end + 1) // PAGE_SIZE * PAGE_SIZE
+        cut(ram.start, is_ram=False)
+        cut(min(first_page, ram.end + 1), is_ram=True, shared=True)
+        cut(last_page, is_ram=True)
+        cut(ram.end + 1, is_ram=True, shared=True)
+    cut(end, is_ram=False)
     return segments
 
 
@@ -166,7 +179,10 @@ class PhysicalMemory:
                 segment, what=str(segment), memory_like=True, uncached=False, writable=writable
             )
         except KernelRefused as refused:
-            if _cause(refused) not in {_NOT_MAPPABLE, _CACHING_CONFLICT}:
+            # Never copied where STRICT_DEVMEM has reads give zeros and drops writes, without an
+            # error, though it lets the same memory be mapped (drivers/char/mem.c, read_mem).
+            copied = segment.start >= _LOW_MEMORY_END and not segment.shared
+            if not copied or _cause(refused) not in {_NOT_MAPPABLE, _CACHING_CONFLICT}:
                 raise
         return CopiedAperture(
             self._devmem, segment.start, segment.size, what=str(segment), writable=writable

@@ -27,7 +27,7 @@ from pyfuse3 import (
 
 from barfs.aperture import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd, ReadOnly, Unsupported
-from barfs.nodes import DIRECTORIES, FIXED_DIRECTORIES, InodeNumbers, Kind, Node, Tree
+from barfs.nodes import DIRECTORIES, FIXED_DIRECTORIES, READ_ONLY, InodeNumbers, Kind, Node, Tree
 from barfs.views import View, open_view
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Operations(pyfuse3.Operations):
             entry.st_mode = stat.S_IFLNK | 0o777
             entry.st_nlink = 1
         else:
-            entry.st_mode = stat.S_IFREG | 0o600
+            entry.st_mode = stat.S_IFREG | (0o400 if node.kind in READ_ONLY else 0o600)
             entry.st_nlink = 1
             # As many as it has bytes: with 0, tar and cp take a file for one big hole.
             entry.st_blocks = -(-attributes.size // 512)

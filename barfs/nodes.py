@@ -75,6 +75,9 @@ VIEWS: Final = {kind.name.lower(): kind for kind in ViewKind if kind}
 
 FIXED_DIRECTORIES: Final = frozenset((Kind.ROOT, Kind.PCI, Kind.PHYS))
 BARS: Final = frozenset(kind for kind in Kind if kind.name.startswith("BAR"))
+READ_ONLY: Final = frozenset((Kind.ROM, Kind.INFO))
+# What a function has whatever its resources are.
+_PLAIN_PARTS: Final = frozenset((Kind.FUNCTION, Kind.ROM, Kind.INFO))
 DIRECTORIES: Final = FIXED_DIRECTORIES | {Kind.FUNCTION}
 
 
@@ -346,12 +349,10 @@ class Tree:
 
     def attributes(self, node: Node) -> Attributes:
         """Size and block size in bytes; DeviceGone. Reads neither the device nor config space."""
+        if node.kind in _PLAIN_PARTS and not self.pci.exists(node.function):
+            raise DeviceGone(f"{node.path}: the device is gone")
         match node.kind:
-            case Kind.ROOT | Kind.PCI | Kind.PHYS:
-                return Attributes(0, 4096)
-            case Kind.FUNCTION:
-                if not self.pci.exists(node.function):
-                    raise DeviceGone(f"{node.path}: the device is gone")
+            case Kind.ROOT | Kind.PCI | Kind.PHYS | Kind.FUNCTION:
                 return Attributes(0, 4096)
             case Kind.LINK:
                 return Attributes(len(node.path), 4096)

@@ -34,6 +34,7 @@ IORESOURCE_UNSET: Final = 0x20000000
 COMMAND_OFFSET: Final = 4
 COMMAND_IO: Final = 1 << 0
 COMMAND_MEMORY: Final = 1 << 1
+COMMAND_ABSENT: Final = 0xFFFF  # no device has this; it is what a read without an answer gives
 COMMAND_MASTER: Final = 1 << 2
 
 # The lines of sysfs's `resource`: the BARs, then the expansion ROM.
@@ -132,7 +133,11 @@ class Presence:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise DeviceGone(f"{what}: {error.strerror}") from error
-        self._then = os.pread(self._fd, PAGE_SIZE, 0)
+        try:
+            self._then = os.pread(self._fd, PAGE_SIZE, 0)
+        except OSError as error:
+            os.close(self._fd)
+            raise DeviceGone(f"{what}: the device is gone ({error.strerror})") from error
 
     def check(self) -> None:
         """DeviceGone if it has gone or moved since."""
@@ -298,8 +303,18 @@ class PciBus:
         """Reads the command register. With decoding off a BAR reads all ones, which is no data."""
         if not resource.assigned:
             raise NotDecoded(f"{address} bar{index}: the kernel has given it no address")
+        if (self._devices / str(address) / "physfn").exists():
+            # A virtual function's BARs are decoded by its physical function; its own memory space
+            # bit is always 0 (SR-IOV 1.1, 3.4.1.3).
+            return
+        command = self.command(address)
+        if command == COMMAND_ABSENT:
+            raise NotDecoded(
+                f"{address} bar{index}: the device does not answer, its config space reads all "
+                "ones: its link is down or its power off"
+            )
         space, bit = ("memory", COMMAND_MEMORY) if resource.is_memory else ("I/O", COMMAND_IO)
-        if not self.command(address) & bit:
+        if not command & bit:
             raise NotDecoded(
                 f"{address} bar{index}: {space} decoding is off in the command register; "
                 f"{self._mend_decoding(address, bit)}"

@@ -32,6 +32,8 @@ class RawView:
     Memory-like apertures are copied instead, in any widths.
     """
 
+    width = 1  # what every request is made of
+
     def __init__(self, aperture: Aperture) -> None:
         self.size = aperture.size
         self._aperture = aperture
@@ -80,7 +82,7 @@ class FixedView:
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.size = aperture.size
         self._aperture = aperture
-        self._width = width
+        self.width = width
 
     def read(self, offset: int, length: int) -> Buffer:
         """See View. What counts is the request as cut short at the end.
@@ -88,19 +90,19 @@ class FixedView:
         Python's read() asks for one byte more than the file has.
         """
         length = access.clip_read(offset, length, self.size)
-        access.check_fixed(offset, length, self._width)
+        access.check_fixed(offset, length, self.width)
         data = bytearray(length)
         if length:
-            self._aperture.load_run(offset, self._width, data)
+            self._aperture.load_run(offset, self.width, data)
         return data
 
     def write(self, offset: int, data: bytes) -> int:
         """See View. What counts is the request as cut short at the end."""
         length = access.clip_write(offset, len(data), self.size)
-        access.check_fixed(offset, length, self._width)
+        access.check_fixed(offset, length, self.width)
         if length:
             with memoryview(data) as rest:
-                self._aperture.store_run(offset, self._width, rest[:length])
+                self._aperture.store_run(offset, self.width, rest[:length])
         return length
 
     def close(self) -> None:
@@ -128,7 +130,7 @@ class TextView:
 
     def read(self, offset: int, length: int) -> Buffer:
         """See View."""
-        if length and (offset == 0 or not self._line):
+        if length and (offset == 0 or (not self._line and offset < access.text_size(self._width))):
             self._line = access.format_value(self._load(), self._width)
         return self._line[offset : offset + length]
 
@@ -136,7 +138,8 @@ class TextView:
         """See View. BadRequest, before any access, for what is not one value or value:mask."""
         del offset  # each line is a command of its own, as for files in sysfs
         update = access.parse_update(data, self._width)
-        value = update.value if update.mask is None else update.apply(self._load())
+        old = 0 if update.mask is None else self._load()
+        value = update.apply(old)
         self._aperture.store_run(0, self._width, value.to_bytes(self._width, sys.byteorder))
         return len(data)
 
@@ -146,17 +149,25 @@ class TextView:
 
 
 class JoinedView:
-    """Views one after the other: a physical range that is partly System RAM."""
+    """Views one after the other: a physical range that is partly System RAM.
+
+    All of one width, at whose multiples each begins and ends.
+    """
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._views = views
+        self._width = views[0].width
         self._starts = [0]
         for view in views:
             self._starts.append(self._starts[-1] + view.size)
         self._size = self._starts.pop()
 
     def _parts(self, offset: int, length: int) -> list[tuple[RawView | FixedView, int, int]]:
-        """The views of a request inside the size, each with offset and length of its part."""
+        """The views of a request inside the size, each with offset and length of its part.
+
+        BadRequest, before any part is accessed, if the whole does not fit the width.
+        """
+        access.check_fixed(offset, length, self._width)
         parts = []
         end = offset + length
         index = bisect_right(self._starts, offset) - 1

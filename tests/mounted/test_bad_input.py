@@ -262,6 +262,22 @@ def test_decoding_off(mount):
     assert "/0000:00:04.0/enable" in mount.log
 
 
+def test_a_device_that_does_not_answer(mount):
+    (device(mount) / "config").write_bytes(b"\xff" * 256)
+    with pytest.raises(OSError) as caught:
+        os.open(mount.path / "1af4:1110/bar2", os.O_RDONLY)
+    assert caught.value.errno == errno.EIO
+    assert "0000:00:04.0 bar2: the device does not answer" in mount.log
+
+
+def test_virtual_functions_have_no_memory_space_bit(mount):
+    (device(mount) / "physfn").symlink_to("../0000:00:05.0")
+    with (device(mount) / "config").open("r+b") as file:
+        file.seek(4)
+        file.write(b"\0\0")
+    assert len((mount.path / "pci/0000:00:04.0/bar0").read_bytes()) == 256
+
+
 def test_memory_that_goes_away_under_an_open_file(mount):
     """A plain file that is truncated answers with SIGBUS, as a revoked mapping does."""
     fd = os.open(mount.path / "1af4:1110/bar2", os.O_RDWR)

@@ -280,6 +280,7 @@ def test_rom(shared):
     assert image[:2] == b"\x55\xaa"
     assert errno_of(os.open, rom, os.O_RDWR) == errno.EROFS
     assert errno_of(os.open, rom, os.O_WRONLY) == errno.EROFS
+    assert rom.stat().st_mode == 0o100400
     assert not (shared.path / "1af4:1110/rom").exists()
 
 

@@ -1,12 +1,14 @@
 """The simulated machine is what its users are told."""
 
+import itertools
+import struct
 from pathlib import Path
 
 import pytest
 
 from barfs import demo
 from barfs.devmem import PhysicalMemory
-from barfs.nodes import DIRECTORIES, ROOT, Kind, Tree
+from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Tree
 from barfs.pci import PciBus
 
 
@@ -26,11 +28,64 @@ def test_devices_and_their_bars(tree):
     }
     ivshmem = {0: (0x100, False, False), 2: (1 << 20, True, True)}
     assert found == {
-        "0000:00:03.0 8086:100e": {0: (128 << 10, False, False)},
+        "0000:00:03.0 8086:100e": {0: (128 << 10, False, False), 1: (64, False, False)},
         "0000:00:04.0 1af4:1110": ivshmem,
         "0000:00:05.0 1af4:1110": ivshmem,
         "0000:01:00.0 1b36:0010": {0: (16 << 10, True, False)},
     }
+
+
+def test_one_bar_is_of_ports_and_its_device_decodes_them(tree):
+    found = [
+        (str(address), index)
+        for address in tree.pci.addresses()
+        for index, bar in tree.pci.bars(address).items()
+        if not bar.is_memory
+    ]
+    assert found == [("0000:00:03.0", 1)]
+    address = tree.pci.addresses()[0]
+    assert tree.pci.command(address) & 3 == 3
+    assert tree.pci.bar(address, 1)[:2] == (0xC000, 0xC03F)
+
+
+def test_one_device_has_a_rom_with_the_header_and_ids_of_one(tree):
+    """PCI Local Bus Specification 3.0, 6.3.1."""
+    sizes = {str(address): tree.pci.rom_size(address) for address in tree.pci.addresses()}
+    assert {address: size for address, size in sizes.items() if size} == {"0000:00:03.0": 64 << 10}
+    address = tree.pci.addresses()[0]
+    file = tree.pci.open_rom(address)
+    rom = file.read(0, file.size)
+    file.close()
+    assert len(rom) == 64 << 10
+    assert rom[:2] == b"\x55\xaa"
+    (data,) = struct.unpack_from("<H", rom, 0x18)
+    signature, vendor, device = struct.unpack_from("<4sHH", rom, data)
+    assert (signature, (vendor, device)) == (b"PCIR", tree.pci.id(address))
+    length, revision, interface, subclass, base_class = struct.unpack_from("<HBBBB", rom, data + 10)
+    assert (length, revision, interface, subclass, base_class) == (24, 0, 0, 0, 2)
+    (image,) = struct.unpack_from("<H", rom, data + 0x10)
+    assert image * 512 == rom[2] * 512 == len(rom)
+    assert rom[data + 0x15] & 0x80  # the last image
+
+
+def test_config_space_names_the_bars_as_sysfs_does(tree):
+    """PCI Local Bus Specification 3.0, 6.2.5: bit 0 is set for ports; the low bits are flags."""
+    for address in tree.pci.addresses():
+        file = tree.pci.open_config(address, writable=False)
+        config = file.read(0, file.size)
+        file.close()
+        assert struct.unpack_from("<HH", config) == tree.pci.id(address)
+        assert struct.unpack_from("<HH", config, 0x2C) == tree.pci.subsystem(address)
+        for index, resource in tree.pci.resources(address).items():
+            at = 0x30 if index == 6 else 0x10 + 4 * index
+            (low,) = struct.unpack_from("<I", config, at)
+            if resource.is_memory:
+                assert low & ~0xF == resource.start & 0xFFFFFFF0
+                assert low & 1 == 0
+            else:
+                assert low == resource.start | 1
+            if resource.is_64bit:
+                assert struct.unpack_from("<I", config, at + 4) == (resource.start >> 32,)
 
 
 def test_the_nodename_is_at_its_address_in_system_ram(tree, tmp_path):
@@ -47,19 +102,30 @@ def test_memory_reaches_to_the_highest_address_and_takes_little_disk(tree, tmp_p
 
 def listed(tree, directory=ROOT):
     for name, node in tree.entries(directory):
+        if name in VIEWS:
+            continue
         yield name
         if node.kind in DIRECTORIES:
             yield from listed(tree, node)
 
 
 def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tree):
-    lines = list(demo.describe(tree))
-    assert [line.rpartition("-- ")[2].split()[0] for line in lines] == list(listed(tree))
+    lines = list(demo.draw(tree))
+    names = [line.rpartition("-- ")[2] for line in lines]
+    views = "u8/ u16/ u32/ u64/ x8/ x16/ x32/ x64/"
+    assert [name.split()[0] for name in names if name != views] == list(listed(tree))
+    above = [name for name, after in itertools.pairwise(names) if after == views]
+    assert above == [*map(str, tree.pci.addresses()), "phys"]
     assert {
         "|-- pci",
-        "|   |   `-- config  0x100",
+        f"|   |   |-- {views}",
+        "|   |   |-- bar1  0x40",
+        "|   |   |-- config  0x100",
+        "|   |   |-- rom  0x10000",
+        "|   |   `-- info",
         "|   `-- 0000:01:00.0",
-        "|       `-- config  0x1000",
+        "|       |-- config  0x1000",
+        f"|   |-- {views}",
         "|   `-- 800000000-8ffffffff  0x100000000",
         "|-- 1af4:1110.1 -> pci/0000:00:05.0",
         "`-- 1b36:0010 -> pci/0000:01:00.0",

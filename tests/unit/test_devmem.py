@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from barfs import devmem
+from barfs.aperture import CopiedAperture, MappedAperture, refusal
 from barfs.devmem import IomemRange, PhysicalMemory, Segment, parse_iomem, split_by_kind
-from barfs.errors import BarfsError, NoSuchAddress
+from barfs.errors import BarfsError, DeviceGone, KernelRefused, NoSuchAddress
 from barfs.names import AddressRange
 
 IOMEM = """\
@@ -125,3 +127,149 @@ def test_a_refusal_of_one_stretch_gives_up_those_before_it(memory, tmp_path):
     opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
     assert str(tmp_path / "mem") not in opened
     assert str(tmp_path / "mem") not in Path("/proc/self/maps").read_text()
+
+
+class Mappings(list):
+    """Stands in for MappedAperture: notes each mapping and refuses as the kernel would.
+
+    `refuse` gives the errno by whether the mapping would be uncached, 0 for none. What this small
+    memory has is above what x86 takes for low memory, unless `low` says otherwise.
+    """
+
+    def __init__(self, monkeypatch, refuse, low=0):
+        super().__init__()
+        monkeypatch.setattr(devmem, "_LOW_MEMORY_END", low)
+        self.refuse = refuse
+        monkeypatch.setattr(devmem, "MappedAperture", self.map)
+
+    def map(self, path, start, size, *, what, refusals, **keywords):
+        uncached = keywords["uncached"]
+        self.append((start, size, "uncached" if uncached else "cached"))
+        code = self.refuse.get(uncached, 0)
+        if code:
+            error = OSError(code, os.strerror(code))
+            raise refusal(what, error, refusals) from error
+        return MappedAperture(path, start, size, what=what, refusals=refusals, **keywords)
+
+
+RAM, DEVICE = (0x1800, 0x80), (0x5100, 0x80)
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EINVAL], ids=["EAGAIN", "EINVAL"])
+@pytest.mark.parametrize("writable", [False, True])
+def test_ram_that_cannot_be_mapped_is_copied_by_the_kernel(
+    memory, tmp_path, monkeypatch, code, writable
+):
+    """x86 refuses with EINVAL, and with EAGAIN where it is in use in another caching type."""
+    made = Mappings(monkeypatch, {False: code})
+    (aperture,) = memory.open(*RAM, writable=writable)
+    assert made == [(*RAM, "cached")]
+    assert type(aperture) is CopiedAperture
+    assert (aperture.base, aperture.size, aperture.memory_like) == (*RAM, True)
+    aperture.copy_out(8, data := bytearray(8))
+    assert data == CONTENTS[0x1808:0x1810]
+    if writable:
+        aperture.copy_in(8, b"abcdefgh")
+        with (tmp_path / "mem").open("rb") as file:
+            file.seek(0x1806)
+            assert file.read(12) == CONTENTS[0x1806:0x1808] + b"abcdefgh" + CONTENTS[0x1810:0x1812]
+    else:
+        with pytest.raises(BarfsError):
+            aperture.copy_in(8, b"abcdefgh")
+    aperture.close()
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EINVAL], ids=["EAGAIN", "EINVAL"])
+def test_low_memory_is_never_copied_because_reads_of_it_may_give_zeros(memory, monkeypatch, code):
+    made = Mappings(monkeypatch, {False: code}, low=1 << 20)
+    with pytest.raises(KernelRefused, match=r"^phys 0x1800\+0x80"):
+        memory.open(*RAM, writable=False)
+    assert made == [(*RAM, "cached")]
+
+
+def test_pages_that_ram_has_only_part_of_are_mapped_apart_and_never_copied(
+    memory, tmp_path, monkeypatch
+):
+    (tmp_path / "iomem").write_text("00000c00-00003bff : System RAM\n00003c00-00004fff : ACPI\n")
+    whole = Segment(0x1000, 0x2000, is_ram=True)
+    head = Segment(0xC00, 0x400, is_ram=True, shared=True)
+    tail = Segment(0x3000, 0xC00, is_ram=True, shared=True)
+    ranges = parse_iomem((tmp_path / "iomem").read_text())
+    rest = Segment(0x3C00, 0x400, is_ram=False)
+    assert split_by_kind(0xC00, 0x3400, ranges) == [head, whole, tail, rest]
+    assert split_by_kind(0x3400, 0x10, ranges) == [Segment(0x3400, 0x10, is_ram=True, shared=True)]
+    (tmp_path / "iomem").write_text("00001100-00001eff : System RAM\n")
+    ranges = parse_iomem((tmp_path / "iomem").read_text())
+    inside = Segment(0x1100, 0xE00, is_ram=True, shared=True)
+    assert split_by_kind(0x1100, 0xE00, ranges) == [inside]
+    Mappings(monkeypatch, {False: errno.EINVAL})
+    with pytest.raises(KernelRefused):
+        memory.open(0x1100, 0xE00, writable=False)
+
+
+@pytest.mark.parametrize("memory_like", [False, True])
+def test_device_memory_that_the_kernel_has_cached_is_mapped_so(memory, monkeypatch, memory_like):
+    """ACPI's tables, in reserved memory."""
+    made = Mappings(monkeypatch, {True: errno.EAGAIN})
+    (aperture,) = memory.open(*DEVICE, writable=True)
+    bar = memory.map_device(*DEVICE, what="bar", writable=False, memory_like=memory_like)
+    assert made == [(*DEVICE, "uncached"), (*DEVICE, "cached")] * 2
+    assert (aperture.base, aperture.size, aperture.memory_like) == (*DEVICE, False)
+    assert (bar.base, bar.size, bar.memory_like) == (*DEVICE, memory_like)
+    for one in (aperture, bar):
+        one.load_run(4, 4, data := bytearray(4))
+        assert data == CONTENTS[0x5104:0x5108]
+        one.close()
+
+
+def test_what_can_be_mapped_is_mapped_once_ram_cached_and_the_rest_not(memory, monkeypatch):
+    made = Mappings(monkeypatch, {})
+    for aperture in memory.open(0xF80, 0x100, writable=False):
+        assert type(aperture) is MappedAperture
+        aperture.close()
+    assert made == [(0xF80, 0x80, "uncached"), (0x1000, 0x80, "cached")]
+
+
+@pytest.mark.parametrize(
+    ("place", "refuse", "kind", "result", "tried"),
+    [
+        (RAM, {False: errno.EPERM}, KernelRefused, errno.EPERM, ["cached"]),
+        (RAM, {False: errno.ENOMEM}, BarfsError, errno.ENOMEM, ["cached"]),
+        (RAM, {False: errno.ENODEV}, DeviceGone, errno.ENODEV, ["cached"]),
+        (DEVICE, {True: errno.EPERM}, KernelRefused, errno.EPERM, ["uncached"]),
+        (DEVICE, {True: errno.EINVAL}, KernelRefused, errno.EPERM, ["uncached"]),
+        (DEVICE, {True: errno.ENOMEM}, BarfsError, errno.ENOMEM, ["uncached"]),
+        *(
+            (DEVICE, {True: errno.EAGAIN, False: code}, KernelRefused, errno.EPERM, both)
+            for code in (errno.EAGAIN, errno.EPERM, errno.EINVAL)
+            for both in [["uncached", "cached"]]
+        ),
+    ],
+)
+def test_any_other_refusal_stays_one(memory, monkeypatch, place, refuse, kind, result, tried):
+    made = Mappings(monkeypatch, refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(kind, match=f"^phys {place[0]:#x}\\+0x80: ") as caught:
+        memory.open(*place, writable=False)
+    assert (type(caught.value), caught.value.errno) == (kind, result)
+    assert made == [(*place, how) for how in tried]
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_refusal_after_a_copied_stretch_closes_that(memory, monkeypatch):
+    made = Mappings(monkeypatch, {False: errno.EINVAL, True: errno.EPERM})
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(KernelRefused, match=r"^phys 0x3000\+0x80"):
+        memory.open(0x2F80, 0x100, writable=False)
+    assert made == [(0x2F80, 0x80, "cached"), (0x3000, 0x80, "uncached")]
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_ram_is_copied_where_it_must_be_and_the_rest_of_a_range_still_mapped(memory, monkeypatch):
+    Mappings(monkeypatch, {False: errno.EINVAL})
+    apertures = memory.open(0xF80, 0x100, writable=False)
+    assert [type(one) for one in apertures] == [MappedAperture, CopiedAperture]
+    for one in apertures:
+        one.copy_out(0, data := bytearray(one.size))
+        assert data == CONTENTS[one.base : one.base + one.size]
+        one.close()

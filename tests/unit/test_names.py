@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from barfs.names import AddressRange, DeviceId, LinkName, PciAddress, parse_bar
+from barfs.names import AddressRange, BarName, DeviceId, LinkName, PciAddress
 
 IVSHMEM = DeviceId(0x1AF4, 0x1110)
 QEMU = DeviceId(0x1AF4, 0x1100)
@@ -35,7 +35,22 @@ GOOD = {
         "0+10000000000000000": AddressRange(0, TOP),
         "ffffffffffffffff+1": AddressRange(TOP, TOP),
     },
-    parse_bar: {f"bar{index}": index for index in range(6)},
+    BarName.parse: {
+        **{f"bar{index}": BarName(index, None) for index in range(6)},
+        "bar0@0": BarName(0, AddressRange(0, None)),
+        "bar5@40": BarName(5, AddressRange(0x40, None)),
+        "bar0@0x40": BarName(0, AddressRange(0x40, None)),
+        "bar0@0X00000000000000040": BarName(0, AddressRange(0x40, None)),
+        "bar1@aB": BarName(1, AddressRange(0xAB, None)),
+        "bar1@0xAbCdEf": BarName(1, AddressRange(0xABCDEF, None)),
+        "bar0@40+4": BarName(0, AddressRange(0x40, 0x43)),
+        "bar0@0x40+0XA": BarName(0, AddressRange(0x40, 0x49)),
+        "bar2@40-5f": BarName(2, AddressRange(0x40, 0x5F)),
+        "bar2@0X40-0x5F": BarName(2, AddressRange(0x40, 0x5F)),
+        "bar2@40-40": BarName(2, AddressRange(0x40, 0x40)),
+        "bar2@40+1": BarName(2, AddressRange(0x40, 0x40)),
+        "bar4@0-ffffffffffffffff": BarName(4, AddressRange(0, TOP)),
+    },
 }
 NONSENSE = ["", " ", ".", "..", "/", "\0", "\n", "g" * 255, "f" * 255, "\udcff", "\U0001f600"]
 BAD = {
@@ -58,7 +73,17 @@ BAD = {
         *("0x", "0x-10", "10-0x", "0x0x10", "x10", "10h", "1_0", "1 0", "10 - 20", "bar0"),
         *("\uff11\uff10", "\u0663", "10\u221220", *NONSENSE),
     ],
-    parse_bar: ["bar", "bar6", "bar00", "bar-1", "BAR0", "bar 0", "0", "bar\u0660", *NONSENSE],
+    BarName.parse: [
+        *("bar", "bar6", "bar00", "bar-1", "BAR0", "bar 0", "0", "bar\u0660", *NONSENSE),
+        *("bar0@", "bar6@0", "bar9@0", "bar@0", "bar00@0", "BAR0@0", "@40", "0@40", "rom@0"),
+        *("bar0@40+0", "bar0@40-3f", "bar0@5f-40", "bar0@1-0", "bar0@0+0"),
+        *("bar0@40+", "bar0@40-", "bar0@+4", "bar0@-5f", "bar0@-", "bar0@40++4", "bar0@40+-4"),
+        *("bar0@40+4+4", "bar0@40-5f-6f", "bar0@@40", "bar0@40@4", "bar0@40,4", "bar0@40:4"),
+        *("bar0 @40", "bar0@ 40", "bar0@40 +4", "bar0@40+ 4", "bar0@\n40", "bar0@40\n+4"),
+        *("bar0@g", "bar0@40h", "bar0@x40", "bar0@0x", "bar0@0x+4", "bar0@40+0x", "bar0@4_0"),
+        *("bar0@10000000000000000", "bar0@0-10000000000000000", "bar0@ffffffffffffffff+2"),
+        *("bar0@\u0664\u0660", "bar0@\uff14\uff10", "bar\u0660@40", "bar0@" + "f" * 250),
+    ],
 }
 
 

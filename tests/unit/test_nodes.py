@@ -10,9 +10,10 @@ from barfs import demo, nodes
 from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.names import PciAddress
-from barfs.nodes import PCI, PHYS, ROOT, InodeNumbers, Kind, Node, Tree
+from barfs.nodes import PCI, PHYS, ROOT, VIEWS, InodeNumbers, Kind, Node, Tree, ViewKind
 from barfs.pci import PciBus
 
+E1000 = PciAddress(0, 0, 3, 0)
 FIRST = PciAddress(0, 0, 4, 0)
 SECOND = PciAddress(0, 0, 5, 0)
 NVME = PciAddress(0, 1, 0, 0)
@@ -38,8 +39,12 @@ def walk(tree, directory=ROOT):
             yield from walk(tree, node)
 
 
-def phys(start, size):
-    return Node(Kind.PHYS_FILE, start=start, size=size)
+def phys(start, size, view=ViewKind.RAW):
+    return Node(Kind.PHYS_FILE, start=start, size=size, view=view)
+
+
+def window(start, size, *, kind=Kind.BAR0, address=FIRST, view=ViewKind.RAW):
+    return Node(kind, address, start, size, view)
 
 
 def check_numbers(inodes, given):
@@ -52,14 +57,25 @@ def check_numbers(inodes, given):
 def test_numbers_round_trip_and_are_distinct_and_the_root_is_1(tree):
     places = itertools.product((0, 1, 0xFFFF, 0x10000, 0xFFFFFFFF), (0, 255), (0, 31), (0, 7))
     kinds = set(Kind) - nodes.FIXED_DIRECTORIES - {Kind.PHYS_FILE}
-    computed = itertools.product(kinds, itertools.starmap(PciAddress, places))
-    ranges = [phys(0, 4), phys(0, 8), phys(4, 4), phys((1 << 64) - 1, 1)]
-    check_numbers(InodeNumbers(), [ROOT, PCI, PHYS, *itertools.starmap(Node, computed), *ranges])
+    addresses = list(itertools.starmap(PciAddress, places))
+    given = [Node(kind, view=view) for kind in nodes.FIXED_DIRECTORIES for view in ViewKind]
+    for kind, address, view in itertools.product(kinds, addresses, ViewKind):
+        given.append(Node(kind, address, view=view))
+    for view in ViewKind:
+        ranges = ((0, 4), (0, 8), (4, 4), ((1 << 64) - 1, 1))
+        given += [phys(start, size, view) for start, size in ranges]
+        for kind, address in itertools.product(nodes.BARS, addresses[:3]):
+            for start, size in ((0, 1), (0, 256), (0x40, 4), (0x40, 8), (0x44, 4)):
+                given.append(window(start, size, kind=kind, address=address, view=view))
+    check_numbers(InodeNumbers(), given)
+    inodes = InodeNumbers()
+    assert all(0 < inodes.number(node) < 1 << 64 for node in given)
+    assert ROOT in given
     check_numbers(InodeNumbers(), [ROOT, *(node for *_, node in walk(tree))])
     assert InodeNumbers().number(ROOT) == 1
 
 
-@pytest.mark.parametrize("number", [0, 0xFF, 1 << 62, (1 << 62) + 5])
+@pytest.mark.parametrize("number", [0, 0xFF, 16, 1 << 62, (1 << 62) + 5, 9 << 8 | 4, 15 << 8 | 8])
 def test_a_number_that_was_never_given_out_is_no_node(number):
     with pytest.raises(NoSuchNode):
         InodeNumbers().node(number)
@@ -84,10 +100,141 @@ def test_a_range_is_kept_while_the_kernel_knows_it_and_its_number_never_reused(t
     assert number not in {inodes.number(phys(0, 4)), inodes.number(phys(8, 4))}
 
 
+def test_a_window_is_kept_while_the_kernel_knows_it_and_is_not_its_bar():
+    inodes = InodeNumbers()
+    bar, whole = Node(Kind.BAR0, FIRST), window(0, 0x100)
+    numbers = {inodes.number(node) for node in (bar, whole, window(0, 0x100, view=ViewKind.U32))}
+    assert len(numbers) == 3
+    assert len(inodes) == 2
+    number = inodes.number(whole)
+    inodes.remember(number)
+    inodes.forget(number, 1)
+    assert len(inodes) == 1
+    with pytest.raises(NoSuchNode):
+        inodes.node(number)
+    assert inodes.number(whole) not in numbers
+
+
 def test_every_listed_name_is_found_as_it_was_listed(tree):
     listed = list(walk(tree))
-    assert len(listed) == 31
+    assert len(listed) == 221
     assert all(tree.lookup(parent, name) == node for parent, name, node in listed)
+    for _, group in itertools.groupby(listed, key=lambda entry: entry[0]):
+        names = [name for _, name, _ in group]
+        assert len(set(names)) == len(names)
+    assert len({node for *_, node in listed}) == len(listed)
+
+
+@pytest.mark.parametrize(
+    ("address", "bars", "rom"),
+    [
+        *((E1000, ["bar0", "bar1"], ["rom"]), (FIRST, ["bar0", "bar2"], [])),
+        *((SECOND, ["bar0", "bar2"], []), (NVME, ["bar0"], [])),
+    ],
+)
+def test_a_function_lists_its_bars_and_each_of_its_views_the_same_ones(tree, address, bars, rom):
+    directory = Node(Kind.FUNCTION, address)
+    listed = dict(tree.entries(directory))
+    assert list(listed) == [*bars, "config", *rom, "info", *VIEWS]
+    assert list(VIEWS) == ["u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64"]
+    for name, view in VIEWS.items():
+        assert listed[name] == Node(Kind.FUNCTION, address, view=view)
+        kinds = {bar: Node(Kind[bar.upper()], address, view=view) for bar in bars}
+        assert list(tree.entries(listed[name])) == list(kinds.items())
+
+
+def test_the_views_of_phys_list_the_same_ranges(tree):
+    listed = dict(tree.entries(PHYS))
+    ranges = {name: node for name, node in listed.items() if name not in VIEWS}
+    assert list(listed) == [*VIEWS, *ranges]
+    assert len(ranges) == 11
+    for name, view in VIEWS.items():
+        assert listed[name] == Node(Kind.PHYS, view=view)
+        shown = {name: node._replace(view=view) for name, node in ranges.items()}
+        assert list(tree.entries(listed[name])) == list(shown.items())
+
+
+@pytest.mark.parametrize(("view", "width"), list(zip(VIEWS, [1, 2, 4, 8] * 2, strict=True)))
+def test_a_view_is_named_by_the_bits_of_its_width(view, width):
+    kind = VIEWS[view]
+    assert (kind.width, kind.is_text) == (width, view.startswith("x"))
+    assert view == f"{'x' if kind.is_text else 'u'}{8 * width}"
+
+
+IN_EACH_VIEW = pytest.mark.parametrize("view", list(ViewKind), ids=lambda kind: kind.name.lower())
+
+
+@IN_EACH_VIEW
+@pytest.mark.parametrize(
+    ("name", "start", "size"),
+    [
+        *(("bar0@0", 0, 0x100), ("bar0@40", 0x40, 0xC0), ("bar0@ff", 0xFF, 1)),
+        *(("bar0@40+4", 0x40, 4), ("bar0@40-5f", 0x40, 0x20), ("bar0@0x4A-0X4b", 0x4A, 2)),
+        *(("bar0@0+100", 0, 0x100), ("bar0@0-ff", 0, 0x100), ("bar0@ff+1", 0xFF, 1)),
+        *(("bar0@fc+4", 0xFC, 4), ("bar0@fc-ff", 0xFC, 4), ("bar0@13-13", 0x13, 1)),
+    ],
+)
+def test_a_window_lies_where_its_name_says(tree, view, name, start, size):
+    """A name without an end means all the rest, but in a text view one register."""
+    if view.is_text and not set(name) & set("+-"):
+        size = min(size, view.width)
+    directory = FUNCTION._replace(view=view)
+    node = tree.lookup(directory, name)
+    assert node == window(start, size, view=view)
+    assert tree.lookup(directory, name.replace("bar0", "bar2")).kind is Kind.BAR2
+    assert tree.lookup(directory, f"bar0@{start:x}+{size:x}") == node
+    assert str(FIRST) in node.path
+    assert node.path.endswith(f"bar0@{start:x}+{size:x}")
+
+
+@IN_EACH_VIEW
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bar0@100", "bar0@101", "bar0@ffffffffffffffff", "bar0@100+1", "bar0@100-1ff"),
+        *("bar0@fc+5", "bar0@ff+2", "bar0@0+101", "bar0@0-100", "bar0@40-100", "bar0@0+1000000"),
+        *("bar0@0-ffffffffffffffff", "bar2@100000", "bar2@fffff+2"),
+    ],
+)
+def test_a_window_past_the_end_is_no_address(tree, view, name):
+    with pytest.raises(NoSuchAddress, match=f"0000:00:04.0.*{name[:4]}") as caught:
+        tree.lookup(FUNCTION._replace(view=view), name)
+    assert caught.value.errno == errno.ENXIO
+
+
+@IN_EACH_VIEW
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bar0@", "bar0@40+0", "bar0@40-3f", "bar0@5f-40", "bar0@-", "bar0@x", "bar0@40\n"),
+        *("bar1@0", "bar1", "bar6@0", "bar6", "rom@0", "config@0", "bar0@0@0", "u8/bar0"),
+    ],
+)
+def test_an_empty_or_misspelt_window_and_one_of_no_bar_are_no_name(tree, view, name):
+    with pytest.raises(NoSuchNode) as caught:
+        tree.lookup(FUNCTION._replace(view=view), name)
+    assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize("view", list(VIEWS.values()), ids=list(VIEWS))
+def test_a_view_has_bars_and_ranges_only(tree, view):
+    for name in ("config", "rom", "info", *VIEWS, "..", ""):
+        for address in (E1000, FIRST):
+            with pytest.raises(NoSuchNode):
+                tree.lookup(Node(Kind.FUNCTION, address, view=view), name)
+        with pytest.raises(NoSuchNode):
+            tree.lookup(Node(Kind.PHYS, view=view), name)
+
+
+def test_rom_is_there_only_where_there_is_one(tree, devices):
+    assert tree.lookup(Node(Kind.FUNCTION, E1000), "rom") == Node(Kind.ROM, E1000)
+    (devices / str(E1000) / "rom").unlink()
+    for address in (E1000, FIRST, SECOND, NVME):
+        directory = Node(Kind.FUNCTION, address)
+        assert "rom" not in dict(tree.entries(directory))
+        with pytest.raises(NoSuchNode, match=f"{address}.*'rom'") as caught:
+            tree.lookup(directory, "rom")
+        assert caught.value.errno == errno.ENOENT
 
 
 @pytest.mark.parametrize(
@@ -98,6 +245,8 @@ def test_every_listed_name_is_found_as_it_was_listed(tree):
         (PHYS, "1e102c5", phys(0x1E102C5, 0x61CFD3B)),
         (PHYS, "0x1E102C5+4", phys(0x1E102C5, 4)),
         (PHYS, "fff-1000", phys(0xFFF, 2)),
+        (Node(Kind.PHYS, view=ViewKind.U32), "0x1E102C8+4", phys(0x1E102C8, 4, ViewKind.U32)),
+        (Node(Kind.PHYS, view=ViewKind.X16), "9fbfe", phys(0x9FBFE, 2, ViewKind.X16)),
     ],
 )
 def test_names_that_are_not_listed(tree, parent, name, node):
@@ -110,7 +259,7 @@ def test_names_that_are_not_listed(tree, parent, name, node):
         (ROOT, ["", "x", "1af4:1111", "1af4:1110.2", "1AF4:1110", "1af4:1110:1af4:1101"]),
         (PCI, ["", "0000:00:06.0", "0000:00:04", "1af4:1110", "\udcff"]),
         (PHYS, ["", "x", "20-10", "10+0", "-1", "10000000000000000"]),
-        (FUNCTION, ["", "bar1", "bar6", "BAR0", "config\n", "vendor"]),
+        (FUNCTION, ["", "bar1", "bar6", "BAR0", "config\n", "vendor", "rom", "INFO", "u128", "U8"]),
         *((Node(Kind.FUNCTION, ABSENT), ["bar0", "config"]), (Node(Kind.CONFIG, FIRST), ["x"])),
     ],
 )
@@ -161,6 +310,15 @@ def test_what_vanishes_during_a_listing_is_left_out(tree, devices, directory, fi
         (Node(Kind.BAR2, FIRST), 1 << 20, 1 << 20, "pci/0000:00:04.0/bar2"),
         (Node(Kind.CONFIG, FIRST), 256, 4, "pci/0000:00:04.0/config"),
         (Node(Kind.CONFIG, NVME), 4096, 4, "pci/0000:01:00.0/config"),
+        (Node(Kind.ROM, E1000), 1 << 16, 1 << 20, "pci/0000:00:03.0/rom"),
+        (Node(Kind.INFO, FIRST), 0, 4096, "pci/0000:00:04.0/info"),
+        (Node(Kind.BAR1, E1000), 0x40, 4, "pci/0000:00:03.0/bar1"),
+        (window(0x40, 4), 4, 4, "pci/0000:00:04.0/bar0@40+4"),
+        (window(0, 0x100), 0x100, 4, "pci/0000:00:04.0/bar0@0+100"),
+        (window(1, 9, kind=Kind.BAR2), 9, 1 << 20, "pci/0000:00:04.0/bar2@1+9"),
+        (window(8, 0x38, kind=Kind.BAR1, address=E1000), 0x38, 4, "pci/0000:00:03.0/bar1@8+38"),
+        (FUNCTION._replace(view=ViewKind.U32), 0, 4096, "pci/0000:00:04.0/u32"),
+        (PHYS._replace(view=ViewKind.X8), 0, 4096, "phys/x8"),
         (phys(0x1003, 1), 1, 1 << 20, "phys/00001003-00001003"),
         (phys(0xFFF, 2), 2, 4, "phys/00000fff-00001000"),
         (phys(0x800000000, 1 << 32), 1 << 32, 4, "phys/800000000-8ffffffff"),
@@ -171,8 +329,44 @@ def test_size_blksize_and_path(tree, node, size, blksize, path):
     assert node.path == path
 
 
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize(
+    ("node", "size", "path"),
+    [
+        (Node(Kind.BAR0, FIRST), 0x100, "pci/0000:00:04.0/{}/bar0"),
+        (Node(Kind.BAR2, FIRST), 1 << 20, "pci/0000:00:04.0/{}/bar2"),
+        (Node(Kind.BAR1, E1000), 0x40, "pci/0000:00:03.0/{}/bar1"),
+        (window(0x40, 0x20), 0x20, "pci/0000:00:04.0/{}/bar0@40+20"),
+        (window(0x40, 8, kind=Kind.BAR2), 8, "pci/0000:00:04.0/{}/bar2@40+8"),
+        (phys(0x1000, 0x9EC00), 0x9EC00, "phys/{}/00001000-0009fbff"),
+        (phys(0x800000000, 1 << 32), 1 << 32, "phys/{}/800000000-8ffffffff"),
+    ],
+)
+def test_size_blksize_and_path_in_a_view(tree, name, node, size, path):
+    """Text is as long as its line; elsewhere tools ask for one access at a time."""
+    node = node._replace(view=VIEWS[name])
+    width = int(name[1:]) // 8
+    expected = (size, width) if name.startswith("u") else (3 + 2 * width, 4096)
+    assert tree.attributes(node) == expected
+    assert node.path == path.format(name)
+
+
 def test_what_is_not_there_is_empty_and_has_no_attributes(tree):
     assert list(tree.entries(Node(Kind.FUNCTION, ABSENT))) == []
-    for kind in (Kind.FUNCTION, Kind.CONFIG, Kind.BAR0):
+    for kind, view in itertools.product((Kind.FUNCTION, Kind.CONFIG, Kind.BAR0), ViewKind):
         with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
-            tree.attributes(Node(kind, ABSENT))
+            tree.attributes(Node(kind, ABSENT, view=view))
+    with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
+        tree.attributes(window(0, 4, address=ABSENT))
+    for view in ViewKind:
+        directory = Node(Kind.FUNCTION, ABSENT, view=view)
+        assert list(tree.entries(directory)) == []
+        for name in ("bar0", "bar0@40", "rom", "info", "u8"):
+            with pytest.raises(NoSuchNode):
+                tree.lookup(directory, name)
+
+
+@pytest.mark.parametrize("kind", [Kind.ROM, Kind.INFO])
+def test_rom_and_info_of_a_device_that_is_gone_have_no_attributes_either(tree, kind):
+    with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
+        tree.attributes(Node(kind, ABSENT))

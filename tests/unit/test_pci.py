@@ -2,15 +2,19 @@
 
 import errno
 import os
+import re
+import shutil
 
 import pytest
 
 from barfs import demo
+from barfs.aperture import MappedAperture, PortAperture, RomFile, SysfsFile
 from barfs.devmem import PhysicalMemory
-from barfs.errors import DeviceGone, NoSuchNode, NotDecoded
+from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded
 from barfs.names import DeviceId, PciAddress
-from barfs.pci import PciBus, Resource, parse_resource
+from barfs.pci import PciBus, Resource, check_window, parse_resource
 
+E1000 = PciAddress(0, 0, 3, 0)
 IVSHMEM = PciAddress(0, 0, 4, 0)
 NVME = PciAddress(0, 1, 0, 0)
 
@@ -95,23 +99,80 @@ def test_a_garbage_id_is_none_and_logged(bus, ivshmem, caplog, name, text):
     assert [str(IVSHMEM) in message for message in caplog.messages] == [True]
 
 
-def test_bars_are_the_memory_bars_that_exist(bus, ivshmem):
+def test_bars_are_those_of_memory_and_of_ports_that_exist(bus, ivshmem):
     set_line(ivshmem, 1, "0x000000000000c000 0x000000000000c03f 0x0000000000040101")  # ports
+    set_line(ivshmem, 3, "0x0000000000000000 0x0000000000000fff 0x0000000000001000")  # neither
     set_line(ivshmem, 6, "0x00000000feb40000 0x00000000feb7ffff 0x0000000000046200")  # ROM
-    assert list(bus.bars(IVSHMEM)) == [0, 2]
-    for ask in (bus.bar, lambda *bar: bus.open_bar(*bar, writable=False)):
-        with pytest.raises(NoSuchNode, match=r"0000:00:04\.0: there is no memory BAR 1"):
-            ask(IVSHMEM, 1)
+    with (ivshmem / "resource").open("a") as file:  # the windows of a bridge
+        file.write("\n0x000000000000d000 0x000000000000dfff 0x0000000000000101\n" * 2)
+    assert list(bus.bars(IVSHMEM)) == [0, 1, 2]
+    assert [bar.is_memory for bar in bus.bars(IVSHMEM).values()] == [True, False, True]
+    for index in (3, 4, 6, 7):
+        for ask in (bus.bar, lambda *bar: bus.open_bar(*bar, writable=False)):
+            with pytest.raises(NoSuchNode, match=rf"0000:00:04\.0: there is no BAR {index}"):
+                ask(IVSHMEM, index)
+
+
+def test_resources_are_the_bars_and_the_rom_by_their_lines(bus, ivshmem):
+    assert bus.resources(E1000) == {
+        0: Resource(0xFEB00000, 0xFEB1FFFF, demo.MEM),
+        1: Resource(0xC000, 0xC03F, demo.PORTS),
+        6: Resource(0xFEB30000, 0xFEB3FFFF, demo.ROM),
+    }
+    found = bus.resources(IVSHMEM)
+    assert list(found) == [0, 2]
+    assert [found[index].is_64bit for index in (0, 2)] == [False, True]
+    assert bus.bars(E1000) == {index: bus.resources(E1000)[index] for index in (0, 1)}
+    (ivshmem / "resource").write_text("0xfeb20000 0xfeb200ff 0x40200\n")  # no more lines
+    assert bus.resources(IVSHMEM) == {0: Resource(0xFEB20000, 0xFEB200FF, 0x40200)}
+
+
+def test_a_garbage_rom_line_costs_no_bar(bus, ivshmem, caplog):
+    set_line(ivshmem, 6, "garbage")
+    assert list(bus.resources(IVSHMEM)) == list(bus.bars(IVSHMEM)) == [0, 2]
+    assert all(str(IVSHMEM) in message for message in caplog.messages)
+
+
+def test_a_rom_has_the_size_of_its_file_and_may_be_absent(bus, machine):
+    rom = machine.sysfs / "bus/pci/devices" / str(E1000) / "rom"
+    assert [bus.rom_size(address) for address in (E1000, IVSHMEM, NVME)] == [64 << 10, None, None]
+    os.truncate(rom, 0x20000)
+    assert bus.rom_size(E1000) == 0x20000
+    rom.unlink()
+    assert bus.rom_size(E1000) is None
+    for address in (E1000, IVSHMEM):
+        with pytest.raises(DeviceGone, match=f"{address} rom") as caught:
+            bus.open_rom(address)
+        assert caught.value.errno == errno.ENODEV
+
+
+def test_a_rom_is_switched_on_only_in_a_real_sysfs(bus, machine):
+    rom = machine.sysfs / "bus/pci/devices" / str(E1000) / "rom"
+    before = rom.read_bytes()
+    file = bus.open_rom(E1000)
+    assert type(file) is SysfsFile
+    assert (file.size, file.read(0, 1 << 20)) == (len(before), before)
+    file.close()
+    assert rom.read_bytes() == before
+    bus._real = True
+    file = bus.open_rom(E1000)
+    assert type(file) is RomFile
+    file.write(0, b"1")  # so it is open for writing
+    file.close()
 
 
 @pytest.mark.parametrize(
     ("file", "ask"),
     [
         ("resource", lambda bus: bus.bars(IVSHMEM)),
+        ("resource", lambda bus: bus.resources(IVSHMEM)),
+        ("resource", lambda bus: bus.bar(IVSHMEM, 0)),
         ("resource", lambda bus: bus.open_bar(IVSHMEM, 0, writable=False)),
         ("resource0", lambda bus: bus.open_bar(IVSHMEM, 0, writable=False)),
         ("config", lambda bus: bus.open_bar(IVSHMEM, 0, writable=False)),
         ("config", lambda bus: bus.config_size(IVSHMEM)),
+        ("config", lambda bus: bus.command(IVSHMEM)),
+        ("config", lambda bus: bus.open_config(IVSHMEM, writable=False)),
         ("vendor", lambda bus: bus.id(IVSHMEM)),
         ("subsystem_device", lambda bus: bus.subsystem(IVSHMEM)),
     ],
@@ -135,6 +196,177 @@ def test_a_bar_is_not_opened_while_decoding_is_off(machine, ivshmem, via_devmem,
             PciBus(machine.sysfs, memory).open_bar(IVSHMEM, 2, writable=False)
         assert str(caught.value).endswith(f"; {mend}")
         assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("change", ["removed", "moved", "replaced", "cut short"])
+def test_presence_ends_when_a_device_goes_or_its_resources_change(bus, ivshmem, change):
+    presence = bus.presence(IVSHMEM)
+    for _ in range(2):
+        presence.check()
+    text = (ivshmem / "resource").read_text()
+    if change == "removed":
+        shutil.rmtree(ivshmem)
+    elif change == "moved":
+        set_line(ivshmem, 0, f"0xfeb40000 0xfeb400ff {demo.MEM:#x}")
+    elif change == "replaced":  # by the same device at the same place
+        (ivshmem / "resource").unlink()
+        (ivshmem / "resource").write_text(text)
+    else:
+        os.truncate(ivshmem / "resource", 0)
+    for _ in range(2):
+        with pytest.raises(DeviceGone, match=rf"^{IVSHMEM}: ") as caught:
+            presence.check()
+        assert caught.value.errno == errno.ENODEV
+    presence.close()
+
+
+def test_presence_of_a_function_that_is_not_there(bus, ivshmem):
+    shutil.rmtree(ivshmem)
+    with pytest.raises(DeviceGone, match=str(IVSHMEM)):
+        bus.presence(IVSHMEM)
+
+
+def removed(*_):
+    """What sysfs answers once a function is removed, to those who have the file open."""
+    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+
+def test_presence_that_sysfs_ends_between_checks(bus, monkeypatch):
+    presence = bus.presence(IVSHMEM)
+    monkeypatch.setattr(os, "pread", removed)
+    with pytest.raises(DeviceGone, match=f"^{IVSHMEM}: "):
+        presence.check()
+    presence.close()
+
+
+def test_presence_that_sysfs_ends_while_it_is_made_is_a_device_gone(bus, monkeypatch):
+    monkeypatch.setattr(os, "pread", removed)
+    with pytest.raises(DeviceGone, match=f"^{IVSHMEM}: "):
+        bus.presence(IVSHMEM)
+
+
+@pytest.fixture
+def e1000(machine):
+    return machine.sysfs / "bus/pci/devices" / str(E1000)
+
+
+@pytest.mark.parametrize("via_devmem", [False, True])
+@pytest.mark.parametrize("command", [0x0000, 0x0002, 0x0404, 0xFFFE])
+def test_a_port_bar_is_not_opened_while_io_decoding_is_off(machine, e1000, via_devmem, command):
+    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
+    set_command(e1000, command)
+    mends = {"0": f"echo 1 > {e1000}/enable", "2": "setpci -s 0000:00:03.0 COMMAND=1:1"}
+    for enabled, mend in mends.items():
+        (e1000 / "enable").write_text(enabled + "\n")
+        with pytest.raises(NotDecoded, match=r"^0000:00:03\.0 bar1: I/O decoding is off") as caught:
+            PciBus(machine.sysfs, memory).open_bar(E1000, 1, writable=False)
+        assert str(caught.value).endswith(f"; {mend}")
+        assert caught.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize(
+    ("index", "command", "decoded"),
+    [
+        *((0, 0x0001, False), (0, 0x0002, True), (0, 0x0003, True), (0, 0xFFFD, False)),
+        *((1, 0x0001, True), (1, 0x0002, False), (1, 0x0003, True), (1, 0xFFFE, False)),
+    ],
+)
+def test_each_space_has_its_own_decode_bit(bus, e1000, index, command, decoded):
+    set_command(e1000, command)
+    assert bus.command(E1000) == command
+    if not decoded:
+        with pytest.raises(NotDecoded):
+            bus.open_bar(E1000, index, writable=False)
+        return
+    bus.open_bar(E1000, index, writable=False).close()
+
+
+@pytest.mark.parametrize("via_devmem", [False, True])
+@pytest.mark.parametrize(("offset", "size"), [(0, None), (0, 0x40), (3, 1), (8, 0x38), (0x3F, 1)])
+def test_a_port_bar_is_its_resource_file_also_with_devmem(machine, e1000, via_devmem, offset, size):
+    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
+    bus = PciBus(machine.sysfs, memory)
+    aperture = bus.open_bar(E1000, 1, writable=True, offset=offset, size=size)
+    assert type(aperture) is PortAperture
+    assert (aperture.base, aperture.size) == (0xC000 + offset, 0x40 if size is None else size)
+    assert (aperture.max_width, aperture.memory_like) == (4, False)
+    expected = bytearray((e1000 / "resource1").read_bytes())
+    aperture.load_run(0, 1, got := bytearray(1))
+    assert got == expected[offset : offset + 1]
+    aperture.store_run(aperture.size - 1, 1, b"\xa5")
+    aperture.close()
+    expected[offset + aperture.size - 1] = 0xA5
+    assert (e1000 / "resource1").read_bytes() == expected
+
+
+@pytest.mark.parametrize("via_devmem", [False, True])
+@pytest.mark.parametrize(
+    ("address", "index", "offset", "size"),
+    [
+        *((IVSHMEM, 0, 0, 1), (IVSHMEM, 0, 0x40, 4), (IVSHMEM, 0, 0xFF, 1)),
+        *((IVSHMEM, 2, 0xFFE, 0x11), (IVSHMEM, 2, 0xFFFF0, 0x10), (NVME, 0, 0x3001, 0xFFF)),
+    ],
+)
+def test_a_window_is_its_part_of_the_bar(
+    machine, ivshmem, via_devmem, address, index, offset, size
+):
+    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
+    bus = PciBus(machine.sysfs, memory)
+    bar = bus.bar(address, index)
+    aperture = bus.open_bar(address, index, writable=True, offset=offset, size=size)
+    assert type(aperture) is MappedAperture
+    assert (aperture.base, aperture.size) == (bar.start + offset, size)
+    assert aperture.memory_like == bar.prefetchable
+    data = bytes(at & 0xFF | 1 for at in range(size))
+    aperture.store_run(0, 1, data)
+    aperture.close()
+    if via_devmem:
+        path, start = machine.devmem, bar.start + offset
+    else:
+        path, start = ivshmem.parent / str(address) / f"resource{index}", offset
+    with path.open("rb") as file:
+        file.seek(max(0, start - 1))
+        before = file.read(start - file.tell())
+        assert file.read(size + 1)[:size] == data
+    assert not any(before)
+
+
+@pytest.mark.parametrize(
+    ("index", "offset", "size"),
+    [
+        (0, 0x100, 1),
+        (0, 0xFF, 2),
+        (0, 0, 0x101),
+        (0, 1 << 63, 1),
+        (2, 0x100000, 1),
+        (2, 4, 1 << 20),
+    ],
+)
+def test_a_window_outside_the_bar_is_refused(bus, index, offset, size):
+    whole = bus.bar(IVSHMEM, index).size
+    what = f"0000:00:04.0 bar{index}: {size:#x} bytes at {offset:#x}, but it ends at {whole:#x}"
+    with pytest.raises(NoSuchAddress, match=re.escape(what)) as caught:
+        bus.open_bar(IVSHMEM, index, writable=False, offset=offset, size=size)
+    assert caught.value.errno == errno.ENXIO
+
+
+def test_check_window_allows_what_lies_inside():
+    for offset, size in ((0, 1), (0, 8), (7, 1), (4, 4)):
+        check_window("x", offset, size, 8)
+    for offset, size in ((0, 9), (8, 1), (7, 2), (1 << 64, 1)):
+        with pytest.raises(NoSuchAddress, match=f"^x: {size:#x} bytes at {offset:#x}"):
+            check_window("x", offset, size, 8)
+
+
+@pytest.mark.parametrize("offset", [0, 0x40])
+def test_a_bar_that_shares_a_page_is_found_in_it_in_a_real_sysfs(bus, ivshmem, offset):
+    set_line(ivshmem, 0, f"0xfeb20300 0xfeb203ff {demo.MEM:#x}")
+    (ivshmem / "resource0").write_bytes(bytes(0x1000))
+    bus._real = True
+    aperture = bus.open_bar(IVSHMEM, 0, writable=True, offset=offset, size=4)
+    aperture.store_run(0, 4, b"abcd")
+    aperture.close()
+    assert (ivshmem / "resource0").read_bytes().index(b"abcd") == 0x300 + offset
 
 
 @pytest.mark.parametrize("flag", [0x20000000, 0x10000000], ids=["UNSET", "DISABLED"])

@@ -9,8 +9,8 @@ import barfs
 
 # A module may import those before it.
 ROOMS = [
-    *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "pci", "nodes"),
-    *("views", "fs", "daemon", "demo", "cli", "__main__"),
+    *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "pci"),
+    *("pciids", "info", "nodes", "views", "fs", "daemon", "demo", "listing", "cli", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.

@@ -139,6 +139,9 @@ def test_ranges_that_are_partly_ram(guest, bars):
     """System RAM ends inside a page at 9fc00; reserved and cached memory lies beside it."""
     assert len(guest.run(f"dd if={bars}/phys/9f000-9ffff bs=4096").stdout) == 4096
     assert len(guest.run(f"dd if={bars}/phys/0-9ffff bs=64K").stdout) == 0xA0000
+    # As a kernel without STRICT_DEVMEM gives it to those who read /dev/mem.
+    guest.run(f"cmp -n $((0x9f000)) {bars}/phys/0-9ffff /dev/mem")
+    guest.run(f"cmp -i 0:$((0x9f800)) -n $((0x400)) {bars}/phys/9f800+400 /dev/mem")
     rom = guest.run(f"dd if={bars}/phys/f0000-fffff bs=64K").stdout
     assert b"SeaBIOS" in rom or b"QEMU" in rom
 

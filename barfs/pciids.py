@@ -1,0 +1,99 @@
+"""Names of PCI vendors, devices and classes from the system's pci.ids (https://pci-ids.ucw.cz).
+
+A top line is `8086  Intel Corporation` or `C 02  Network controller`. Below it, a tab further in,
+are a vendor's devices and a class's subclasses; below those, two tabs in, a device's subsystems
+(`1af4 1100  QEMU Virtual Machine`) and a subclass's programming interfaces.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from barfs.names import DeviceId
+
+PATHS: Final = tuple(
+    Path(directory, name)
+    for directory in ("/usr/share/misc", "/usr/share/hwdata", "/usr/share")
+    for name in ("pci.ids", "pci.ids.gz")
+)
+
+# Where the lines below a line of that depth end: at the next one that is no further in. Comments
+# and empty lines are in between anywhere.
+_ENDS: Final = (re.compile(rb"\n[^\t\r\n#]"), re.compile(rb"\n\t?[^\t\r\n#]"))
+
+
+class PciIds:
+    """Names from the first of `paths` that can be read, which is read once, when first asked.
+
+    Every name is None where there is no such file or the file doesn't have it. No table is made
+    of the file: to find a line in its bytes is faster than to take its lines apart.
+    """
+
+    def __init__(self, paths: Iterable[Path] = PATHS) -> None:
+        self._paths = paths
+        self._names: dict[tuple[str, ...], str | None] = {}
+
+    @cached_property
+    def _text(self) -> bytes:
+        for path in self._paths:
+            try:
+                data = path.read_bytes()
+                if path.suffix == ".gz":
+                    data = gzip.decompress(data)
+            except (OSError, EOFError, zlib.error):
+                continue
+            # So that the first and the last line stand between newlines as all others do.
+            return b"\n" + data + b"\n"
+        return b""
+
+    def _name(self, *starts: str) -> str | None:
+        """The name in a line, given how it starts and how each line above it starts."""
+        if starts not in self._names:
+            self._names[starts] = self._find(starts)
+        return self._names[starts]
+
+    def _find(self, starts: tuple[str, ...]) -> str | None:
+        text = self._text
+        at, end = 0, len(text)
+        for depth, start in enumerate(starts):
+            line = b"\n" + b"\t" * depth + start.encode() + b" "
+            at = text.find(line, at, end)
+            if at < 0:
+                return None
+            at += len(line)
+            if depth < len(starts) - 1:
+                below = _ENDS[depth].search(text, at, end)
+                end = below.start() if below else end
+        name = text[at : text.index(b"\n", at)].decode(errors="replace")
+        return "".join(filter(str.isprintable, name)).strip() or None
+
+    def vendor(self, vendor: int) -> str | None:
+        """Of a vendor or subsystem vendor: `Intel Corporation`."""
+        return self._name(f"{vendor:04x}")
+
+    def device(self, device: DeviceId) -> str | None:
+        """Of a device, without its vendor: `82540EM Gigabit Ethernet Controller`."""
+        return self._name(f"{device.vendor:04x}", f"{device.device:04x}")
+
+    def subsystem(self, device: DeviceId, subsystem: DeviceId) -> str | None:
+        """Of a device in a subsystem, without the subsystem's vendor: `QEMU Virtual Machine`."""
+        return self._name(
+            f"{device.vendor:04x}",
+            f"{device.device:04x}",
+            f"{subsystem.vendor:04x} {subsystem.device:04x}",
+        )
+
+    def device_class(self, code: int) -> str | None:
+        """Of a class code of 24 bits: its subclass, or else its class, and the interface if named.
+
+        `Ethernet controller`, `Non-Volatile memory controller, NVM Express`.
+        """
+        top, sub, interface = f"C {code >> 16:02x}", f"{code >> 8 & 0xFF:02x}", f"{code & 0xFF:02x}"
+        subclass = self._name(top, sub)
+        if subclass is None:
+            return self._name(top)
+        return ", ".join(filter(None, (subclass, self._name(top, sub, interface))))

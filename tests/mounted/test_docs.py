@@ -1,0 +1,146 @@
+"""What the documents show is what happens: the tour's commands, the picture's session."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from barfs import demo
+from mounted.conftest import TIMEOUT, Mount
+
+ROOT = Path(__file__).parents[2]
+TOUR = (ROOT / "docs/tour.md").read_text()
+BLOCKS = re.findall(r"^```console\n(.*?)^```$", TOUR, re.DOTALL | re.MULTILINE)
+
+END = "-- end of output --"
+LEFT_OUT = "..."
+
+
+def steps(block):
+    """The commands of a block, each with the lines that it is said to print."""
+    found = []
+    for line in block.splitlines():
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+def run(commands, where):
+    """What each command prints on either stream when one bash runs them all."""
+    script = "".join(f"{command}\necho '{END}'\n" for command in commands)
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        cwd=where,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    # Only a shell that reads a script names the line.
+    output = re.sub(r"^bash: line \d+: ", "bash: ", done.stdout, flags=re.MULTILINE)
+    printed = output.split(f"{END}\n")
+    assert printed.pop() == ""
+    assert len(printed) == len(commands), done.stdout
+    return [text.splitlines() for text in printed]
+
+
+def fits(said, printed):
+    """Whether lines are as said, where a line `...` stands for one or more."""
+    pattern = "".join("(?:.*\n)+?" if line == LEFT_OUT else re.escape(f"{line}\n") for line in said)
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in printed)) is not None
+
+
+@pytest.fixture(scope="module")
+def toured(fuse, tmp_path_factory):
+    """One mount for the whole tour: what a block writes, later ones read."""
+    directory = tmp_path_factory.mktemp("tour")
+    (directory / "machine").mkdir()
+    mount = Mount(demo.build(directory / "machine"), directory)
+    yield mount
+    assert mount.alive()
+    assert mount.end() == 0
+
+
+def test_the_tour(toured):
+    """All of it in order, and every command that does otherwise, not only the first."""
+    wrong = []
+    for block in BLOCKS:
+        said = steps(block)
+        for (command, expected), printed in zip(
+            said, run([command for command, _ in said], toured.path), strict=True
+        ):
+            if not fits(expected, printed):
+                wrong += [f"$ {command}", *printed, "-- but docs/tour.md says", *expected, ""]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_tour_is_read_as_meant():
+    assert len(BLOCKS) > 10
+    assert len(re.findall(r"^```\w", TOUR, re.MULTILINE)) == len(BLOCKS) + 1  # one sh block
+    assert steps("$ a\n1\n2\n$ b\n$ c\n3\n") == [("a", ["1", "2"]), ("b", []), ("c", ["3"])]
+
+
+@pytest.mark.parametrize(
+    ("said", "printed", "result"),
+    [
+        ("1 2 3", "1 2 3", True),
+        ("1 ... 3", "1 2 2 3", True),
+        ("1 ... 3", "1 3", False),
+        ("1 2", "1 2 3", False),
+        ("1 2 3", "1 2", False),
+        ("", "1", False),
+        ("1.3", "123", False),
+    ],
+)
+def test_the_comparison(said, printed, result):
+    assert fits(said.split(), printed.split()) == result
+
+
+def lines_of(picture):
+    """The text of an SVG, line by line as its rows are."""
+    rows = {}
+    for element in ET.parse(picture).iter("{http://www.w3.org/2000/svg}text"):
+        rows.setdefault(float(element.get("y", 0)), []).append(element)
+    return [
+        "".join(
+            "".join(element.itertext())
+            for element in sorted(rows[y], key=lambda element: float(element.get("x", 0)))
+        )
+        .replace("\N{NO-BREAK SPACE}", " ")
+        .rstrip()
+        for y in sorted(rows)
+    ]
+
+
+def test_the_picture_shows_the_session_as_it_is(fuse, tmp_path):
+    """If not: make generated."""
+    now = tmp_path / "session.svg"
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/screenshot", now],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    shown = lines_of(ROOT / "docs/session.svg")
+    assert shown == lines_of(now)
+    assert any(line.endswith("|Dunia,vipi?.....|") for line in shown)
+    assert shown[-1] == "0x80080783"
+
+
+def test_the_picture_loads_nothing_and_tells_no_paths():
+    picture = (ROOT / "docs/session.svg").read_text()
+    assert re.findall(r"https?://[^\s\"']+", picture) == ["http://www.w3.org/2000/svg"]
+    assert "@import" not in picture
+    assert set(re.findall(r"url\((.)", picture)) == {"#"}
+    assert "/tmp" not in picture

@@ -1,0 +1,189 @@
+"""What is said about the command line, and made from it: man page, README, completion, wheel."""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from barfs import cli
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+MAN = ROOT / "docs/barfs.8"
+COMPLETION = ROOT / "contrib/completion"
+
+
+def run(*command, **more):
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+
+
+def commands():
+    """The subcommands' parsers, by name."""
+    parser = cli.parser()
+    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return action.choices
+
+
+def options():
+    """The option strings of each option of each subcommand, and what they take."""
+    return {
+        (name, *action.option_strings): action
+        for name, parser in commands().items()
+        for action in parser._actions
+        if action.option_strings and action.dest != "help"
+    }
+
+
+def readme_part(heading):
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)[1]
+
+
+def man_part(heading):
+    """The section's lines, in the words that it shows: without fonts, quotes, escapes."""
+    source = MAN.read_text().replace(r"\-", "-").replace(r"\(aq", "'")
+    text = re.search(rf"^\.SH {heading}\n(.*?)(?=^\.SH |\Z)", source, re.DOTALL | re.MULTILINE)[1]
+    lines = []
+    for line in text.splitlines():
+        macro = re.fullmatch(r"\.(?:([BI])|[BIR]{2}) (.*)", line)
+        if macro is None:
+            lines.append(line)
+        else:
+            words = re.findall(r'"([^"]*)"|(\S+)', macro[2])
+            lines.append((" " if macro[1] else "").join(quoted or word for quoted, word in words))
+    return "\n".join(lines) + "\n"
+
+
+def man_tags(heading):
+    """What stands out to the left in a section: the lines after .TP and .TQ."""
+    return re.findall(r"^\.T[PQ]\n(.*)$", man_part(heading), re.MULTILINE)
+
+
+def synopsis():
+    """README's."""
+    return readme_part("Options").split("```")[1]
+
+
+def stands_in(word, text):
+    return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) is not None
+
+
+def test_every_command_is_in_the_man_page_and_in_the_readme():
+    for name in commands():
+        assert f"barfs {name}\n" in man_part("SYNOPSIS"), name
+        assert re.search(rf"^barfs {name}\b", synopsis(), re.MULTILINE), name
+    assert man_tags("COMMANDS") == list(commands())
+
+
+def test_every_option_is_in_the_man_page_and_in_the_readme():
+    """In the man page with all its spellings; a synopsis has one of them."""
+    assert len(options()) > 8
+    tags = "\n".join(man_tags("OPTIONS"))
+    for (_, *spellings), action in options().items():
+        for option in spellings:
+            assert stands_in(option, tags), option
+        for text in (synopsis(), man_part("SYNOPSIS")):
+            assert any(stands_in(option, text) for option in spellings), spellings
+        for choice in action.choices or ():
+            assert stands_in(choice, synopsis())
+            assert stands_in(choice, tags)
+
+
+def test_neither_has_an_option_that_is_none():
+    known = {option for _, *spellings in options() for option in spellings} | {"-h", "--help"}
+    for text in ("\n".join(man_tags("OPTIONS")), synopsis(), man_part("SYNOPSIS")):
+        assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text)) <= known
+
+
+def test_the_errors_of_the_man_page_are_those_of_the_readme():
+    rows = re.findall(r"^\| (E[A-Z]+(?:, E[A-Z]+)*) \|", README, re.MULTILINE)
+    said = [name for row in rows for name in row.split(", ")]
+    assert len(said) > 7
+    assert sorted(man_tags("ERRORS")) == sorted(said)
+
+
+@pytest.mark.parametrize(
+    "command", [["mandoc", "-Tlint", "-Wwarning"], ["groff", "-man", "-Tutf8", "-ww", "-z"]]
+)
+def test_the_man_page_is_clean(command):
+    done = run(*command, MAN)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", [["mandoc", "-Tascii"], ["groff", "-man", "-Tascii", "-P-c"]])
+def test_the_man_page_as_shown(command):
+    done = run(*command, MAN)
+    assert done.returncode == 0, done
+    shown = re.sub(".\b", "", done.stdout)
+    for words in ("BARFS(8)", "--bars-via", "printf 'Dunia,vipi?\\r' | dd", "bar0@0-3f"):
+        assert words in shown
+
+
+def test_completion_is_made_from_the_command_line_as_it_is(tmp_path):
+    """If not: make generated."""
+    done = run(sys.executable, ROOT / "tools/completion", tmp_path)
+    assert done.returncode == 0, done
+    for file in COMPLETION.iterdir():
+        assert file.read_text() == (tmp_path / file.name).read_text(), file
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["_barfs", "barfs.bash"]
+
+
+def completed(line, where):
+    """What bash offers for the last word of a command line, in a directory."""
+    words = line.split(" ")
+    script = (
+        f'source "{COMPLETION}/barfs.bash"; complete -p barfs >&2; COMP_WORDS=("$@");'
+        'COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE};'
+        "_shtab_barfs; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    done = run("bash", "--norc", "-c", script, "bash", *words, cwd=where)
+    assert done.returncode == 0, done
+    assert "-F _shtab_barfs barfs" in done.stderr
+    return set(done.stdout.split())
+
+
+def test_bash_completes(tmp_path):
+    (tmp_path / "bars").mkdir()
+    (tmp_path / "bars.txt").touch()
+    assert completed("barfs ", tmp_path) == set(commands())
+    assert completed("barfs um", tmp_path) == {"umount"}
+    for name, *spellings in options():
+        for option in spellings:
+            assert option in completed(f"barfs {name} -", tmp_path)
+    assert completed("barfs mount --sy", tmp_path) == {"--sysfs"}
+    assert completed("barfs mount --bars-via ", tmp_path) == {"resource", "devmem"}
+    assert completed("barfs mount --devmem b", tmp_path) == {"bars", "bars.txt"}
+    for name in ("mount", "umount", "demo"):
+        assert completed(f"barfs {name} b", tmp_path) == {"bars"}
+    assert completed("barfs mount -f --sysfs b", tmp_path) == {"bars"}
+    assert completed("barfs mount -f -o ro b", tmp_path) == {"bars"}
+
+
+def test_zsh_can_read_its_script():
+    assert run("zsh", "-n", COMPLETION / "_barfs").returncode == 0
+
+
+def test_the_wheel_brings_man_page_and_completion(tmp_path):
+    """And what only tests need is not asked for by it."""
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("barfs", "docs", "contrib"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
+    done = run(*pip, "-w", tmp_path / "wheels", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    with zipfile.ZipFile(wheel) as content:
+        names = {name.partition(".data/data/")[2] for name in content.namelist()}
+        (metadata,) = (name for name in content.namelist() if name.endswith("/METADATA"))
+        wants = re.findall(r"^Requires-Dist: (\S+)$", content.read(metadata).decode(), re.MULTILINE)
+    assert names - {""} == {
+        "share/man/man8/barfs.8",
+        "share/bash-completion/completions/barfs.bash",
+        "share/zsh/site-functions/_barfs",
+    }
+    assert {re.match(r"[\w.-]+?(?=[><=~])", want)[0] for want in wants} == {"pyfuse3", "trio"}

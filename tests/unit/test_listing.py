@@ -1,0 +1,316 @@
+"""What `barfs ls` prints."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from barfs import demo, info
+from barfs.errors import NoSuchNode
+from barfs.listing import show
+from barfs.names import PciAddress
+from barfs.pci import PciBus
+
+PCI_IDS = """\
+1af4  Red Hat, Inc.
+\t1110  Inter-VM shared memory
+\t\t1af4 1100  QEMU Virtual Machine
+8086  Intel Corporation
+\t100e  82540EM Gigabit Ethernet Controller
+C 01  Mass storage controller
+\t08  Non-Volatile memory controller
+\t\t02  NVM Express
+C 05  Memory controller
+\t00  RAM memory
+"""
+
+IVSHMEM_ROW = ("1af4:1110", "Inter-VM shared memory", "-", "bar0 256  bar2 1M prefetchable")
+NVME_CLASS = "class 010802 Non-Volatile memory controller, NVM Express"
+ROWS = [
+    (
+        *("0000:00:03.0", "8086:100e", "82540EM Gigabit Ethernet Controller", "e1000"),
+        "bar0 128K  bar1 64 I/O  rom 64K prefetchable",
+    ),
+    ("0000:00:04.0", *IVSHMEM_ROW),
+    ("0000:00:05.0", *IVSHMEM_ROW),
+    ("0000:01:00.0", "1b36:0010", NVME_CLASS, "-", "bar0 16K"),
+]
+
+FIRST = "0000:00:04.0"
+SECOND = "0000:00:05.0"
+E1000 = "0000:00:03.0"
+NVME = "0000:01:00.0"
+ALL = [E1000, FIRST, SECOND, NVME]
+
+
+@pytest.fixture
+def sysfs(tmp_path):
+    return demo.build(tmp_path).sysfs
+
+
+@pytest.fixture
+def devices(sysfs):
+    return sysfs / "bus/pci/devices"
+
+
+@pytest.fixture
+def ls(sysfs, tmp_path):
+    path = tmp_path / "pci.ids"
+    path.write_text(PCI_IDS)
+
+    def ls(pattern=None, form="table"):
+        return "".join(f"{line}\n" for line in show(sysfs, pattern, form, [path]))
+
+    return ls
+
+
+def addresses(text):
+    return [line.split()[0] for line in text.splitlines()]
+
+
+def test_a_row_a_function_in_aligned_columns(ls):
+    assert ls() == "".join(
+        f"{address:12}  {number:9}  {name:56}  {driver:5}  {bars}\n"
+        for address, number, name, driver, bars in ROWS
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        (None, ALL),
+        ("", ALL),
+        # vendor:device, as links are named
+        ("1af4:1110", [FIRST, SECOND]),
+        ("1AF4:1110", [FIRST, SECOND]),
+        ("1af4:1110.1", [SECOND]),
+        ("1af4:1110:1af4:1100", [FIRST, SECOND]),
+        ("1af4:1110:1AF4:1100.1", [SECOND]),
+        ("8086:100e", [E1000]),
+        ("8086:100E:1af4:1100", [E1000]),
+        *((absent, []) for absent in ("1af4:1110.2", "1af4:1110:1af4:1101", "1af4:1111")),
+        # PCI addresses
+        ("0000:00:05.0", [SECOND]),
+        ("0000:00:06.0", []),
+        ("00:05.0", [SECOND]),
+        ("0000:01", [NVME]),
+        # parts of names
+        ("ethernet", [E1000]),
+        ("INTEL", [E1000]),
+        ("Intel Corporation 82540", [E1000]),
+        ("e1000", [E1000]),
+        ("memory", [FIRST, SECOND, NVME]),
+        ("nvm express", [NVME]),
+        ("010802", [NVME]),
+        ("qemu virtual", [FIRST, SECOND]),
+        ("red hat", ALL),
+        ("1b36", [NVME]),
+        *(
+            (absent, [])
+            for absent in ("none", "unknown", "e1001", "1af4 1110", "\n", "\xe9", "\udcff")
+        ),
+    ],
+)
+def test_patterns(ls, pattern, found):
+    if found:
+        assert addresses(ls(pattern)) == found
+        return
+    with pytest.raises(NoSuchNode, match=r"^nothing matches ") as caught:
+        ls(pattern)
+    assert str(caught.value).isascii()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", [None, "1af4:1110.1", "memory"])
+def test_the_text_of_info_separated_by_blank_lines(ls, sysfs, tmp_path, pattern):
+    texts = [
+        info.describe(PciBus(sysfs), PciAddress.parse(address), [tmp_path / "pci.ids"])
+        for address in addresses(ls(pattern))
+    ]
+    assert ls(pattern, "text") == "\n".join(texts)
+
+
+def test_json(ls):
+    (first,) = json.loads(ls("0000:00:03.0", "json"))
+    assert first == {
+        "address": "0000:00:03.0",
+        "id": "8086:100e",
+        "vendor_name": "Intel Corporation",
+        "device_name": "82540EM Gigabit Ethernet Controller",
+        "subsystem": "1af4:1100",
+        "subsystem_vendor_name": "Red Hat, Inc.",
+        "subsystem_name": None,
+        "class": "020000",
+        "class_name": None,
+        "revision": "00",
+        "driver": "e1000",
+        "power_state": "D0",
+        "memory_decoding": True,
+        "io_decoding": True,
+        "bus_master": False,
+        "numa_node": -1,
+        "resources": [
+            {
+                "name": "bar0",
+                "address": 0xFEB00000,
+                "size": 0x20000,
+                "space": "memory",
+                "64bit": False,
+                "prefetchable": False,
+                "file": "pci/0000:00:03.0/bar0",
+            },
+            {
+                "name": "bar1",
+                "address": 0xC000,
+                "size": 64,
+                "space": "io",
+                "64bit": False,
+                "prefetchable": False,
+                "file": "pci/0000:00:03.0/bar1",
+            },
+            {
+                "name": "rom",
+                "address": 0xFEB30000,
+                "size": 0x10000,
+                "space": "memory",
+                "64bit": False,
+                "prefetchable": True,
+                "file": "pci/0000:00:03.0/rom",
+            },
+        ],
+    }
+    objects = json.loads(ls(None, "json"))
+    assert [one["address"] for one in objects] == ALL
+    assert {tuple(one) for one in objects} == {tuple(first)}
+    assert objects[1]["resources"][1]["64bit"] is True
+
+
+def test_what_is_unknown(ls, devices):
+    directory = devices / FIRST
+    shutil.rmtree(directory)
+    directory.mkdir()
+    row = next(line for line in ls().splitlines() if line.startswith(FIRST))
+    assert row.split() == [FIRST, "unknown", "class", "unknown", "-"]
+    (found,) = json.loads(ls(FIRST, "json"))
+    assert found.pop("address") == FIRST
+    assert set(found.values()) == {None}
+    # Nor is it found by what it might be.
+    assert addresses(ls("1af4:1110")) == [SECOND]
+    with pytest.raises(NoSuchNode):
+        ls("unknown")
+
+
+def test_a_bar_without_an_address(ls, devices):
+    (devices / FIRST / "resource").write_text("0x0 0xfff 0x20000200\n0x0 0x1f 0x20000101\n")
+    row = ls(FIRST)
+    assert row.endswith("bar0 4K not assigned  bar1 32 I/O not assigned\n")
+    (found,) = json.loads(ls(FIRST, "json"))
+    assert [(one["address"], one["size"]) for one in found["resources"]] == [
+        (None, 4096),
+        (None, 32),
+    ]
+
+
+def test_a_table_reads_no_config_space_and_the_others_only_that_of_what_they_show(ls, monkeypatch):
+    asked = []
+    command = PciBus.command
+    monkeypatch.setattr(
+        PciBus, "command", lambda bus, address: asked.append(str(address)) or command(bus, address)
+    )
+    ls()
+    assert asked == []
+    for form in ("text", "json"):
+        ls("1af4:1110", form)
+        assert asked == [FIRST, SECOND]
+        asked.clear()
+
+
+@pytest.mark.parametrize("form", ["table", "text", "json"])
+@pytest.mark.parametrize("moment", ["id", "resources", "command"])
+def test_what_vanishes_meanwhile_is_left_out(ls, devices, monkeypatch, form, moment):
+    asked = getattr(PciBus, moment)
+
+    def vanish_and_ask(bus, address):
+        shutil.rmtree(devices / FIRST, ignore_errors=True)
+        return asked(bus, address)
+
+    monkeypatch.setattr(PciBus, moment, vanish_and_ask)
+    text = ls(None, form)
+    # A table has been made before anybody asks for a command register.
+    assert (FIRST in text) == (form == "table" and moment == "command")
+    assert all(address in text for address in (E1000, SECOND, NVME))
+    assert form != "text" or "\n\n\n" not in text
+
+
+def test_the_table_is_aligned_for_any_number_of_rows(ls, devices):
+    for address in ALL:
+        shutil.rmtree(devices / address)
+        left = ls().splitlines()
+        assert len({line.index("bar0") for line in left}) <= 1
+    assert ls() == ""
+    assert ls(None, "text") == ""
+    assert json.loads(ls(None, "json")) == []
+
+
+def test_a_machine_without_pci_and_no_machine(tmp_path):
+    assert list(show(tmp_path, None, "table")) == []
+    for path in (tmp_path / "nowhere", tmp_path / "file"):
+        (tmp_path / "file").touch()
+        with pytest.raises(NoSuchNode, match=f"--sysfs {path} is not a directory"):
+            list(show(path, None, "table"))
+
+
+def barfs(*arguments, **more):
+    command = [sys.executable, "-m", "barfs", *arguments]
+    more = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+    return subprocess.run(command, text=True, timeout=30, check=False, **more)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "bar0 128K"),
+        (["-v"], "\nbus master: off\n"),
+        (["--verbose", "00:03.0"], "\ndriver: e1000\n"),
+        (["--json", "1AF4:1110.1"], '"address": "0000:00:05.0"'),
+    ],
+)
+def test_the_command(sysfs, arguments, expected):
+    done = barfs("ls", "--sysfs", sysfs, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert expected in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "stderr"),
+    [
+        (["no such"], 1, "barfs: nothing matches 'no such'\n"),
+        (["--json", "1af4:1110.7"], 1, "barfs: nothing matches '1af4:1110.7'\n"),
+        (["--sysfs", "/nowhere"], 1, "barfs: --sysfs /nowhere is not a directory\n"),
+        (["-v", "--json"], 2, "usage: barfs ls "),
+        (["one", "two"], 2, "usage: barfs "),
+    ],
+)
+def test_the_command_in_vain(sysfs, arguments, status, stderr):
+    done = barfs("ls", "--sysfs", sysfs, *arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith(stderr)
+    assert status == 2 or done.stderr == stderr
+
+
+@pytest.mark.parametrize("copies", [0, 2000])
+@pytest.mark.parametrize("form", ["", "-v", "--json"])
+def test_a_closed_pipe_ends_it_silently(sysfs, devices, copies, form):
+    """Both when the output fits in a buffer, written at the end, and when it does not."""
+    for number in range(copies):
+        (devices / f"{number:04x}:ff:1f.7").mkdir()
+    receive, send = os.pipe()
+    os.close(receive)
+    # Unbuffered, nothing would be left to write at the end.
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = barfs("ls", "--sysfs", sysfs, *filter(None, [form]), stdout=send, env=buffered)
+    os.close(send)
+    assert (done.returncode, done.stderr) == (141, "")
