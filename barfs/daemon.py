@@ -86,6 +86,7 @@ def check(settings: Settings) -> None:
     for what, path in (("--sysfs", settings.sysfs), ("--proc", settings.proc)):
         if not path.is_dir():
             raise MountError(f"{what} {path} is not a directory")
+    _check_covered(settings)
     if not FUSE_DEVICE.exists():
         raise MountError(f"{FUSE_DEVICE} is missing; load the module with: modprobe fuse")
     if os.geteuid() != 0:
@@ -93,6 +94,15 @@ def check(settings: Settings) -> None:
             raise MountError("device memory is for root only; run it with sudo, or try: barfs demo")
         if shutil.which("fusermount3") is None:
             raise MountError("fusermount3 is missing; install it with: apt install fuse3")
+
+
+def _check_covered(settings: Settings) -> None:
+    """A mount over what barfs itself reads would wait for itself for ever."""
+    mountpoint = os.path.realpath(settings.mountpoint)
+    for path in (settings.sysfs / "bus/pci/devices", settings.proc / "iomem", settings.devmem):
+        read = os.path.realpath(path)
+        if os.path.commonpath((mountpoint, read)) in {mountpoint, read}:
+            raise MountError(f"{mountpoint} would hide {path}; choose another directory")
 
 
 def _check_mountpoint(mountpoint: Path) -> None:

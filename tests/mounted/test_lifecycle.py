@@ -89,6 +89,16 @@ def test_mountpoints_that_cannot_be(machine, tmp_path, options):
     assert not daemons(file)
 
 
+def test_a_mountpoint_that_would_hide_what_is_read(machine, tmp_path):
+    devices = machine.sysfs / "bus/pci/devices"
+    for where in (tmp_path, machine.sysfs, devices, devices / "0000:00:04.0", machine.proc):
+        done = barfs("mount", *machine_options(machine), where)
+        assert f"{where} would hide" in one_line(done)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    assert "would hide" in one_line(barfs("demo", tmp_path, env=environment))
+    assert {path.name for path in tmp_path.iterdir()} == {"machine"}
+
+
 @pytest.mark.parametrize("options", [[], ["-f"]])
 def test_a_second_mount_in_the_same_place(mount, options):
     done = barfs("mount", *options, *machine_options(mount.machine), mount.path)
