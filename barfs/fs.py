@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # How long the kernel may keep what it was told, in seconds. `pci` and `phys` are always there;
 # all else is asked for anew each time, so that plug and unplug are right at the next look-up.
-FIXED_TIMEOUT: Final = 60
+FIXED_TIMEOUT: Final = 1
 TIMEOUT: Final = 0
 
 # Always ready, as a file without a poll operation is (include/linux/poll.h).
