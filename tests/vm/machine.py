@@ -78,7 +78,7 @@ class Guest:
             *("-M", "q35", "-smp", "2", "-m", "512"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-serial", f"file:{self.console}"),
-            *("-D", self.trace_log, "-d", "guest_errors"),
+            *("-D", self.trace_log, "-d", refused_accesses()),
             *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
             *("-kernel", kernel, "-append", self._command_line()),
             *("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"),
@@ -102,7 +102,8 @@ class Guest:
             *("-drive", f"if=none,id=disk,format=raw,file={disk}"),
             *("-device", "nvme,drive=disk,serial=barfs,addr=0x16"),
             *("-device", "virtio-rng-pci,disable-legacy=on,addr=0x17"),
-            *("-device", "pcie-root-port,id=slot1,chassis=1,slot=1,addr=0x18"),
+            # Firmware keeps room for what is plugged in later only if it is told how much.
+            *("-device", "pcie-root-port,id=slot1,chassis=1,slot=1,addr=0x18,mem-reserve=8M"),
         ]
         with (directory / "qemu-stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
@@ -223,6 +224,14 @@ class Guest:
             self._socket.close()
         self.process.terminate()
         self.process.wait(timeout=30)
+
+
+def refused_accesses():
+    """QEMU's name for logging accesses that a device refuses; a log item of its own since 8.1."""
+    items = subprocess.run(
+        ["qemu-system-x86_64", "-d", "help"], capture_output=True, text=True, check=False
+    )
+    return "invalid_mem" if "invalid_mem" in items.stdout + items.stderr else "guest_errors"
 
 
 def expansion_rom(size=64 << 10):
