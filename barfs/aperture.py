@@ -44,6 +44,22 @@ def refusal(what: str, error: OSError, meanings: Mapping[int, type[BarfsError]])
     return result
 
 
+def _open(
+    path: Path,
+    what: str,
+    *,
+    writable: bool,
+    flags: int = 0,
+    meanings: Mapping[int, type[BarfsError]] = REFUSALS,
+) -> int:
+    """A descriptor of a file behind an aperture, or the domain's error."""
+    access = os.O_RDWR if writable else os.O_RDONLY
+    try:
+        return os.open(path, os.O_CLOEXEC | access | flags)
+    except OSError as error:
+        raise refusal(f"{what}: {path}", error, meanings) from error
+
+
 class Aperture(Protocol):
     """What a view needs. Offsets are bytes from the start of the span.
 
@@ -102,11 +118,8 @@ class MappedAperture:
         self._start = start
         self._writable = writable
         self._refusals = refusals
-        flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
-        try:
-            self._fd = os.open(path, flags | (os.O_SYNC if uncached else 0))
-        except OSError as error:
-            raise refusal(f"{what}: {path}", error, refusals) from error
+        flags = os.O_SYNC if uncached else 0
+        self._fd = _open(path, what, writable=writable, flags=flags, meanings=refusals)
         self._span: _mmio.Span | None = None
         self._first = self._last = 0
         try:
@@ -207,10 +220,7 @@ class CopiedAperture:
         self.base = start
         self._what = what
         self._start = start
-        try:
-            self._fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY))
-        except OSError as error:
-            raise refusal(f"{what}: {path}", error, REFUSALS) from error
+        self._fd = _open(path, what, writable=writable)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
@@ -273,10 +283,7 @@ class PortAperture:
         self.base = base
         self._what = what
         self._start = start
-        try:
-            self._fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY))
-        except OSError as error:
-            raise refusal(f"{what}: {path}", error, REFUSALS) from error
+        self._fd = _open(path, what, writable=writable)
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
         """See Aperture."""
@@ -330,10 +337,7 @@ class SysfsFile:
 
     def __init__(self, path: Path, *, what: str, writable: bool) -> None:
         self._what = what
-        try:
-            self._fd = os.open(path, os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY))
-        except OSError as error:
-            raise refusal(f"{what}: {path}", error, REFUSALS) from error
+        self._fd = _open(path, what, writable=writable)
         self.size = os.fstat(self._fd).st_size
 
     def read(self, offset: int, length: int) -> bytes:
