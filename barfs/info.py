@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeVar
 from barfs.errors import BarfsError, DeviceGone
 from barfs.names import DeviceId, PciAddress
 from barfs.pci import (
+    COMMAND_ABSENT,
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
@@ -141,7 +142,7 @@ def decoding(pci: PciBus, address: PciAddress) -> Decoding:
     command = _known(pci, address, pci.command)
     # All ones are what the kernel gives for a function that does not answer
     # (drivers/pci/access.c); of a real command register the upper bits are 0.
-    if command is None or command == 0xFFFF:
+    if command is None or command == COMMAND_ABSENT:
         return Decoding()
     return Decoding(
         memory=bool(command & COMMAND_MEMORY),

@@ -325,11 +325,7 @@ class PciBus:
         enable = self._devices / str(address) / "enable"
         # The kernel counts: only the step from 0 to 1 writes the command register
         # (drivers/pci/pci.c, pci_enable_device_flags).
-        try:
-            enabled = self._read(address, "enable").strip() != "0"
-        except DeviceGone:
-            enabled = False
-        if not enabled:
+        if self.attribute(address, "enable") in {None, "0"}:
             return f"echo 1 > {enable}"
         return f"setpci -s {address} COMMAND={bit}:{bit}"
 
