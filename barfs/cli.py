@@ -55,6 +55,18 @@ def parser() -> argparse.ArgumentParser:
         default="resource",
         help="map BARs through sysfs's resourceN (default) or through /dev/mem at their addresses",
     )
+    mounting.add_argument(
+        "--enable",
+        action="store_true",
+        help="turn on decoding of a device while one of its BARs is open",
+    )
+    mounting.add_argument(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="append the mount's log to FILE: opens, writes and refusals, as lines of JSON",
+    )
+    mounting.add_argument("--log-reads", action="store_true", help="have reads in the log too")
 
     mount = commands.add_parser("mount", parents=[mounting], help="mount this machine")
     mount.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
@@ -102,6 +114,9 @@ def _settings(arguments: argparse.Namespace, mountpoint: Path) -> Settings:
         proc=(arguments.proc or REAL_PROC).absolute(),
         devmem=(arguments.devmem or REAL_DEVMEM).absolute(),
         bars_via=arguments.bars_via,
+        enable=arguments.enable,
+        log_file=arguments.log and arguments.log.absolute(),
+        log_reads=arguments.log_reads,
     )
 
 

@@ -18,10 +18,14 @@ from typing import Final, Literal
 import pyfuse3
 import trio
 
+from barfs.decoding import Decoder
 from barfs.devmem import PhysicalMemory
 from barfs.fs import Operations
+from barfs.journal import Journal
+from barfs.logfile import LogFile
 from barfs.nodes import Tree
 from barfs.pci import PciBus
+from barfs.uevents import watch
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ SYSLOG_SOCKET: Final = Path("/dev/log")
 REAL_SYSFS: Final = Path("/sys")
 REAL_PROC: Final = Path("/proc")
 REAL_DEVMEM: Final = Path("/dev/mem")
+
+# How many requests may be under way at a time. Most are done at once; the rest wait for devices.
+MAX_TASKS: Final = 500
 
 # Mount options that break barfs, and why.
 REFUSED_OPTIONS: Final = {
@@ -52,6 +59,9 @@ class Settings:
     proc: Path = REAL_PROC
     devmem: Path = REAL_DEVMEM
     bars_via: Literal["resource", "devmem"] = "resource"
+    enable: bool = False
+    log_file: Path | None = None
+    log_reads: bool = False
 
     @property
     def read_only(self) -> bool:
@@ -162,7 +172,13 @@ def _init(operations: Operations, settings: Settings) -> None:
 def tree_of(settings: Settings) -> Tree:
     """The tree over the machine that the settings name."""
     memory = PhysicalMemory(settings.proc, settings.devmem)
-    return Tree(PciBus(settings.sysfs, memory if settings.bars_via == "devmem" else None), memory)
+    pci = PciBus(settings.sysfs, memory if settings.bars_via == "devmem" else None)
+    return Tree(
+        pci,
+        memory,
+        Journal(reads=settings.log_reads),
+        Decoder(pci) if settings.enable else None,
+    )
 
 
 def serve(settings: Settings, ready: Callable[[], None]) -> None:
@@ -170,18 +186,38 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     `ready` is called once the mount has answered a request.
     """
-    _init(Operations(tree_of(settings), read_only=settings.read_only), settings)
+    operations = Operations(tree_of(settings), read_only=settings.read_only)
+    log_file = _open_log_file(settings, operations.journal)
+    _init(operations, settings)
     try:
-        silent = trio.run(_serve, settings.mountpoint, ready)
+        silent = trio.run(_serve, settings, operations, log_file, ready)
     finally:
+        operations.close()
+        if log_file is not None:
+            log_file.close()
         pyfuse3.close(unmount=True)
     if silent is not None:
         raise MountError(f"the mount on {settings.mountpoint} does not answer: {silent.strerror}")
 
 
-async def _serve(mountpoint: Path, ready: Callable[[], None]) -> OSError | None:
+def _open_log_file(settings: Settings, journal: Journal) -> LogFile | None:
+    if settings.log_file is None:
+        return None
+    try:
+        return LogFile(settings.log_file, journal)
+    except OSError as error:
+        raise MountError(f"--log {settings.log_file}: {error.strerror}") from None
+
+
+async def _serve(
+    settings: Settings,
+    operations: Operations,
+    log_file: LogFile | None,
+    ready: Callable[[], None],
+) -> OSError | None:
     """The loop itself; the error if the mount never answered."""
     silent = None
+    mountpoint = settings.mountpoint
 
     async def announce() -> None:
         nonlocal silent
@@ -203,8 +239,12 @@ async def _serve(mountpoint: Path, ready: Callable[[], None]) -> OSError | None:
     async with trio.open_nursery() as nursery:
         await nursery.start(end_on_signal)
         nursery.start_soon(announce)
-        # Handlers never wait, so one task is enough, and cheaper than handing over.
-        await pyfuse3.main(max_tasks=1)
+        if log_file is not None:
+            nursery.start_soon(log_file.follow)
+        if settings.sysfs == REAL_SYSFS:
+            nursery.start_soon(watch, operations.device_changed)
+        # A handler that waits for a worker thread leaves the others to the other tasks.
+        await pyfuse3.main(max_tasks=MAX_TASKS)
         nursery.cancel_scope.cancel()
     return silent
 

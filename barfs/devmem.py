@@ -150,6 +150,12 @@ class PhysicalMemory:
             " root)"
         )
 
+    def within(self, start: int, size: int) -> list[IomemRange]:
+        """All ranges, at any depth, that share bytes with a range. Touches no memory."""
+        return [
+            entry for entry in self._read() if entry.start < start + size and start <= entry.end
+        ]
+
     def is_ram(self, start: int, size: int) -> bool:
         """Whether all of a range is System RAM. Touches no memory."""
         return all(segment.is_ram for segment in split_by_kind(start, size, self._read()))

@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
-from typing import Any, Concatenate, Final, NamedTuple, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import (
@@ -25,10 +25,22 @@ from pyfuse3 import (
     StatvfsData,
 )
 
+from barfs import files
 from barfs.aperture import Buffer
-from barfs.errors import BadRequest, BarfsError, PastEnd, ReadOnly, Unsupported
-from barfs.nodes import DIRECTORIES, FIXED_DIRECTORIES, READ_ONLY, InodeNumbers, Kind, Node, Tree
-from barfs.views import View, open_view
+from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
+from barfs.files import OpenFiles
+from barfs.journal import Caller, Change, Refusal
+from barfs.names import PciAddress
+from barfs.nodes import (
+    DIRECTORIES,
+    FIXED_DIRECTORIES,
+    PCI,
+    READ_ONLY,
+    InodeNumbers,
+    Kind,
+    Node,
+    Tree,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +58,7 @@ Handler = Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]
 
 
 def boundary(handler: Handler[P, R]) -> Handler[P, R]:
-    """Make FUSEError of whatever a handler raises, and a line in the log of each refusal."""
+    """Make FUSEError of whatever a handler raises, and a line in both logs of each refusal."""
     name = handler.__name__
 
     async def bounded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -54,26 +66,31 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
             return await handler(self, *args, **kwargs)
         except BarfsError as error:
             log.warning("%s: %s (%s)", name, error, errno.errorcode.get(error.errno, error.errno))
+            self._record_refusal(name, args, error.errno, str(error))
             raise FUSEError(error.errno) from None
         except FUSEError:
             raise
-        except Exception:
+        except Exception as error:
             log.exception("%s: unforeseen (EIO)", name)
+            self._record_refusal(name, args, errno.EIO, f"unforeseen: {type(error).__name__}")
             raise FUSEError(errno.EIO) from None
 
     return bounded
 
 
+def _caller(ctx: RequestContext) -> Caller:
+    """Who asks. The kernel gives a pid of 0 for a process of another namespace."""
+    try:
+        with open(f"/proc/{ctx.pid}/comm", encoding="utf-8", errors="replace") as comm:
+            process = comm.read().rstrip("\n")
+    except OSError:
+        process = None
+    return Caller(ctx.uid, ctx.pid, process)
+
+
 def refuse(what: str) -> NoReturn:
     """For operations that change the tree, which is the machine's alone to change."""
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
-
-
-class OpenFile(NamedTuple):
-    """What a file handle stands for; the path names it in messages of requests that do not fit."""
-
-    path: str
-    view: View
 
 
 class Operations(pyfuse3.Operations):
@@ -84,9 +101,10 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: Tree, *, read_only: bool) -> None:
         super().__init__()
         self._tree = tree
+        self.journal = tree.journal
+        self._files = OpenFiles(tree)
         self._read_only = read_only
         self._inodes = InodeNumbers()
-        self._files: dict[int, OpenFile] = {}
         self._listings: dict[int, list[tuple[str, Node]]] = {}
         self._handles = count(1)
         self._uid, self._gid = os.getuid(), os.getgid()
@@ -111,10 +129,51 @@ class Operations(pyfuse3.Operations):
         entry.st_size = attributes.size
         entry.st_blksize = attributes.blksize
         entry.st_uid, entry.st_gid = self._uid, self._gid
-        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = self._started
+        modified = self._tree.stream.modified if node.kind is Kind.LOG else self._started
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
         timeout = FIXED_TIMEOUT if node.kind in FIXED_DIRECTORIES else TIMEOUT
         entry.entry_timeout = entry.attr_timeout = timeout
         return entry
+
+    def _record_refusal(
+        self, operation: str, args: tuple[Any, ...], number: int, message: str
+    ) -> None:
+        """Put a request that failed into the journal, with what its arguments tell."""
+        caller = subject = offset = length = None
+        try:
+            if operation in {"read", "write"}:
+                handle, offset, what = args
+                length = len(what) if operation == "write" else what
+                caller, subject, *_ = self._files.opened(handle)
+            else:
+                context = next((arg for arg in args if isinstance(arg, RequestContext)), None)
+                caller = _caller(context) if context else None
+            if operation == "open":
+                subject = files.subject(self._inodes.node(args[0]))
+            self.journal.add(Refusal(operation, caller, subject, offset, length, number, message))
+        except Exception:
+            # It must not keep the caller from getting an answer.
+            log.exception("%s: not recorded", operation)
+
+    # What happens to the machine and to the mount
+
+    def device_changed(self, address: PciAddress, action: str) -> None:
+        """The kernel says that a function was added, removed, bound or unbound.
+
+        What is open of one that is gone gives up its mappings, which would outlive it, and the
+        kernel is told to forget the names.
+        """
+        self.journal.add(Change(action, str(address)))
+        log.info("%s: %s", address, action)
+        if action == "remove":
+            self._files.give_up(address)
+        pyfuse3.invalidate_entry_async(
+            self._inodes.number(PCI), os.fsencode(str(address)), ignore_enoent=True
+        )
+
+    def close(self) -> None:
+        """Close what is still open, at the end of the mount."""
+        self._files.close_all()
 
     # Names and attributes
 
@@ -127,9 +186,12 @@ class Operations(pyfuse3.Operations):
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """See pyfuse3.Operations."""
+        """See pyfuse3.Operations. There is nobody to give an error to: nothing is raised."""
         for inode, times in inode_list:
-            self._inodes.forget(inode, times)
+            try:
+                self._inodes.forget(inode, times)
+            except Exception:
+                log.exception("forget: unforeseen")
 
     @boundary
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
@@ -216,29 +278,19 @@ class Operations(pyfuse3.Operations):
             raise BadRequest(f"{node.path}: cannot be appended to (O_APPEND, >>)")
         if writable and self._read_only:
             raise ReadOnly(f"{node.path}: mounted read-only")
-        handle = next(self._handles)
-        view = open_view(self._tree, node, writable=writable)
-        self._files[handle] = OpenFile(node.path, view)
+        handle = await self._files.open(node, flags & os.O_ACCMODE, _caller(ctx))
         # Never keep_cache: that would keep pages that a MAP_PRIVATE mapping of the file read.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)
 
     @boundary
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]
         """See pyfuse3.Operations. pyfuse3 takes any contiguous buffer, its types say bytes."""
-        file = self._files[fh]
-        try:
-            return file.view.read(off, size)
-        except (BadRequest, PastEnd) as error:
-            raise type(error)(f"{file.path}: {error}") from error
+        return await self._files.read(fh, off, size)
 
     @boundary
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """See pyfuse3.Operations."""
-        file = self._files[fh]
-        try:
-            return file.view.write(off, buf)
-        except (BadRequest, PastEnd) as error:
-            raise type(error)(f"{file.path}: {error}") from error
+        return await self._files.write(fh, off, buf)
 
     @boundary
     async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:
@@ -256,7 +308,7 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def release(self, fh: int) -> None:
         """See pyfuse3.Operations."""
-        self._files.pop(fh).view.close()
+        self._files.close(fh)
 
     # Changes to the tree
 

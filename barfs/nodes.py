@@ -12,8 +12,10 @@ from itertools import count
 from typing import Final, NamedTuple
 
 from barfs import access
+from barfs.decoding import Decoder
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BarfsError, DeviceGone, NoSuchNode
+from barfs.journal import Journal, Stream
 from barfs.names import AddressRange, BarName, LinkName, PciAddress
 from barfs.pci import PciBus, check_window
 
@@ -44,6 +46,7 @@ class Kind(enum.IntEnum):
     BAR5 = 13
     ROM = 14
     INFO = 15
+    LOG = 16
 
 
 class ViewKind(enum.IntEnum):
@@ -74,8 +77,9 @@ class ViewKind(enum.IntEnum):
 VIEWS: Final = {kind.name.lower(): kind for kind in ViewKind if kind}
 
 FIXED_DIRECTORIES: Final = frozenset((Kind.ROOT, Kind.PCI, Kind.PHYS))
+WITHOUT_FUNCTION: Final = FIXED_DIRECTORIES | {Kind.LOG}
 BARS: Final = frozenset(kind for kind in Kind if kind.name.startswith("BAR"))
-READ_ONLY: Final = frozenset((Kind.ROM, Kind.INFO))
+READ_ONLY: Final = frozenset((Kind.ROM, Kind.INFO, Kind.LOG))
 # What a function has whatever its resources are.
 _PLAIN_PARTS: Final = frozenset((Kind.FUNCTION, Kind.ROM, Kind.INFO))
 DIRECTORIES: Final = FIXED_DIRECTORIES | {Kind.FUNCTION}
@@ -118,6 +122,8 @@ class Node(NamedTuple):
                 return "pci"
             case Kind.PHYS:
                 return f"phys{view}"
+            case Kind.LOG:
+                return "log"
             case Kind.PHYS_FILE:
                 return f"phys{view}/{self.start:08x}-{self.start + self.size - 1:08x}"
             case Kind.FUNCTION | Kind.LINK:
@@ -132,7 +138,8 @@ class Node(NamedTuple):
 ROOT: Final = Node(Kind.ROOT)
 PCI: Final = Node(Kind.PCI)
 PHYS: Final = Node(Kind.PHYS)
-_FIXED: Final = {"pci": PCI, "phys": PHYS}
+LOG: Final = Node(Kind.LOG)
+_FIXED: Final = {"pci": PCI, "phys": PHYS, "log": LOG}
 
 
 class Attributes(NamedTuple):
@@ -181,7 +188,7 @@ class InodeNumbers:
             kind, view, place = Kind(number & 0xFF), ViewKind(number >> 8 & 0xF), number >> 12
         except ValueError:
             raise NoSuchNode(f"inode {number:#x} is not known") from None
-        if kind in FIXED_DIRECTORIES:
+        if kind in WITHOUT_FUNCTION:
             return Node(kind, view=view)
         address = PciAddress(place >> 16, place >> 8 & 0xFF, place >> 3 & 0x1F, place & 7)
         return Node(kind, address, view=view)
@@ -211,11 +218,23 @@ class InodeNumbers:
 
 
 class Tree:
-    """Names and attributes over one machine's PCI functions and physical memory."""
+    """Names and attributes over one machine's PCI functions and physical memory.
 
-    def __init__(self, pci: PciBus, memory: PhysicalMemory) -> None:
+    `log` shows the journal, `decoder` is what turns decoding on, if that is wanted.
+    """
+
+    def __init__(
+        self,
+        pci: PciBus,
+        memory: PhysicalMemory,
+        journal: Journal | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
         self.pci = pci
         self.memory = memory
+        self.journal = journal or Journal()
+        self.stream = Stream(self.journal)
+        self.decoder = decoder
 
     def lookup(self, parent: Node, name: str) -> Node:
         """The node of a name in a directory; NoSuchNode, NoSuchAddress."""
@@ -347,6 +366,18 @@ class Tree:
             raise BarfsError(f"{link.path} is not a link")
         return link.path
 
+    def functions_within(self, node: Node) -> list[tuple[int, int, PciAddress]]:
+        """Of a physical range: what of it belongs to functions, as offsets, the end not included.
+
+        As /proc/iomem names them. Touches no memory.
+        """
+        found = []
+        for entry in self.memory.within(node.start, node.size):
+            address = PciAddress.parse(entry.name)
+            if address is not None and self.pci.exists(address):
+                found.append((entry.start - node.start, entry.end + 1 - node.start, address))
+        return found
+
     def attributes(self, node: Node) -> Attributes:
         """Size and block size in bytes; DeviceGone. Reads neither the device nor config space."""
         if node.kind in _PLAIN_PARTS and not self.pci.exists(node.function):
@@ -363,6 +394,9 @@ class Tree:
             case Kind.INFO:
                 # As in /proc: how long it is shows when it is read.
                 return Attributes(0, TEXT_BLKSIZE)
+            case Kind.LOG:
+                self.stream.refresh()
+                return Attributes(self.stream.end, TEXT_BLKSIZE)
             case Kind.PHYS_FILE:
                 ram = self.memory.is_ram(node.start, node.size)
                 return _attributes(node.view, node.size, memory_like=ram)

@@ -15,6 +15,7 @@ from barfs.aperture import (
     PortAperture,
     RomFile,
     SysfsFile,
+    refusal,
 )
 from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, DriverOwns, NoSuchAddress, NoSuchNode, NotDecoded
@@ -181,6 +182,13 @@ class PciBus:
         """Whether there is such a function now."""
         return (self._devices / str(address)).is_dir()
 
+    def is_virtual(self, address: PciAddress) -> bool:
+        """Whether it is a virtual function: its BARs are decoded by its physical function.
+
+        Its own memory space bit is always 0 (SR-IOV 1.1, 3.4.1.3).
+        """
+        return (self._devices / str(address) / "physfn").exists()
+
     def _read(self, address: PciAddress, name: str) -> str:
         """The text of a sysfs attribute; DeviceGone if the function is not there (any more)."""
         try:
@@ -199,6 +207,19 @@ class PciBus:
             if self.exists(address):
                 return None
             raise
+
+    def set_attribute(self, address: PciAddress, name: str, text: str) -> None:
+        """Write a sysfs attribute. DeviceGone, KernelRefused, or what else the kernel says."""
+        path = self._devices / str(address) / name
+        try:
+            # Not open(): it would make a file where there is none.
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise refusal(f"{address}: writing {text} to {path}", error, REFUSALS) from error
 
     def driver(self, address: PciAddress) -> str | None:
         """The name of the driver that is bound to a function; None if there is none. DeviceGone."""
@@ -299,13 +320,19 @@ class PciBus:
             raise DeviceGone(f"{address} config: the command register cannot be read")
         return int.from_bytes(raw, "little")
 
+    def set_command(self, address: PciAddress, value: int) -> None:
+        """Write the command register, 2 bytes of config space. DeviceGone, KernelRefused."""
+        config = self.open_config(address, writable=True)
+        try:
+            config.write(COMMAND_OFFSET, value.to_bytes(2, "little"))
+        finally:
+            config.close()
+
     def _check_decoded(self, address: PciAddress, index: int, resource: Resource) -> None:
         """Reads the command register. With decoding off a BAR reads all ones, which is no data."""
         if not resource.assigned:
             raise NotDecoded(f"{address} bar{index}: the kernel has given it no address")
-        if (self._devices / str(address) / "physfn").exists():
-            # A virtual function's BARs are decoded by its physical function; its own memory space
-            # bit is always 0 (SR-IOV 1.1, 3.4.1.3).
+        if self.is_virtual(address):
             return
         command = self.command(address)
         if command == COMMAND_ABSENT:

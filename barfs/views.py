@@ -3,12 +3,14 @@
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Protocol
+from contextlib import ExitStack
+from typing import Final, NamedTuple, Protocol
 
 from barfs import access
 from barfs.aperture import Aperture, Buffer, SysfsFile
-from barfs.errors import BadRequest, KernelRefused, ReadOnly
+from barfs.errors import BadRequest, DeviceGone, KernelRefused, ReadOnly
 from barfs.info import describe
+from barfs.journal import LogView
 from barfs.nodes import BARS, Kind, Node, Tree
 from barfs.pci import Presence
 
@@ -22,8 +24,29 @@ class View(Protocol):
     def write(self, offset: int, data: bytes) -> int:
         """How many bytes were written, fewer than asked only at the end; PastEnd at and past it."""
 
+    def width_at(self, offset: int, length: int) -> int | None:
+        """The width in bytes of all accesses of a request; None if they differ or have none."""
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Where it is on the bus: the first address, and the one after the last."""
+
     def close(self) -> None:
         """Give up what is behind it."""
+
+
+class _NoAccesses:
+    """Of a view that the kernel does the accesses of, or that has none."""
+
+    extent = (0, 0)
+
+    @staticmethod
+    def width_at(offset: int, length: int) -> None:
+        """See View."""
+
+
+def _extent(aperture: Aperture) -> tuple[int, int]:
+    return aperture.base, aperture.base + aperture.size
 
 
 class RawView:
@@ -36,6 +59,7 @@ class RawView:
 
     def __init__(self, aperture: Aperture) -> None:
         self.size = aperture.size
+        self.extent = _extent(aperture)
         self._aperture = aperture
 
     def read(self, offset: int, length: int) -> Buffer:
@@ -71,6 +95,16 @@ class RawView:
                 aperture.store_run(at, width, rest[at - offset : at - offset + extent])
         return length
 
+    def width_at(self, offset: int, length: int) -> int | None:
+        """See View."""
+        aperture = self._aperture
+        if aperture.memory_like:
+            return None
+        widths = {
+            run.width for run in access.plan(offset, length, aperture.base, aperture.max_width)
+        }
+        return widths.pop() if len(widths) == 1 else None
+
     def close(self) -> None:
         """See View."""
         self._aperture.close()
@@ -81,6 +115,7 @@ class FixedView:
 
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.size = aperture.size
+        self.extent = _extent(aperture)
         self._aperture = aperture
         self.width = width
 
@@ -105,6 +140,11 @@ class FixedView:
                 self._aperture.store_run(offset, self.width, rest[:length])
         return length
 
+    def width_at(self, offset: int, length: int) -> int:
+        """See View."""
+        del offset, length
+        return self.width
+
     def close(self) -> None:
         """See View."""
         self._aperture.close()
@@ -119,6 +159,7 @@ class TextView:
     """
 
     def __init__(self, aperture: Aperture, width: int) -> None:
+        self.extent = _extent(aperture)
         self._aperture = aperture
         self._width = width
         self._line = b""
@@ -143,6 +184,11 @@ class TextView:
         self._aperture.store_run(0, self._width, value.to_bytes(self._width, sys.byteorder))
         return len(data)
 
+    def width_at(self, offset: int, length: int) -> int:
+        """See View."""
+        del offset, length
+        return self._width
+
     def close(self) -> None:
         """See View."""
         self._aperture.close()
@@ -155,6 +201,7 @@ class JoinedView:
     """
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
+        self.extent = views[0].extent[0], views[-1].extent[1]
         self._views = views
         self._width = views[0].width
         self._starts = [0]
@@ -192,13 +239,21 @@ class JoinedView:
             done += view.write(at, data[done : done + extent])
         return done
 
+    def width_at(self, offset: int, length: int) -> int | None:
+        """See View. Of a request that only one of the views has a part in."""
+        if length == 0:
+            return None
+        index = bisect_right(self._starts, offset) - 1
+        view, at = self._views[index], offset - self._starts[index]
+        return view.width_at(at, length) if at + length <= view.size else None
+
     def close(self) -> None:
         """See View."""
         for view in self._views:
             view.close()
 
 
-class SysfsView:
+class SysfsView(_NoAccesses):
     """Config space or the expansion ROM; the kernel does the accesses."""
 
     def __init__(self, file: SysfsFile) -> None:
@@ -229,7 +284,7 @@ class ConfigView(SysfsView):
         return data
 
 
-class SnapshotView:
+class SnapshotView(_NoAccesses):
     """Text made when the file was opened."""
 
     def __init__(self, text: str) -> None:
@@ -247,27 +302,89 @@ class SnapshotView:
         """There is nothing behind it."""
 
 
-class GuardedView:
-    """A view of a device's BAR, given up for good once the device is gone or its BARs move."""
+class GoneView(_NoAccesses):
+    """What is left of a file whose device is gone."""
 
-    def __init__(self, view: View, presence: Presence) -> None:
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """DeviceGone."""
+        raise DeviceGone(f"{self._path}: read of {length:#x} at {offset:#x}: the device is gone")
+
+    def write(self, offset: int, data: bytes) -> int:
+        """DeviceGone."""
+        raise DeviceGone(
+            f"{self._path}: write of {len(data):#x} at {offset:#x}: the device is gone"
+        )
+
+    def close(self) -> None:
+        """There is nothing behind it."""
+
+
+class Guard(NamedTuple):
+    """Bytes of a file, the end not included, and the function that they belong to."""
+
+    start: int
+    end: int
+    presence: Presence
+
+
+class GuardedView:
+    """A view of what belongs to devices, given up for good once one is gone or its BARs move.
+
+    `held` is what is to be closed with it.
+    """
+
+    def __init__(self, view: View, guards: Sequence[Guard], held: ExitStack) -> None:
+        self.extent = view.extent
+        self.width_at = view.width_at
         self._view = view
-        self._presence = presence
+        self._guards = guards
+        self._held = held
+
+    def _check(self, offset: int, length: int) -> None:
+        for start, end, presence in self._guards:
+            if offset < end and start < offset + length:
+                presence.check()
 
     def read(self, offset: int, length: int) -> Buffer:
         """See View. DeviceGone, before any access."""
-        self._presence.check()
+        self._check(offset, length)
         return self._view.read(offset, length)
 
     def write(self, offset: int, data: bytes) -> int:
         """See View. DeviceGone, before any access."""
-        self._presence.check()
+        self._check(offset, len(data))
         return self._view.write(offset, data)
 
     def close(self) -> None:
         """See View."""
         self._view.close()
-        self._presence.close()
+        self._held.close()
+
+
+# A range with more functions in it than this is a part of the bus rather than of a device.
+MOST_GUARDS: Final = 64
+
+
+def _open_guarded(tree: Tree, node: Node, *, writable: bool) -> View:
+    """A BAR or physical range, with a watch over the functions that it belongs to."""
+    with ExitStack() as stack:
+        # First the watch, then what is watched: a change between the two is seen.
+        if node.kind is Kind.PHYS_FILE:
+            parts = tree.functions_within(node)
+            parts = [] if len(parts) > MOST_GUARDS else parts
+        else:
+            parts = [(0, sys.maxsize, node.function)]
+        guards = []
+        for start, end, address in parts:
+            guards.append(Guard(start, end, tree.pci.presence(address)))
+            stack.callback(guards[-1].presence.close)
+        if tree.decoder is not None and node.kind in BARS:
+            stack.callback(tree.decoder.hold(node.function, node.bar))
+        view = _open_span(tree, node, writable=writable)
+        return GuardedView(view, guards, stack.pop_all()) if guards else view
 
 
 def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
@@ -275,22 +392,16 @@ def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
 
     BadRequest for a width that the place or the kind of BAR does not allow.
     """
-    if node.kind is Kind.PHYS_FILE:
-        return _open_span(tree, node, writable=writable)
-    if node.kind in BARS:
-        # First the watch, then what is watched: a change between the two is seen.
-        presence = tree.pci.presence(node.function)
-        try:
-            return GuardedView(_open_span(tree, node, writable=writable), presence)
-        except BaseException:
-            presence.close()
-            raise
+    if node.kind is Kind.PHYS_FILE or node.kind in BARS:
+        return _open_guarded(tree, node, writable=writable)
     if node.kind is Kind.CONFIG:
         return ConfigView(tree.pci.open_config(node.function, writable=writable))
     if writable:
         raise ReadOnly(f"{node.path} is read-only")
     if node.kind is Kind.ROM:
         return SysfsView(tree.pci.open_rom(node.function))
+    if node.kind is Kind.LOG:
+        return LogView(tree.stream)
     if node.kind is Kind.INFO:
         return SnapshotView(describe(tree.pci, node.function))
     raise BadRequest(f"{node.path} is not a file")

@@ -186,4 +186,8 @@ def test_the_wheel_brings_man_page_and_completion(tmp_path):
         "share/bash-completion/completions/barfs.bash",
         "share/zsh/site-functions/_barfs",
     }
-    assert {re.match(r"[\w.-]+?(?=[><=~])", want)[0] for want in wants} == {"pyfuse3", "trio"}
+    assert {re.match(r"[\w.-]+?(?=[><=~])", want)[0] for want in wants} == {
+        "pyfuse3",
+        "pyudev",
+        "trio",
+    }

@@ -9,12 +9,18 @@ import barfs
 
 # A module may import those before it.
 ROOMS = [
-    *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "pci"),
-    *("pciids", "info", "nodes", "views", "fs", "daemon", "demo", "listing", "cli", "__main__"),
+    *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "pci", "decoding"),
+    *("pciids", "info", "journal", "nodes", "views", "workers", "files", "fs"),
+    *("logfile", "uevents", "daemon", "demo", "listing", "cli", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.
-RESERVED = {"pyfuse3": {"fs", "daemon"}, "barfs._mmio": {"aperture"}, "mmap": set()}
+RESERVED = {
+    "pyfuse3": {"fs", "daemon"},
+    "pyudev": {"uevents"},
+    "barfs._mmio": {"aperture"},
+    "mmap": set(),
+}
 
 SOURCES = {path.stem: path.read_text() for path in Path(barfs.__file__).parent.glob("*.py")}
 

@@ -1,5 +1,6 @@
 """What reads and writes of an open file do to the aperture behind it, access by access."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from barfs import demo, devmem
+from barfs import demo, devmem, nodes
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BadRequest, BarfsError, DeviceGone, KernelRefused, PastEnd, ReadOnly
+from barfs.journal import LogView
 from barfs.names import PciAddress
 from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node, Tree
 from barfs.pci import PciBus
 from barfs.views import (
     ConfigView,
     FixedView,
+    Guard,
     GuardedView,
     JoinedView,
     RawView,
@@ -614,7 +617,10 @@ class Watch:
 @pytest.mark.parametrize("kind", [RawView, FixedView, TextView])
 def test_a_guarded_view_asks_before_each_request_and_touches_nothing_that_is_gone(kind):
     aperture, watch = Recorder(4), Watch()
-    view = GuardedView(kind(aperture) if kind is RawView else kind(aperture, 4), watch)
+    inner = kind(aperture) if kind is RawView else kind(aperture, 4)
+    held = contextlib.ExitStack()
+    held.callback(watch.close)
+    view = GuardedView(inner, [Guard(0, 1 << 40, watch)], held)
     text = b"0x2a2a2a2a\n" if kind is TextView else b"****"
     assert view.write(0, text) == len(text)
     assert view.read(0, 4096) == text
@@ -652,6 +658,7 @@ def test_an_open_bar_is_given_up_when_its_device_goes_whatever_comes_after(
 
 def test_every_listed_file_opens_as_its_kind_says_and_closes(tree):
     kinds = {Kind.CONFIG: ConfigView, Kind.ROM: SysfsView, Kind.INFO: SnapshotView}
+    kinds[Kind.LOG] = LogView
     seen = set()
     for name, node in files(tree):
         ports = tree.pci.bars(node.address) if node.address and name.startswith("bar") else {}
@@ -660,7 +667,7 @@ def test_every_listed_file_opens_as_its_kind_says_and_closes(tree):
                 open_view(tree, node, writable=False)
             continue
         for writable in (False, True):
-            if writable and node.kind in {Kind.ROM, Kind.INFO}:
+            if writable and node.kind in nodes.READ_ONLY:
                 continue
             view = open_view(tree, node, writable=writable)
             fixed = FixedView if node.view else RawView
@@ -669,13 +676,14 @@ def test_every_listed_file_opens_as_its_kind_says_and_closes(tree):
             assert kind_of(view) is kinds.get(node.kind, TextView if node.view.is_text else fixed)
             if node.view.is_text:
                 assert len(view.read(0, 4096)) == tree.attributes(node).size
-            elif node.kind is not Kind.INFO:
+            elif node.kind not in {Kind.INFO, Kind.LOG}:
                 assert view.read(tree.attributes(node).size, 8) == b""
                 assert len(view.read(0, 8)) == 8
             view.close()
         seen.add((node.kind, node.view))
     assert {kind for kind, _ in seen} == {
         *(Kind.CONFIG, Kind.PHYS_FILE, Kind.BAR0, Kind.BAR1, Kind.BAR2, Kind.ROM, Kind.INFO),
+        Kind.LOG,
     }
     assert {view for _, view in seen} == {0, *VIEWS.values()}
 

@@ -1,0 +1,97 @@
+"""Decoding turned on for as long as a file is open: what `--enable` does."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from barfs.errors import BarfsError, DeviceGone
+from barfs.names import PciAddress
+from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
+
+log = logging.getLogger(__name__)
+
+DECODING = COMMAND_IO | COMMAND_MEMORY
+
+
+@dataclass
+class _Hold:
+    """What was done to a function for those that have a file of it open."""
+
+    users: int = 0
+    driver: str | None = None  # that was bound when decoding was turned on
+    enabled: bool = False  # counted in the kernel's `enable`
+    bits: int = 0  # of the command register, that were off before
+
+
+class Decoder:
+    """Turns decoding of a function on with the first file that needs it, and back with the last.
+
+    What a driver or somebody else turned on is left alone. After kill -9 it stays on.
+    """
+
+    def __init__(self, pci: PciBus) -> None:
+        self._pci = pci
+        self._holds: dict[PciAddress, _Hold] = {}
+
+    def hold(self, address: PciAddress, index: int) -> Callable[[], None]:
+        """Have a BAR decoded; the function that is returned has to be called once, at the end.
+
+        Reads the command register, and writes it if the bit is off. DeviceGone, KernelRefused.
+        """
+        bit = COMMAND_MEMORY if self._pci.bar(address, index).is_memory else COMMAND_IO
+        hold = self._holds.setdefault(address, _Hold())
+        hold.users += 1
+        try:
+            before = self._pci.command(address)
+            if before != COMMAND_ABSENT and not before & bit and not self._pci.is_virtual(address):
+                self._turn_on(address, bit, before, hold)
+        except BaseException:
+            self._release(address, hold)
+            raise
+        return lambda: self._release(address, hold)
+
+    def _turn_on(self, address: PciAddress, bit: int, before: int, hold: _Hold) -> None:
+        # First the kernel's way, which wakes the function up and claims its resources; it writes
+        # the register only when its count goes from 0 to 1, and refuses where there is a driver
+        # (drivers/pci/pci-sysfs.c, enable_store).
+        if not hold.enabled and self._pci.attribute(address, "enable") == "0":
+            try:
+                self._pci.set_attribute(address, "enable", "1")
+                hold.enabled = True
+            except BarfsError as error:
+                log.info("%s: not enabled: %s", address, error)
+        hold.driver = self._pci.driver(address)
+        command = self._pci.command(address)
+        if not command & bit:
+            command |= bit
+            self._pci.set_command(address, command)
+        hold.bits |= command & ~before & DECODING
+        log.info("%s: decoding turned on in the command register (--enable)", address)
+
+    def _release(self, address: PciAddress, hold: _Hold) -> None:
+        hold.users -= 1
+        if hold.users:
+            return
+        # Somebody may hold the function anew after this one: by then it is another hold.
+        if self._holds.get(address) is hold:
+            del self._holds[address]
+        if not hold.bits and not hold.enabled:
+            return
+        try:
+            self._put_back(address, hold)
+        except DeviceGone:
+            pass
+        except BarfsError as error:
+            log.warning("%s: decoding stays on: %s", address, error)
+
+    def _put_back(self, address: PciAddress, hold: _Hold) -> None:
+        driver = self._pci.driver(address)
+        if driver not in {None, hold.driver}:
+            log.info("%s: decoding stays on: the driver %s has come meanwhile", address, driver)
+            return
+        if hold.enabled:
+            self._pci.set_attribute(address, "enable", "0")
+        command = self._pci.command(address)
+        if command != COMMAND_ABSENT and command & hold.bits:
+            self._pci.set_command(address, command & ~hold.bits)
+            log.info("%s: decoding turned off again", address)

@@ -1,0 +1,177 @@
+"""Open files: their requests made at once or in a worker thread, measured, and recorded."""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache, partial
+from itertools import count
+from time import perf_counter
+from typing import Final, ParamSpec, Self, TypeVar
+
+from barfs.aperture import Buffer
+from barfs.errors import BadRequest, PastEnd
+from barfs.journal import Caller, Open, Opened, Subject, Transfer
+from barfs.names import PciAddress
+from barfs.nodes import BARS, Kind, Node, Tree
+from barfs.views import GoneView, View, open_view
+from barfs.workers import AT_ONCE, Pace, Place, Workers
+
+_MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def subject(node: Node) -> Subject:
+    """What the journal says of a node."""
+    device = str(node.address) if node.address else None
+    bar = node.bar if node.kind in BARS else None
+    return Subject(node.path, device, bar, node.start, node.view.is_text)
+
+
+class OpenFile:
+    """What a file handle stands for. The view is closed when the last request in it has ended."""
+
+    def __init__(
+        self, node: Node, view: View, opened: Opened, pace: Pace, workers: Workers
+    ) -> None:
+        self.node = node
+        self.opened = opened
+        self._view = view
+        self._pace = pace
+        self._workers = workers
+        self._place = Place(*view.extent, node.address)
+        self._users = 0
+        self._former: list[View] = []
+
+    def is_prompt(self, length: int, *, alone: bool = False) -> bool:
+        """Whether a request holds nobody up, and has nobody to wait for."""
+        return length <= self._pace.at_once and not self._workers.stand_back(
+            self._place, alone=alone
+        )
+
+    def read(self, offset: int, length: int) -> Buffer:
+        """As View.read."""
+        view = self._view
+        started = perf_counter()
+        try:
+            data = view.read(offset, length)
+        except (BadRequest, PastEnd) as error:
+            raise self._named(error) from error
+        self._pace.note(length, perf_counter() - started)
+        return data
+
+    def write(self, offset: int, data: bytes) -> int:
+        """As View.write."""
+        view = self._view
+        started = perf_counter()
+        try:
+            done = view.write(offset, data)
+        except (BadRequest, PastEnd) as error:
+            raise self._named(error) from error
+        self._pace.note(len(data), perf_counter() - started)
+        return done
+
+    def _named(self, error: BadRequest | PastEnd) -> BadRequest | PastEnd:
+        """The same error with the file's path, which the rules of requests don't know."""
+        return type(error)(f"{self.opened.subject.path}: {error}")
+
+    async def later(self, request: Callable[[], R], *, alone: bool = False) -> R:
+        """Make a request in a worker thread."""
+        with self:
+            return await self._workers.run(request, self._place, alone=alone)
+
+    def give_up(self) -> None:
+        """Let go of what is behind it; requests from now on find that it is gone."""
+        self._former.append(self._view)
+        self._view = GoneView(self.opened.subject.path)
+        self._close_former()
+
+    def _close_former(self) -> None:
+        while not self._users and self._former:
+            self._former.pop().close()
+
+    def __enter__(self) -> Self:
+        self._users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        self._close_former()
+
+
+class OpenFiles:
+    """All open files by their handles."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._journal = tree.journal
+        self._workers = Workers()
+        self._pace = lru_cache(maxsize=1024)(lambda _: Pace())
+        self._files: dict[int, OpenFile] = {}
+        self._handles = count(1)
+
+    async def open(self, node: Node, mode: int, caller: Caller) -> int:
+        """Open what is behind a node; `mode` is O_RDONLY, O_WRONLY or O_RDWR.
+
+        In a worker thread if it took long the last time: a device may have to wake up.
+        """
+        # Config space, ROM and a physical range are paced on their own, all views of a BAR as one.
+        pace = self._pace((node.kind, node.address, 0 if node.address else node.start))
+        call = partial(open_view, self._tree, node, writable=mode != os.O_RDONLY)
+        started = perf_counter()
+        if pace.opens_at_once:
+            view = call()
+        else:
+            view = await self._workers.run(call, Place(0, 0, node.address))
+        pace.opens_at_once = perf_counter() - started < AT_ONCE
+        opened = Opened(caller, subject(node), view.width_at)
+        handle = next(self._handles)
+        self._files[handle] = OpenFile(node, view, opened, pace, self._workers)
+        if node.kind is not Kind.LOG:
+            self._journal.add(Open(opened, _MODES[mode]))
+        return handle
+
+    def opened(self, handle: int) -> Opened:
+        """Who opened a file and what it is."""
+        return self._files[handle].opened
+
+    async def read(self, handle: int, offset: int, length: int) -> Buffer:
+        """As View.read."""
+        file = self._files[handle]
+        if file.is_prompt(length):
+            data = file.read(offset, length)
+        else:
+            data = await file.later(partial(file.read, offset, length))
+        if self._journal.reads and len(data) and file.node.kind is not Kind.LOG:
+            shown = bytes(data) if len(data) <= file.opened.data_limit else None
+            self._journal.add(Transfer("read", file.opened, offset, len(data), shown))
+        return data
+
+    async def write(self, handle: int, offset: int, data: bytes) -> int:
+        """As View.write."""
+        file = self._files[handle]
+        # With a mask: a read and a write, with nothing of this mount between them.
+        alone = file.node.view.is_text and b":" in data
+        if file.is_prompt(len(data), alone=alone):
+            done = file.write(offset, data)
+        else:
+            done = await file.later(partial(file.write, offset, data), alone=alone)
+        shown = data[:done] if done <= file.opened.data_limit else None
+        self._journal.add(Transfer("write", file.opened, offset, done, shown))
+        return done
+
+    def close(self, handle: int) -> None:
+        """Close a file."""
+        self._files.pop(handle).give_up()
+
+    def close_all(self) -> None:
+        """Close what is still open, at the end of the mount."""
+        while self._files:
+            self._files.popitem()[1].give_up()
+
+    def give_up(self, address: PciAddress) -> None:
+        """A function is gone: let go of its mappings, which would outlive it."""
+        for file in self._files.values():
+            if file.node.address == address:
+                file.give_up()
+        self._pace.cache_clear()

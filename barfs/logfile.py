@@ -1,0 +1,93 @@
+"""The journal on disk: `--log FILE`, lines of JSON, appended in the background."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from barfs.journal import Journal
+
+log = logging.getLogger(__name__)
+
+# How long lines are gathered before they are written, and how long a disk that fails is left
+# alone, in seconds. What a machine does in its last moments may therefore be missing.
+GATHER: Final = 0.1
+RETRY: Final = 1.0
+
+
+class LogFile:
+    """Appends a journal to a file, which is made if it is not there, for its owner only.
+
+    A disk that is slow or full holds nobody up: what it can't take in time is lost, and a line says
+    how much. A file that was moved away, as logrotate does, is made anew. OSError if it can't be.
+    """
+
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self._path = path
+        self._journal = journal
+        self._taken = 0
+        self._rest = b""
+        self._failing = False
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        return os.open(self._path, flags, 0o600)
+
+    async def follow(self) -> None:
+        """Write what is recorded, until cancelled."""
+        while True:
+            await self._wait()
+            await trio.sleep(GATHER)
+            self._gather()
+            if not await trio.to_thread.run_sync(self._write):
+                await trio.sleep(RETRY)
+
+    async def _wait(self) -> None:
+        """Until there is something to write."""
+        if self._rest or self._taken != self._journal.end:
+            return
+        news = trio.Event()
+        self._journal.listener = news.set
+        try:
+            await news.wait()
+        finally:
+            self._journal.listener = None
+
+    def _gather(self) -> None:
+        """Make lines of what is new, unless there are lines still to be written."""
+        if not self._rest:
+            self._rest = b"".join(self._journal.lines(self._taken))
+            self._taken = self._journal.end
+
+    def _write(self) -> bool:
+        """Write the lines; False if the disk did not take all of them."""
+        try:
+            self._reopen_if_moved()
+            while self._rest:
+                self._rest = self._rest[os.write(self._fd, self._rest) :]
+        except OSError as error:
+            if not self._failing:
+                log.warning("--log %s: %s", self._path, error.strerror)
+            self._failing = True
+            return False
+        self._failing = False
+        return True
+
+    def _reopen_if_moved(self) -> None:
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            there = None
+        if there is None or not os.path.samestat(there, os.fstat(self._fd)):
+            fresh = self._open()
+            os.close(self._fd)
+            self._fd = fresh
+
+    def close(self) -> None:
+        """Write what is left, if the disk takes it, and close the file."""
+        self._gather()
+        self._write()
+        os.close(self._fd)

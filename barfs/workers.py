@@ -1,0 +1,97 @@
+"""What takes long is done in a worker thread, so that a slow device holds up nobody else.
+
+Small requests are done at once, in the loop's own thread: handing over costs more than most of
+them take. How much is small is measured, device by device.
+"""
+
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+# How long a request may hold up all others, in seconds.
+AT_ONCE: Final = 0.001
+
+# A read of a register takes about 1 us on PCIe: what is tried at once before anything is measured,
+# and the most that ever is, in bytes.
+FIRST_TRY: Final = 4096
+LARGEST: Final = 1 << 20
+
+# The most threads for one device; more requests wait for their turn, so that one device's clients
+# leave threads to those of others.
+PER_DEVICE: Final = 4
+THREADS: Final = 64
+
+
+class Pace:
+    """How fast a BAR, a physical range or a file of sysfs is: what of it is done at once."""
+
+    def __init__(self) -> None:
+        self.at_once = FIRST_TRY  # bytes
+        self.opens_at_once = True
+
+    def note(self, length: int, took: float) -> None:
+        """A request of `length` bytes took so many seconds."""
+        if took > AT_ONCE:
+            self.at_once = min(self.at_once, length // 2)
+        elif length >= self.at_once and took < AT_ONCE / 2:
+            self.at_once = min(2 * length, LARGEST)
+
+
+class Place(NamedTuple):
+    """What a request is for: `start` to `end` on the bus, the end not included, and whose."""
+
+    start: int
+    end: int
+    device: Hashable
+
+
+class _Claim(NamedTuple):
+    place: Place
+    alone: bool
+
+    def conflicts(self, other: "_Claim") -> bool:
+        """Whether the two must not run at the same time."""
+        return (
+            (self.alone or other.alone)
+            and self.place.start < other.place.end
+            and other.place.start < self.place.end
+        )
+
+
+class Workers:
+    """Requests in worker threads, and the order among those that must not run side by side.
+
+    Only a request that reads and then writes (`alone`) keeps others off the bytes that it is for.
+    """
+
+    def __init__(self) -> None:
+        self._claims: list[_Claim] = []  # in the order they came; some still wait
+        self._changed = trio.Event()
+        self._threads = trio.CapacityLimiter(THREADS)
+        self._per_device = lru_cache(maxsize=1024)(lambda _: trio.CapacityLimiter(PER_DEVICE))
+
+    def stand_back(self, place: Place, *, alone: bool = False) -> bool:
+        """Whether a request has to wait for one that is under way, and so can't be done at once."""
+        if not self._claims:
+            return False
+        mine = _Claim(place, alone)
+        return any(mine.conflicts(claim) for claim in self._claims)
+
+    async def run(self, call: Callable[[], T], place: Place, *, alone: bool = False) -> T:
+        """What `call` returns, from a worker thread, once no earlier request conflicts."""
+        claim = _Claim(place, alone)
+        earlier = [other for other in self._claims if claim.conflicts(other)]
+        self._claims.append(claim)
+        try:
+            while any(other is mine for other in earlier for mine in self._claims):
+                await self._changed.wait()
+            async with self._per_device(place.device):
+                return await trio.to_thread.run_sync(call, limiter=self._threads)
+        finally:
+            self._claims = [other for other in self._claims if other is not claim]
+            self._changed.set()
+            self._changed = trio.Event()
