@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
         help="append the mount's log to FILE: opens, writes and refusals, as lines of JSON",
     )
     mounting.add_argument("--log-reads", action="store_true", help="have reads in the log too")
+    mounting.add_argument(
+        "--loop",
+        choices=("fast", "stock"),
+        default="fast",
+        help="how requests are waited for: barfs's own way (default), or as pyfuse3 does",
+    )
 
     mount = commands.add_parser("mount", parents=[mounting], help="mount this machine")
     mount.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
@@ -117,6 +123,7 @@ def _settings(arguments: argparse.Namespace, mountpoint: Path) -> Settings:
         enable=arguments.enable,
         log_file=arguments.log and arguments.log.absolute(),
         log_reads=arguments.log_reads,
+        loop=arguments.loop,
     )
 
 

@@ -23,9 +23,12 @@ from barfs.devmem import PhysicalMemory
 from barfs.fs import Operations
 from barfs.journal import Journal
 from barfs.logfile import LogFile
+from barfs.loop import Kind as LoopKind
+from barfs.loop import Loop
 from barfs.nodes import Tree
 from barfs.pci import PciBus
 from barfs.uevents import watch
+from barfs.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +37,6 @@ SYSLOG_SOCKET: Final = Path("/dev/log")
 REAL_SYSFS: Final = Path("/sys")
 REAL_PROC: Final = Path("/proc")
 REAL_DEVMEM: Final = Path("/dev/mem")
-
-# How many requests may be under way at a time. Most are done at once; the rest wait for devices.
-MAX_TASKS: Final = 500
 
 # Mount options that break barfs, and why.
 REFUSED_OPTIONS: Final = {
@@ -62,6 +62,7 @@ class Settings:
     enable: bool = False
     log_file: Path | None = None
     log_reads: bool = False
+    loop: LoopKind = "fast"
 
     @property
     def read_only(self) -> bool:
@@ -186,11 +187,12 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     `ready` is called once the mount has answered a request.
     """
-    operations = Operations(tree_of(settings), read_only=settings.read_only)
+    loop = Loop(settings.loop)
+    operations = Operations(tree_of(settings), Workers(loop.away), read_only=settings.read_only)
     log_file = _open_log_file(settings, operations.journal)
     _init(operations, settings)
     try:
-        silent = trio.run(_serve, settings, operations, log_file, ready)
+        silent = trio.run(_serve, settings, operations, loop, log_file, ready)
     finally:
         operations.close()
         if log_file is not None:
@@ -212,6 +214,7 @@ def _open_log_file(settings: Settings, journal: Journal) -> LogFile | None:
 async def _serve(
     settings: Settings,
     operations: Operations,
+    loop: Loop,
     log_file: LogFile | None,
     ready: Callable[[], None],
 ) -> OSError | None:
@@ -225,7 +228,7 @@ async def _serve(
             await trio.to_thread.run_sync(os.stat, mountpoint / "phys", abandon_on_cancel=True)
         except OSError as error:
             silent = error
-            pyfuse3.terminate()
+            loop.end()
         else:
             ready()
 
@@ -234,7 +237,7 @@ async def _serve(
             task_status.started()
             async for number in signals:
                 log.info("%s: unmounting", signal.Signals(number).name)
-                pyfuse3.terminate()
+                loop.end()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(end_on_signal)
@@ -243,8 +246,7 @@ async def _serve(
             nursery.start_soon(log_file.follow)
         if settings.sysfs == REAL_SYSFS:
             nursery.start_soon(watch, operations.device_changed)
-        # A handler that waits for a worker thread leaves the others to the other tasks.
-        await pyfuse3.main(max_tasks=MAX_TASKS)
+        await loop.run()
         nursery.cancel_scope.cancel()
     return silent
 

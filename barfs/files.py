@@ -102,10 +102,10 @@ class OpenFile:
 class OpenFiles:
     """All open files by their handles."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, workers: Workers) -> None:
         self._tree = tree
         self._journal = tree.journal
-        self._workers = Workers()
+        self._workers = workers
         self._pace = lru_cache(maxsize=1024)(lambda _: Pace())
         self._files: dict[int, OpenFile] = {}
         self._handles = count(1)

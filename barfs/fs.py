@@ -41,6 +41,7 @@ from barfs.nodes import (
     Node,
     Tree,
 )
+from barfs.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +99,11 @@ class Operations(pyfuse3.Operations):
 
     supports_dot_lookup = False
 
-    def __init__(self, tree: Tree, *, read_only: bool) -> None:
+    def __init__(self, tree: Tree, workers: Workers, *, read_only: bool) -> None:
         super().__init__()
         self._tree = tree
         self.journal = tree.journal
-        self._files = OpenFiles(tree)
+        self._files = OpenFiles(tree, workers)
         self._read_only = read_only
         self._inodes = InodeNumbers()
         self._listings: dict[int, list[tuple[str, Node]]] = {}

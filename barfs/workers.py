@@ -5,6 +5,7 @@ them take. How much is small is measured, device by device.
 """
 
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar
 
@@ -66,9 +67,11 @@ class Workers:
     """Requests in worker threads, and the order among those that must not run side by side.
 
     Only a request that reads and then writes (`alone`) keeps others off the bytes that it is for.
+    `away` is entered while a request waits, so that the loop can see to others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, away: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._away = away
         self._claims: list[_Claim] = []  # in the order they came; some still wait
         self._changed = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS)
@@ -86,10 +89,14 @@ class Workers:
         claim = _Claim(place, alone)
         earlier = [other for other in self._claims if claim.conflicts(other)]
         self._claims.append(claim)
+        with self._away():
+            return await self._run(call, claim, earlier)
+
+    async def _run(self, call: Callable[[], T], claim: _Claim, earlier: list[_Claim]) -> T:
         try:
             while any(other is mine for other in earlier for mine in self._claims):
                 await self._changed.wait()
-            async with self._per_device(place.device):
+            async with self._per_device(claim.place.device):
                 return await trio.to_thread.run_sync(call, limiter=self._threads)
         finally:
             self._claims = [other for other in self._claims if other is not claim]

@@ -10,13 +10,13 @@ import barfs
 # A module may import those before it.
 ROOMS = [
     *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "pci", "decoding"),
-    *("pciids", "info", "journal", "nodes", "views", "workers", "files", "fs"),
+    *("pciids", "info", "journal", "nodes", "views", "workers", "files", "fs", "loop"),
     *("logfile", "uevents", "daemon", "demo", "listing", "cli", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.
 RESERVED = {
-    "pyfuse3": {"fs", "daemon"},
+    "pyfuse3": {"fs", "loop", "daemon"},
     "pyudev": {"uevents"},
     "barfs._mmio": {"aperture"},
     "mmap": set(),

@@ -1,0 +1,215 @@
+"""How requests are fetched and waited for.
+
+pyfuse3 has trio wait for each request: five system calls, of which two are needed, and a turn of
+trio's scheduler. Here one of pyfuse3's tasks waits in poll(2) itself while requests keep coming,
+spins a little where that pays, lets trio's other tasks run every few ms, and leaves the waiting to
+trio when nothing comes. pyfuse3 looks its own `_wait_fuse_readable` and `_session_loop` up in its
+module, as its asyncio mode relies on too; they are replaced there (pyfuse3 3.4 and 3.5,
+src/pyfuse3/internal.pxi). Where they are not found pyfuse3's own loop is used, and the log says so.
+"""
+
+import contextlib
+import inspect
+import logging
+import os
+import select
+from collections.abc import Awaitable, Callable, Iterator
+from time import perf_counter
+from typing import Any, Final, Literal, TypeAlias
+
+import pyfuse3
+import trio
+
+log = logging.getLogger(__name__)
+
+Kind: TypeAlias = Literal["fast", "stock"]
+
+# What is replaced in pyfuse3.
+_WAIT: Final = "_wait_fuse_readable"
+_SESSION_LOOP: Final = "_session_loop"
+
+# How many requests may be under way at a time. Nearly all are done at once; the rest wait for slow
+# devices, each in a task of its own.
+MAX_TASKS: Final = 200
+
+# For so long a request is waited for in poll(2), and trio's other tasks wait for their turn.
+TURN: Final = 0.004
+_TURN_MS: Final = int(TURN * 1000)
+
+# A client on another CPU comes back sooner than a sleeping process wakes up. How long to look for
+# it before sleeping, in seconds.
+SPIN: Final = 60e-6
+
+# Looking pays if it finds something. After so many misses in a row, the next so many waits go
+# without it.
+LUCK: Final = 4
+PAUSE: Final = 100
+
+
+class Loop:
+    """pyfuse3's main loop. `kind` "stock" leaves it as it is."""
+
+    def __init__(self, kind: Kind = "fast") -> None:
+        self._kind = kind
+        self._waiting: FastWait | None = None
+
+    async def run(self) -> None:
+        """Answer requests until `end`, or until unmounted. To be called once, after the mount."""
+        if self._kind == "fast":
+            fd = _session_fd()
+            if fd is not None and _has_known_insides():
+                self._waiting = FastWait(fd)
+                await self._waiting.main()
+                return
+            log.warning("pyfuse3 %s is not as expected: its own loop is used", _version())
+        await pyfuse3.main(max_tasks=MAX_TASKS)
+
+    def end(self) -> None:
+        """Have `run` return."""
+        if self._waiting is not None:
+            self._waiting.over = True
+        pyfuse3.terminate()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """For a handler to wait in: another task fetches requests meanwhile."""
+        if self._waiting is None:
+            yield
+        else:
+            with self._waiting.away():
+                yield
+
+
+def _version() -> str:
+    # Needed only here, and slow to import.
+    from importlib.metadata import version  # noqa: PLC0415
+
+    return version("pyfuse3")
+
+
+def _has_known_insides() -> bool:
+    insides = (getattr(pyfuse3, name, None) for name in (_WAIT, _SESSION_LOOP))
+    return all(inspect.iscoroutinefunction(inside) for inside in insides)
+
+
+def _session_fd() -> int | None:
+    """The descriptor of the one FUSE session of this process; None if there is not just one."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the directory's own
+        if target == "/dev/fuse":
+            found.append(int(name))
+    return found[0] if len(found) == 1 else None
+
+
+class FastWait:
+    """Which of pyfuse3's tasks fetches the next request, and how it waits for it.
+
+    One task at a time is the reader, and stays it as long as its handlers don't wait. One that is
+    about to goes `away`, and a parked task becomes the reader.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.over = False
+        self._fd = fd
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        self._poll = poll.poll
+        self._parked: list[trio.lowlevel.Task] = []  # the last one first: its buffer is warm
+        # The reader is in `wait`, or at the request that it came back from there with. Nothing
+        # else runs meanwhile, so that it is the reader whoever calls `wait` then.
+        self._reading = self._processing = False
+        self._away = 0
+        self._turn_ends = 0.0
+        self._luck = 0
+
+    async def main(self) -> None:
+        """pyfuse3.main with its way to wait replaced."""
+        insides = {name: getattr(pyfuse3, name) for name in (_WAIT, _SESSION_LOOP)}
+        setattr(pyfuse3, _WAIT, self.wait)
+        setattr(pyfuse3, _SESSION_LOOP, self._until_over(insides[_SESSION_LOOP]))
+        try:
+            await pyfuse3.main(max_tasks=MAX_TASKS)
+        finally:
+            for name, inside in insides.items():
+                setattr(pyfuse3, name, inside)
+
+    def _until_over(
+        self, session_loop: Callable[..., Awaitable[None]]
+    ) -> Callable[..., Awaitable[None]]:
+        """A task of pyfuse3's ends only with the session: then all others have to end, too."""
+
+        async def until_over(*args: Any) -> None:
+            try:
+                await session_loop(*args)
+            finally:
+                self.over = True
+                while self._parked:
+                    self._unpark()
+
+        return until_over
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """See Loop."""
+        self._processing = False
+        self._away += 1
+        if self._parked and not self._reading:
+            self._unpark()
+        try:
+            yield
+        finally:
+            self._away -= 1
+
+    async def _park(self) -> None:
+        task = trio.lowlevel.current_task()
+        self._parked.append(task)
+
+        def cancelled(_: object) -> trio.lowlevel.Abort:
+            self._parked.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(cancelled)
+
+    def _unpark(self) -> None:
+        trio.lowlevel.reschedule(self._parked.pop())
+
+    async def wait(self) -> bool:
+        """Instead of pyfuse3's: True once there is a request, False at the end."""
+        if self._processing:
+            self._processing = False
+        else:
+            while self._reading and not self.over:
+                await self._park()
+        # Others need trio's attention when they are done: then it has to do the waiting.
+        if not self.over and not self._away and perf_counter() < self._turn_ends and self._look():
+            self._processing = True
+            return True
+        self._reading = True
+        try:
+            await trio.lowlevel.wait_readable(self._fd)
+        except trio.ClosedResourceError:
+            return False
+        finally:
+            self._reading = False
+        self._turn_ends = perf_counter() + TURN
+        self._processing = not self.over
+        return self._processing
+
+    def _look(self) -> bool:
+        """Whether there is a request within a turn: spinning, if that has paid of late, or not."""
+        if self._luck < 0:
+            self._luck += 1
+            return bool(self._poll(_TURN_MS))
+        until = perf_counter() + SPIN
+        while not self._poll(0):
+            if perf_counter() > until:
+                self._luck -= 1
+                if self._luck < 0 or len(os.sched_getaffinity(0)) == 1:
+                    self._luck = -PAUSE
+                return bool(self._poll(_TURN_MS))
+        self._luck = LUCK
+        return True
