@@ -45,16 +45,19 @@ class OpenFile:
 
     def is_prompt(self, length: int, *, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
-        return length <= self._pace.at_once and not self._workers.stand_back(
-            self._place, alone=alone
+        return length <= self._pace.at_once and not (
+            self._workers.claims and self._workers.stand_back(self._place, alone=alone)
         )
+
+    def wants_to_be_alone(self, data: bytes) -> bool:
+        """Whether a write reads first, and nothing of this mount may come between the two."""
+        return self.node.view.is_text and b":" in data
 
     def read(self, offset: int, length: int) -> Buffer:
         """As View.read."""
-        view = self._view
         started = perf_counter()
         try:
-            data = view.read(offset, length)
+            data = self._view.read(offset, length)
         except (BadRequest, PastEnd) as error:
             raise self._named(error) from error
         self._pace.note(length, perf_counter() - started)
@@ -62,10 +65,9 @@ class OpenFile:
 
     def write(self, offset: int, data: bytes) -> int:
         """As View.write."""
-        view = self._view
         started = perf_counter()
         try:
-            done = view.write(offset, data)
+            done = self._view.write(offset, data)
         except (BadRequest, PastEnd) as error:
             raise self._named(error) from error
         self._pace.note(len(data), perf_counter() - started)
@@ -135,30 +137,49 @@ class OpenFiles:
         """Who opened a file and what it is."""
         return self._files[handle].opened
 
-    async def read(self, handle: int, offset: int, length: int) -> Buffer:
-        """As View.read."""
+    def read(self, handle: int, offset: int, length: int) -> Buffer | None:
+        """As View.read; None if it could hold up others, and is to be made by `read_later`."""
         file = self._files[handle]
-        if file.is_prompt(length):
-            data = file.read(offset, length)
-        else:
-            data = await file.later(partial(file.read, offset, length))
-        if self._journal.reads and len(data) and file.node.kind is not Kind.LOG:
-            shown = bytes(data) if len(data) <= file.opened.data_limit else None
-            self._journal.add(Transfer("read", file.opened, offset, len(data), shown))
+        if not file.is_prompt(length):
+            return None
+        data = file.read(offset, length)
+        if self._journal.reads:
+            self._record_read(file, offset, data)
         return data
 
-    async def write(self, handle: int, offset: int, data: bytes) -> int:
-        """As View.write."""
+    async def read_later(self, handle: int, offset: int, length: int) -> Buffer:
+        """As View.read, in a worker thread."""
         file = self._files[handle]
-        # With a mask: a read and a write, with nothing of this mount between them.
-        alone = file.node.view.is_text and b":" in data
-        if file.is_prompt(len(data), alone=alone):
-            done = file.write(offset, data)
-        else:
-            done = await file.later(partial(file.write, offset, data), alone=alone)
+        data = await file.later(partial(file.read, offset, length))
+        if self._journal.reads:
+            self._record_read(file, offset, data)
+        return data
+
+    def _record_read(self, file: OpenFile, offset: int, data: Buffer) -> None:
+        if len(data) and file.node.kind is not Kind.LOG:
+            shown = bytes(data) if len(data) <= file.opened.data_limit else None
+            self._journal.add(Transfer("read", file.opened, offset, len(data), shown))
+
+    def write(self, handle: int, offset: int, data: bytes) -> int | None:
+        """As View.write; None if it could hold up others, and is to be made by `write_later`."""
+        file = self._files[handle]
+        if not file.is_prompt(len(data), alone=file.wants_to_be_alone(data)):
+            return None
+        done = file.write(offset, data)
+        self._record_write(file, offset, data, done)
+        return done
+
+    async def write_later(self, handle: int, offset: int, data: bytes) -> int:
+        """As View.write, in a worker thread."""
+        file = self._files[handle]
+        request = partial(file.write, offset, data)
+        done = await file.later(request, alone=file.wants_to_be_alone(data))
+        self._record_write(file, offset, data, done)
+        return done
+
+    def _record_write(self, file: OpenFile, offset: int, data: bytes, done: int) -> None:
         shown = data[:done] if done <= file.opened.data_limit else None
         self._journal.add(Transfer("write", file.opened, offset, done, shown))
-        return done
 
     def close(self, handle: int) -> None:
         """Close a file."""

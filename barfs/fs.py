@@ -65,16 +65,8 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
     async def bounded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await handler(self, *args, **kwargs)
-        except BarfsError as error:
-            log.warning("%s: %s (%s)", name, error, errno.errorcode.get(error.errno, error.errno))
-            self._record_refusal(name, args, error.errno, str(error))
-            raise FUSEError(error.errno) from None
-        except FUSEError:
-            raise
         except Exception as error:
-            log.exception("%s: unforeseen (EIO)", name)
-            self._record_refusal(name, args, errno.EIO, f"unforeseen: {type(error).__name__}")
-            raise FUSEError(errno.EIO) from None
+            raise self._answer(name, args, error) from None
 
     return bounded
 
@@ -135,6 +127,19 @@ class Operations(pyfuse3.Operations):
         timeout = FIXED_TIMEOUT if node.kind in FIXED_DIRECTORIES else TIMEOUT
         entry.entry_timeout = entry.attr_timeout = timeout
         return entry
+
+    def _answer(self, name: str, args: tuple[Any, ...], error: Exception) -> FUSEError:
+        """What the kernel is told of an exception, after the logs have been."""
+        if isinstance(error, FUSEError):
+            return error
+        if isinstance(error, BarfsError):
+            number, message = error.errno, str(error)
+            log.warning("%s: %s (%s)", name, message, errno.errorcode.get(number, number))
+        else:
+            number, message = errno.EIO, f"unforeseen: {type(error).__name__}"
+            log.error("%s: unforeseen (EIO)", name, exc_info=error)
+        self._record_refusal(name, args, number, message)
+        return FUSEError(number)
 
     def _record_refusal(
         self, operation: str, args: tuple[Any, ...], number: int, message: str
@@ -283,15 +288,23 @@ class Operations(pyfuse3.Operations):
         # Never keep_cache: that would keep pages that a MAP_PRIVATE mapping of the file read.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)
 
-    @boundary
+    # The two that have to be fast: the boundary is in them, and they wait only if they have to.
+
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]
         """See pyfuse3.Operations. pyfuse3 takes any contiguous buffer, its types say bytes."""
-        return await self._files.read(fh, off, size)
+        try:
+            data = self._files.read(fh, off, size)
+            return await self._files.read_later(fh, off, size) if data is None else data
+        except Exception as error:
+            raise self._answer("read", (fh, off, size), error) from None
 
-    @boundary
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """See pyfuse3.Operations."""
-        return await self._files.write(fh, off, buf)
+        try:
+            done = self._files.write(fh, off, buf)
+            return await self._files.write_later(fh, off, buf) if done is None else done
+        except Exception as error:
+            raise self._answer("write", (fh, off, buf), error) from None
 
     @boundary
     async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:

@@ -72,33 +72,31 @@ class Workers:
 
     def __init__(self, away: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self._away = away
-        self._claims: list[_Claim] = []  # in the order they came; some still wait
+        self.claims: list[_Claim] = []  # in the order they came; some still wait
         self._changed = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS)
         self._per_device = lru_cache(maxsize=1024)(lambda _: trio.CapacityLimiter(PER_DEVICE))
 
     def stand_back(self, place: Place, *, alone: bool = False) -> bool:
         """Whether a request has to wait for one that is under way, and so can't be done at once."""
-        if not self._claims:
-            return False
         mine = _Claim(place, alone)
-        return any(mine.conflicts(claim) for claim in self._claims)
+        return any(mine.conflicts(claim) for claim in self.claims)
 
     async def run(self, call: Callable[[], T], place: Place, *, alone: bool = False) -> T:
         """What `call` returns, from a worker thread, once no earlier request conflicts."""
         claim = _Claim(place, alone)
-        earlier = [other for other in self._claims if claim.conflicts(other)]
-        self._claims.append(claim)
+        earlier = [other for other in self.claims if claim.conflicts(other)]
+        self.claims.append(claim)
         with self._away():
             return await self._run(call, claim, earlier)
 
     async def _run(self, call: Callable[[], T], claim: _Claim, earlier: list[_Claim]) -> T:
         try:
-            while any(other is mine for other in earlier for mine in self._claims):
+            while any(other is mine for other in earlier for mine in self.claims):
                 await self._changed.wait()
             async with self._per_device(claim.place.device):
                 return await trio.to_thread.run_sync(call, limiter=self._threads)
         finally:
-            self._claims = [other for other in self._claims if other is not claim]
+            self.claims = [other for other in self.claims if other is not claim]
             self._changed.set()
             self._changed = trio.Event()
