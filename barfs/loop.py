@@ -184,8 +184,10 @@ class FastWait:
         else:
             while self._reading and not self.over:
                 await self._park()
+        if self.over:
+            return False
         # Others need trio's attention when they are done: then it has to do the waiting.
-        if not self.over and not self._away and perf_counter() < self._turn_ends and self._look():
+        if not self._away and perf_counter() < self._turn_ends and self._look():
             self._processing = True
             return True
         self._reading = True
