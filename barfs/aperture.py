@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, TypeAlias, cast
+from typing import Final, Protocol, TypeAlias, cast
 
 from barfs import _mmio
 from barfs.errors import (
@@ -117,19 +117,12 @@ class Aperture(Protocol):
         """Give the span up. Not to be used afterwards."""
 
 
-class _Window(NamedTuple):
-    """What is mapped of a span: its bytes from `first` up to `last`."""
-
-    span: _mmio.Span
-    first: int
-    last: int
-
-    def holds(self, offset: int, length: int) -> bool:
-        return self.first <= offset and offset + length <= self.last
-
+# What is mapped of a span: its bytes from the first number up to the last. A plain tuple, which
+# is taken apart faster than a named one.
+_Window: TypeAlias = tuple[_mmio.Span, int, int]
 
 # Holds no request, so its span is never used.
-_NOTHING: Final = _Window(cast("_mmio.Span", None), 1, 0)
+_NOTHING: Final[_Window] = (cast("_mmio.Span", None), 1, 0)
 
 
 class MappedAperture:
@@ -196,14 +189,14 @@ class MappedAperture:
 
     def _map_exactly(self, first: int, last: int) -> _Window:
         span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
-        return _Window(span, first, last)
+        return span, first, last
 
     def _reach(self, offset: int, length: int) -> _Window:
         """The window that holds a request."""
-        window = self._window
-        if window.first <= offset and offset + length <= window.last:
+        span, first, last = window = self._window
+        if first <= offset and offset + length <= last:
             return window
-        del window  # or the traceback of a refusal would keep it mapped
+        del span, window  # or the traceback of a refusal would keep it mapped
         with self._lock:
             if self._fd < 0:
                 raise ValueError(f"{self._what}: used after it was closed")
@@ -211,8 +204,9 @@ class MappedAperture:
                 raise DeviceGone(
                     f"{self._what}: its mapping was revoked since it was opened; open it again"
                 )
+            first, last = self._window[1:]
             # Another thread may have been faster.
-            if not self._window.holds(offset, length):
+            if not (first <= offset and offset + length <= last):
                 # The old one is not closed: another thread may be about to use it.
                 self._window = self._map(offset, length)
             return self._window
