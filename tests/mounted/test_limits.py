@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import resource
 
 import pytest
 
+from barfs import daemon
 from mounted.conftest import Mount, sh, wait_until
 
 LIMIT = 256
@@ -27,6 +29,15 @@ def descriptors(mount):
 def test_the_limit_is_raised_as_far_as_it_may(limited):
     limits = sh(f"grep 'Max open files' /proc/{limited.process.pid}/limits").stdout.split()
     assert limits[3:5] == [str(LIMIT).encode()] * 2
+
+
+@pytest.mark.parametrize(("hard", "chosen"), [(1024, 1024), (1 << 15, 1 << 15), (1 << 20, 1 << 15)])
+def test_but_not_beyond_what_the_mappings_of_a_process_allow(monkeypatch, hard, chosen):
+    done = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (40, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda *what: done.append(what))
+    daemon._raise_limit()
+    assert done == [(resource.RLIMIT_NOFILE, (chosen, hard))]
 
 
 @pytest.mark.parametrize("name", ["phys/1000+4", "1af4:1110/bar2", "1af4:1110/config"])
