@@ -145,6 +145,7 @@ struct guard {
     sigjmp_buf back;
     const unsigned char *first, *last; /* whole pages: some faults name only the page */
     const unsigned char *fault;
+    int signum, code; /* of the fault, as in its siginfo */
 };
 
 /* volatile: set before the first access and cleared after the last, in that order. */
@@ -194,6 +195,8 @@ static void on_fault(int signum, siginfo_t *info, void *context)
     /* si_code > 0: raised by the kernel for an access, not sent by kill() or raise(). */
     if (guard && info->si_code > 0 && address >= guard->first && address < guard->last) {
         guard->fault = address;
+        guard->signum = signum;
+        guard->code = info->si_code;
         siglongjmp(guard->back, 1);
     }
     chain(signum == fault_signals[0] ? 0 : 1, signum, info, context);
@@ -229,7 +232,7 @@ static int arm(void)
     return 0;
 }
 
-/* Runs `operation`; 0, or -1 with guard->fault set. */
+/* Runs `operation`; 0, or -1 with the fault in the guard. */
 static int run_guarded(struct guard *guard, operation *operation, const struct job *job)
 {
     if (sigsetjmp(guard->back, 0)) {
@@ -296,10 +299,11 @@ static int span_run(Span *self, operation *operation, Py_ssize_t offset, void *d
 
     /* A fault that names only the page lies before the first byte of the work: say that byte. */
     Py_ssize_t at = guard.fault - self->base;
-    PyObject *exception = PyObject_CallFunction(Fault, "n", at < offset ? offset : at);
-    if (exception) {
-        PyErr_SetObject(Fault, exception);
-        Py_DECREF(exception);
+    PyObject *arguments =
+        Py_BuildValue("nii", at < offset ? offset : at, guard.signum, guard.code);
+    if (arguments) {
+        PyErr_SetObject(Fault, arguments);
+        Py_DECREF(arguments);
     }
     return -1;
 }
@@ -548,8 +552,8 @@ static PyType_Spec span_spec = {
 
 /* ---- the module -------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(fault_doc, "An access faulted; args[0] is its offset in the span. Accesses below it "
-                        "were made.");
+PyDoc_STRVAR(fault_doc, "An access faulted; args are its offset in the span, the signal and its "
+                        "si_code. Accesses below the offset were made.");
 
 static struct PyModuleDef module_def = {
     PyModuleDef_HEAD_INIT,

@@ -5,7 +5,7 @@ from typing_extensions import Buffer
 MAX_WIDTH: Final[int]
 
 class Fault(Exception):
-    args: tuple[int]
+    args: tuple[int, int, int]
 
 class Span:
     def __init__(self, fd: int, offset: int, length: int, writable: bool) -> None: ...

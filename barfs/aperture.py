@@ -2,9 +2,12 @@
 
 import errno
 import os
+import resource
+import signal
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, cast
 
 from barfs import _mmio
 from barfs.errors import (
@@ -14,6 +17,7 @@ from barfs.errors import (
     KernelRefused,
     NotAllowed,
     ReadOnly,
+    TooManyFiles,
 )
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -24,6 +28,15 @@ PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 # it is made, 2 MiB a GiB, so a span of terabytes is mapped where it is touched.
 WINDOW: Final = 64 << 20
 
+# Descriptors that open files never get, so that with no more of those to be had the daemon still
+# lists directories, looks up names and answers.
+RESERVED_FILES: Final = 64
+
+# BUS_ADRERR in uapi/asm-generic/siginfo.h. What touching a mapping gives once its pages are gone
+# for good: a driver has claimed the range (kernel/resource.c, revoke_iomem), or the file was cut
+# short. Not so BUS_MCEERR_AR, a memory error.
+_PAGES_GONE: Final = (signal.SIGBUS, 2)
+
 # What an errno of open(2) or mmap(2) means wherever it comes from; callers add their own.
 REFUSALS: Final[Mapping[int, type[BarfsError]]] = {
     errno.EPERM: KernelRefused,
@@ -32,6 +45,7 @@ REFUSALS: Final[Mapping[int, type[BarfsError]]] = {
     errno.ENOENT: DeviceGone,
     errno.ENODEV: DeviceGone,
     errno.ENXIO: DeviceGone,
+    errno.EMFILE: TooManyFiles,
 }
 
 
@@ -44,20 +58,35 @@ def refusal(what: str, error: OSError, meanings: Mapping[int, type[BarfsError]])
     return result
 
 
-def _open(
-    path: Path,
-    what: str,
-    *,
-    writable: bool,
-    flags: int = 0,
-    meanings: Mapping[int, type[BarfsError]] = REFUSALS,
-) -> int:
-    """A descriptor of a file behind an aperture, or the domain's error."""
+def open_file(path: Path, what: str, *, writable: bool, flags: int = 0) -> int:
+    """A descriptor of a file that stays open, or the domain's error.
+
+    TooManyFiles already where RESERVED_FILES more would be too many.
+    """
     access = os.O_RDWR if writable else os.O_RDONLY
     try:
-        return os.open(path, os.O_CLOEXEC | access | flags)
+        fd = os.open(path, os.O_CLOEXEC | access | flags)
     except OSError as error:
-        raise refusal(f"{what}: {path}", error, meanings) from error
+        raise refusal(f"{what}: {path}", error, REFUSALS) from error
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and fd >= limit - RESERVED_FILES:
+        os.close(fd)
+        raise TooManyFiles(
+            f"{what}: {path}: the limit of {limit} open files is near; close some, or start barfs"
+            " after ulimit -n with more"
+        )
+    return fd
+
+
+# Makes the domain's error of a mapping that was refused, from what it was to be in words, the
+# error of mmap(2), and the offset in the file and length of what was asked for.
+Refuse: TypeAlias = Callable[[str, OSError, int, int], BarfsError]
+
+
+def refuse_mapping(what: str, error: OSError, start: int, length: int) -> BarfsError:
+    """What a refusal means of any file."""
+    del start, length
+    return refusal(what, error, REFUSALS)
 
 
 class Aperture(Protocol):
@@ -88,12 +117,24 @@ class Aperture(Protocol):
         """Give the span up. Not to be used afterwards."""
 
 
+# What is mapped of a span: its bytes from the first number up to the last. A plain tuple, which
+# is taken apart faster than a named one.
+_Window: TypeAlias = tuple[_mmio.Span, int, int]
+
+# Holds no request, so its span is never used.
+_NOTHING: Final[_Window] = (cast("_mmio.Span", None), 1, 0)
+
+
 class MappedAperture:
     """`size` bytes of a mappable file from `start`, mapped in windows as they are touched.
 
     `what` names the span in messages. With `uncached` the file is opened with O_SYNC, which makes
     the kernel map /dev/mem uncached (drivers/char/mem.c, phys_mem_access_prot). The first window
     is mapped at once, so that a refusal shows when the file is opened.
+
+    Several threads may use it at once. An access holds the window that it goes through, so one
+    that is replaced or closed meanwhile is unmapped when its last access ends. Once an access
+    finds the mapping revoked, the aperture is given up: DeviceGone from then on, and no access.
     """
 
     max_width = _mmio.MAX_WIDTH
@@ -109,7 +150,7 @@ class MappedAperture:
         memory_like: bool,
         writable: bool,
         uncached: bool = False,
-        refusals: Mapping[int, type[BarfsError]] = REFUSALS,
+        refuse: Refuse = refuse_mapping,
     ) -> None:
         self.size = size
         self.base = base
@@ -117,18 +158,17 @@ class MappedAperture:
         self._what = what
         self._start = start
         self._writable = writable
-        self._refusals = refusals
-        flags = os.O_SYNC if uncached else 0
-        self._fd = _open(path, what, writable=writable, flags=flags, meanings=refusals)
-        self._span: _mmio.Span | None = None
-        self._first = self._last = 0
+        self._refuse = refuse
+        self._lock = threading.Lock()  # of what changes the three below
+        self._fd = open_file(path, what, writable=writable, flags=os.O_SYNC if uncached else 0)
+        self._revoked = False
         try:
-            self._map(0, 1)
+            self._window = self._map(0, 1)
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _map(self, offset: int, length: int) -> _mmio.Span:
+    def _map(self, offset: int, length: int) -> _Window:
         """Map the window around a request, or only its pages if the kernel refuses the window.
 
         /dev/mem's mmap is all or nothing: one page that is refused refuses them all.
@@ -136,74 +176,98 @@ class MappedAperture:
         first = offset - offset % WINDOW
         last = min(self.size, max(offset + length, first + WINDOW))
         try:
-            span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
+            return self._map_exactly(first, last)
         except OSError:
             first = max(0, offset - (self._start + offset) % PAGE_SIZE)
             page_end = -(self._start + offset + length) % PAGE_SIZE
             last = min(self.size, offset + length + page_end)
-            try:
-                span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
-            except OSError as error:
-                raise refusal(
-                    f"{self._what}: mapping {last - first:#x} bytes at {first:#x}",
-                    error,
-                    self._refusals,
-                ) from error
-        if self._span is not None:
-            self._span.close()
-        self._span, self._first, self._last = span, first, last
-        return span
+        try:
+            return self._map_exactly(first, last)
+        except OSError as error:
+            what = f"{self._what}: mapping {last - first:#x} bytes at {first:#x}"
+            raise self._refuse(what, error, self._start + first, last - first) from error
 
-    def _reach(self, offset: int, length: int) -> _mmio.Span:
-        """The span that holds a request; its offsets start at self._first."""
-        if self._first <= offset and offset + length <= self._last and self._span is not None:
-            return self._span
-        return self._map(offset, length)
+    def _map_exactly(self, first: int, last: int) -> _Window:
+        span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
+        return span, first, last
 
-    def _fault(self, fault: _mmio.Fault, verb: str, width: int | None) -> AccessFault:
-        wide = f" of {width} bytes" if width else ""
-        return AccessFault(
-            f"{self._what}: {verb}{wide} at {self._first + fault.args[0]:#x} faulted"
+    def _reach(self, offset: int, length: int) -> _Window:
+        """The window that holds a request."""
+        span, first, last = window = self._window
+        if first <= offset and offset + length <= last:
+            return window
+        del span, window  # or the traceback of a refusal would keep it mapped
+        with self._lock:
+            if self._fd < 0:
+                raise ValueError(f"{self._what}: used after it was closed")
+            if self._revoked:
+                raise DeviceGone(
+                    f"{self._what}: its mapping was revoked since it was opened; open it again"
+                )
+            first, last = self._window[1:]
+            # Another thread may have been faster.
+            if not (first <= offset and offset + length <= last):
+                # The old one is not closed: another thread may be about to use it.
+                self._window = self._map(offset, length)
+            return self._window
+
+    def _fault(self, fault: _mmio.Fault, first: int, verb: str) -> BarfsError:
+        offset, signum, code = fault.args
+        where = f"{self._what}: {verb} at {first + offset:#x}"
+        if (signum, code) != _PAGES_GONE:
+            return AccessFault(f"{where} faulted ({signal.Signals(signum).name}, code {code})")
+        with self._lock:
+            self._revoked = True
+            self._window = _NOTHING
+        return DeviceGone(
+            f"{where}: its mapping was revoked, as when a driver claims the range; open it again"
         )
+
+    # In each of these the exception's traceback would keep `span`, and so the mapping, alive.
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
         """See Aperture."""
-        span = self._reach(offset, len(into))
+        span, first, _ = self._reach(offset, len(into))
         try:
-            span.load_run(offset - self._first, width, into)
+            span.load_run(offset - first, width, into)
         except _mmio.Fault as fault:
-            raise self._fault(fault, "read", width) from fault
+            del span
+            raise self._fault(fault, first, f"read of {width} bytes") from fault
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
         """See Aperture."""
-        span = self._reach(offset, len(data))
+        span, first, _ = self._reach(offset, len(data))
         try:
-            span.store_run(offset - self._first, width, data)
+            span.store_run(offset - first, width, data)
         except _mmio.Fault as fault:
-            raise self._fault(fault, "write", width) from fault
+            del span
+            raise self._fault(fault, first, f"write of {width} bytes") from fault
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
-        span = self._reach(offset, len(into))
+        span, first, _ = self._reach(offset, len(into))
         try:
-            span.copy_out(offset - self._first, into)
+            span.copy_out(offset - first, into)
         except _mmio.Fault as fault:
-            raise self._fault(fault, "read", None) from fault
+            del span
+            raise self._fault(fault, first, "read") from fault
 
     def copy_in(self, offset: int, data: Buffer) -> None:
         """See Aperture."""
-        span = self._reach(offset, len(data))
+        span, first, _ = self._reach(offset, len(data))
         try:
-            span.copy_in(offset - self._first, data)
+            span.copy_in(offset - first, data)
         except _mmio.Fault as fault:
-            raise self._fault(fault, "write", None) from fault
+            del span
+            raise self._fault(fault, first, "write") from fault
 
     def close(self) -> None:
-        """Unmap and close the file."""
-        if self._span is not None:
-            self._span.close()
-            self._span = None
-            os.close(self._fd)
+        """Unmap, once accesses in other threads have ended, and close the file."""
+        with self._lock:
+            if self._fd >= 0:
+                self._window = _NOTHING
+                os.close(self._fd)
+                self._fd = -1
 
 
 class CopiedAperture:
@@ -220,7 +284,7 @@ class CopiedAperture:
         self.base = start
         self._what = what
         self._start = start
-        self._fd = _open(path, what, writable=writable)
+        self._fd = open_file(path, what, writable=writable)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
@@ -283,7 +347,7 @@ class PortAperture:
         self.base = base
         self._what = what
         self._start = start
-        self._fd = _open(path, what, writable=writable)
+        self._fd = open_file(path, what, writable=writable)
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
         """See Aperture."""
@@ -337,7 +401,7 @@ class SysfsFile:
 
     def __init__(self, path: Path, *, what: str, writable: bool) -> None:
         self._what = what
-        self._fd = _open(path, what, writable=writable)
+        self._fd = open_file(path, what, writable=writable)
         self.size = os.fstat(self._fd).st_size
 
     def read(self, offset: int, length: int) -> bytes:

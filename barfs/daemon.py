@@ -6,6 +6,7 @@ import errno
 import logging
 import logging.handlers
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,10 @@ SYSLOG_SOCKET: Final = Path("/dev/log")
 REAL_SYSFS: Final = Path("/sys")
 REAL_PROC: Final = Path("/proc")
 REAL_DEVMEM: Final = Path("/dev/mem")
+
+# Behind an open file are no more mappings than descriptors, of which there may be 65530
+# (vm.max_map_count); threads and buffers need some too.
+MOST_FILES: Final = 1 << 15
 
 # Mount options that break barfs, and why.
 REFUSED_OPTIONS: Final = {
@@ -182,11 +187,19 @@ def tree_of(settings: Settings) -> Tree:
     )
 
 
+def _raise_limit() -> None:
+    """Have as many descriptors as this process may, but not more than its mappings allow."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MOST_FILES), hard))
+
+
 def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """Mount, answer requests until unmounted or signalled, unmount. Raises MountError.
 
-    `ready` is called once the mount has answered a request.
+    `ready` is called once the mount has answered a request. Raises this process's limit on open
+    files as far as it may.
     """
+    _raise_limit()
     loop = Loop(settings.loop)
     operations = Operations(tree_of(settings), Workers(loop.away), read_only=settings.read_only)
     log_file = _open_log_file(settings, operations.journal)

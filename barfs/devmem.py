@@ -7,9 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.aperture import PAGE_SIZE, REFUSALS, Aperture, CopiedAperture, MappedAperture
-from barfs.errors import BarfsError, KernelRefused, NoSuchAddress
-from barfs.names import AddressRange
+from barfs.aperture import (
+    PAGE_SIZE,
+    REFUSALS,
+    Aperture,
+    CopiedAperture,
+    MappedAperture,
+    refusal,
+)
+from barfs.errors import BarfsError, DriverOwns, KernelRefused, NoSuchAddress
+from barfs.names import AddressRange, PciAddress
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +116,30 @@ def split_by_kind(start: int, size: int, ranges: Iterable[IomemRange]) -> list[S
         cut(ram.end + 1, is_ram=True, shared=True)
     cut(end, is_ram=False)
     return segments
+
+
+def owner_of(start: int, size: int, ranges: Iterable[IomemRange]) -> IomemRange | None:
+    """Whose claim makes the kernel refuse to map a range; None if it is that of System RAM.
+
+    STRICT_DEVMEM refuses System RAM, IO_STRICT_DEVMEM what is claimed: the deepest range that has
+    a name of its own. The name of a PCI function or bus says what is there, not who claims it.
+    """
+    first, end = start - start % PAGE_SIZE, start + size
+    end += -end % PAGE_SIZE
+    found = None
+    for entry in ranges:
+        if entry.end < first or entry.start >= end:
+            continue
+        if entry.is_ram:
+            return None
+        if _is_pci(entry.name) or (found and entry.depth <= found.depth):
+            continue
+        found = entry
+    return found
+
+
+def _is_pci(name: str) -> bool:
+    return name.startswith("PCI Bus ") or PciAddress.parse(name) is not None
 
 
 class PhysicalMemory:
@@ -227,5 +258,17 @@ class PhysicalMemory:
             memory_like=memory_like,
             writable=writable,
             uncached=uncached,
-            refusals=_REFUSALS,
+            refuse=self._refuse,
         )
+
+    def _refuse(self, what: str, error: OSError, start: int, length: int) -> BarfsError:
+        """What the kernel means when it does not map physical memory.
+
+        By then it has let /dev/mem be opened, so it is not locked down; EPERM is either of the
+        STRICT_DEVMEMs (drivers/char/mem.c, range_is_allowed).
+        """
+        if error.errno == errno.EPERM:
+            owner = owner_of(start, length, self._read())
+            if owner is not None:
+                return DriverOwns(f"{what}: {owner.name} owns {owner}")
+        return refusal(what, error, _REFUSALS)

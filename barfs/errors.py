@@ -61,6 +61,12 @@ class DriverOwns(BarfsError):
     errno = errno.EBUSY
 
 
+class TooManyFiles(BarfsError):
+    """More files are open than there are descriptors for."""
+
+    errno = errno.EMFILE
+
+
 class NotAllowed(BarfsError):
     """Not to this user."""
 

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,10 +16,12 @@ from barfs.aperture import (
     PortAperture,
     RomFile,
     SysfsFile,
+    open_file,
     refusal,
+    refuse_mapping,
 )
 from barfs.devmem import PhysicalMemory
-from barfs.errors import DeviceGone, DriverOwns, NoSuchAddress, NoSuchNode, NotDecoded
+from barfs.errors import BarfsError, DeviceGone, DriverOwns, NoSuchAddress, NoSuchNode, NotDecoded
 from barfs.names import DeviceId, PciAddress
 
 log = logging.getLogger(__name__)
@@ -130,10 +133,7 @@ class Presence:
 
     def __init__(self, path: Path, what: str) -> None:
         self._what = what
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DeviceGone(f"{what}: {error.strerror}") from error
+        self._fd = open_file(path, what, writable=False)
         try:
             self._then = os.pread(self._fd, PAGE_SIZE, 0)
         except OSError as error:
@@ -398,6 +398,16 @@ class PciBus:
             base=base,
             memory_like=memory_like,
             writable=writable,
-            # iomem_is_exclusive(): a driver has the range and IO_STRICT_DEVMEM is on.
-            refusals={**REFUSALS, errno.EINVAL: DriverOwns},
+            refuse=partial(self._refuse_resource, address),
         )
+
+    def _refuse_resource(
+        self, address: PciAddress, what: str, error: OSError, start: int, length: int
+    ) -> BarfsError:
+        """What the kernel means when it does not map resourceN."""
+        if error.errno != errno.EINVAL:
+            return refuse_mapping(what, error, start, length)
+        # iomem_is_exclusive(): a driver has the range and IO_STRICT_DEVMEM is on.
+        driver = self.driver(address)
+        owner = f"the driver {driver}" if driver else "a driver (see /proc/iomem)"
+        return DriverOwns(f"{what}: {owner} owns the range")

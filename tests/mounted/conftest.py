@@ -42,14 +42,17 @@ def daemons(word):
 
 
 class Mount:
-    """A foreground `barfs mount` of a simulated machine, and its log."""
+    """A foreground `barfs mount` of a simulated machine, and its log.
 
-    def __init__(self, machine, directory, *options):
+    `under` is a command that runs it, such as prlimit.
+    """
+
+    def __init__(self, machine, directory, *options, under=()):
         self.machine = machine
         self.path = directory / "bars"
         self.path.mkdir()
         self.log_path = directory / "log"
-        command = [*BARFS, "mount", "-f", *machine_options(machine), *options, self.path]
+        command = [*under, *BARFS, "mount", "-f", *machine_options(machine), *options, self.path]
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         wait_until(lambda: self.process.poll() is not None or "mounted on" in self.log, "no mount")

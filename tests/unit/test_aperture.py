@@ -1,10 +1,15 @@
 """Apertures over plain files: each system call that they make, the windows, the errors."""
 
+import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +31,9 @@ from barfs.errors import (
     KernelRefused,
     NotAllowed,
     ReadOnly,
+    TooManyFiles,
 )
+from barfs.pci import Presence
 
 SIZE = 0x400
 CONTENTS = bytes((at * 7 + (at >> 8)) & 0xFF for at in range(SIZE))
@@ -543,8 +550,16 @@ def test_a_refused_mapping_keeps_its_errno_and_the_window_before_it(
 
 def test_what_a_refusal_means_is_for_the_caller_to_add(sparse, monkeypatch):
     recorded_spans(monkeypatch, errno.EINVAL, allowed=0)
+    asked = []
+
+    def refuse(what, error, start, length):
+        asked.append((what, error.errno, start, length))
+        return ReadOnly(what)
+
     with pytest.raises(ReadOnly):
-        open_mapped(sparse, refusals={errno.EINVAL: ReadOnly})
+        open_mapped(sparse, 0x1234, 0x2000, refuse=refuse)
+    # Only the page of the first byte, as the whole was refused before.
+    assert asked == [("it: mapping 0xdcc bytes at 0x0", errno.EINVAL, 0x1234, 0xDCC)]
 
 
 # A program with room for half a window, and at last with room for nothing.
@@ -610,21 +625,295 @@ def test_with_little_room_only_the_pages_of_each_request_are_mapped(sparse, star
     assert on_disk(sparse, start + 2 * WINDOW, 4) == b"\2\2\2\2"
 
 
-@pytest.mark.parametrize("offset", [0x2000, WINDOW - 0x1000, WINDOW + 0x2008, 2 * WINDOW + 0x3000])
-def test_a_fault_is_named_by_its_offset_in_the_span(sparse, offset):
-    """The file ends before its mapping does, as a BAR whose device went away."""
-    span = open_mapped(sparse)
-    os.truncate(sparse, 0x1000)
-    for access, verb in (
+FAULT_OFFSETS = [0x2000, WINDOW - 0x1000, WINDOW + 0x2008, 2 * WINDOW + 0x3000]
+
+
+def accesses(span, offset):
+    """Each kind of access, and how a message names it."""
+    return [
         (lambda: span.load_run(offset, 4, bytearray(8)), "read of 4 bytes"),
         (lambda: span.store_run(offset, 8, bytes(8)), "write of 8 bytes"),
         (lambda: span.copy_out(offset, bytearray(8)), "read"),
         (lambda: span.copy_in(offset, bytes(8)), "write"),
-    ):
-        with pytest.raises(AccessFault, match=f"^it: {verb} at {offset:#x} faulted") as caught:
-            access()
-        assert caught.value.errno == errno.EIO
-    span.load_run(0, 4, bytearray(4))
+    ]
+
+
+@pytest.mark.parametrize("offset", FAULT_OFFSETS)
+@pytest.mark.parametrize("kind", range(4))
+def test_a_span_whose_mapping_was_revoked_is_given_up_for_good(sparse, monkeypatch, offset, kind):
+    """The file is cut short: what becomes of a mapping whose range a driver claims."""
+    span = open_mapped(sparse)
+    os.truncate(sparse, 0x1000)
+    access, verb = accesses(span, offset)[kind]
+    with pytest.raises(DeviceGone, match=f"^it: {verb} at {offset:#x}: its mapping was") as caught:
+        access()
+    assert caught.value.errno == errno.ENODEV
+    # At once, though the exception is still here, and with it the frames that it went through.
+    assert mapped(sparse) == []
+    os.truncate(sparse, 0x1234 + SPARSE)
+    asked = recorded_spans(monkeypatch)
+    for at in (0, offset):
+        for access, _ in accesses(span, at):
+            with pytest.raises(DeviceGone, match=r"^it: its mapping was revoked since"):
+                access()
+    assert asked == []
     span.close()
     span.close()  # does nothing
     assert mapped(sparse) == []
+
+
+BUS_MCEERR_AR, SEGV_MAPERR = 4, 1
+
+
+@pytest.mark.parametrize("offset", FAULT_OFFSETS)
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGBUS, BUS_MCEERR_AR), (signal.SIGSEGV, SEGV_MAPERR)]
+)
+def test_any_other_fault_is_one_of_that_access(sparse, monkeypatch, offset, signum, code):
+    broken = True
+
+    class Span:
+        def __init__(self, fd, start, length, writable):
+            self.real = real(fd, start, length, writable)
+
+        def __getattr__(self, name):
+            def access(at, *arguments):
+                if broken:
+                    raise aperture._mmio.Fault(at, signum, code)
+                getattr(self.real, name)(at, *arguments)
+
+            return access
+
+    real = aperture._mmio.Span
+    monkeypatch.setattr(aperture._mmio, "Span", Span)
+    span = open_mapped(sparse)
+    for access, verb in accesses(span, offset):
+        words = f"^it: {verb} at {offset:#x} faulted \\({signum.name}, code {code}"
+        with pytest.raises(AccessFault, match=words) as caught:
+            access()
+        assert caught.value.errno == errno.EIO
+    broken = False
+    for access, _ in accesses(span, offset):
+        access()
+    span.close()
+
+
+# Several threads
+
+
+@contextlib.contextmanager
+def long_read(span, length):
+    """A read in a thread of its own; under way when this begins, ended when this ends."""
+    data = bytearray(b"\xff") * length
+    thread = threading.Thread(target=span.load_run, args=(0, 1, data))
+    thread.start()
+    while data[0]:
+        assert thread.is_alive()
+    try:
+        yield
+        assert data[-1], "it ended too early to show anything"
+    finally:
+        thread.join()
+    assert not any(data)
+
+
+def test_a_window_that_is_replaced_stays_mapped_until_its_last_access_ends(sparse):
+    span = open_mapped(sparse)
+    with long_read(span, WINDOW):
+        span.copy_in(WINDOW, b"abcd")
+        assert mapped(sparse) == [WINDOW, WINDOW]
+        span.copy_out(WINDOW, data := bytearray(4))
+        assert data == b"abcd"
+    assert mapped(sparse) == [WINDOW]
+    span.close()
+    assert mapped(sparse) == []
+
+
+def test_closing_lets_an_access_end_and_then_unmaps(sparse):
+    span = open_mapped(sparse)
+    with long_read(span, WINDOW):
+        span.close()
+        assert mapped(sparse) == [WINDOW]
+        for access, _ in accesses(span, 0):
+            with pytest.raises(ValueError, match="after it was closed"):
+                access()
+    assert mapped(sparse) == []
+
+
+def in_threads(*works):
+    """Run them at once, and raise what one of them raises."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        for done in [pool.submit(work) for work in works]:
+            done.result(timeout=60)
+
+
+def test_threads_that_need_different_windows_each_reach_their_own_bytes(sparse, monkeypatch):
+    asked = recorded_spans(monkeypatch)
+    span = open_mapped(sparse)
+    start = threading.Barrier(4)
+
+    def work(number):
+        at = number % 3 * WINDOW + 0x100 * number
+        start.wait()
+        for turn in range(300):
+            value = bytes([number, turn & 0xFF]) * 8
+            span.copy_in(at, value)
+            # Long enough to let the others in: the engine gives up the GIL in runs.
+            span.load_run(at, 8, data := bytearray(16))
+            assert data == value
+
+    in_threads(*(partial(work, number) for number in range(4)))
+    assert len(asked) > 3
+    assert len(mapped(sparse)) == 1
+    span.close()
+    assert mapped(sparse) == []
+
+
+def test_of_threads_on_a_revoked_mapping_each_gets_the_error_and_none_dies(tmp_path):
+    path = tmp_path / "revoked"
+    path.write_bytes(bytes(4 * PAGE_SIZE))
+    span = open_mapped(path, 0, 4 * PAGE_SIZE)
+    other = open_mapped(path, 0, PAGE_SIZE)
+    busy = threading.Barrier(5)
+
+    def read_for_ever(read):
+        while True:
+            read(0, bytearray(4 * PAGE_SIZE))
+
+    def work(read):
+        read(0, bytearray(4 * PAGE_SIZE))
+        busy.wait()
+        with pytest.raises(DeviceGone) as caught:
+            read_for_ever(read)
+        assert caught.value.errno == errno.ENODEV
+
+    def revoke():
+        busy.wait()
+        os.truncate(path, PAGE_SIZE)
+
+    def run(offset, into):
+        span.load_run(offset, 4, into)
+
+    in_threads(revoke, *(partial(work, read) for read in (run, span.copy_out) * 2))
+    other.copy_out(0, bytearray(PAGE_SIZE))
+    assert mapped(path) == [PAGE_SIZE]
+    span.close()
+    other.close()
+
+
+# Descriptors
+
+TOO_MANY = """
+import errno, json, os, resource, sys
+from pathlib import Path
+from barfs.aperture import RESERVED_FILES, MappedAperture, SysfsFile
+from barfs.errors import TooManyFiles
+from barfs.pci import Presence
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+path = Path(sys.argv[1])
+kinds = [
+    lambda: MappedAperture(
+        path, 0, 4, what="it", base=0, memory_like=False, writable=False
+    ),
+    lambda: SysfsFile(path, what="it", writable=False),
+    lambda: Presence(path, "it"),
+]
+for make in kinds:
+    made = []
+    before = os.listdir("/proc/self/fd")
+    try:
+        while True:
+            made.append(make())
+    except TooManyFiles as error:
+        assert error.errno == errno.EMFILE
+        assert str(error).startswith(f"it: {path}: the limit of 256 open files"), error
+    spare = [os.open("/dev/null", os.O_RDONLY) for _ in range(RESERVED_FILES)]
+    try:
+        os.open("/dev/null", os.O_RDONLY)
+        raise AssertionError("more were left than are reserved")
+    except OSError as error:
+        assert error.errno == errno.EMFILE
+    # With none left at all it is the kernel that refuses, and the error is the same.
+    try:
+        make()
+        raise AssertionError("opened")
+    except TooManyFiles as error:
+        assert error.errno == errno.EMFILE
+    for fd in spare:
+        os.close(fd)
+    for one in made:
+        one.close()
+    assert os.listdir("/proc/self/fd") == before
+    make().close()
+"""
+
+
+def run_python(text, *arguments):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", text, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_some_descriptors_are_kept_back(file):
+    done = run_python(TOO_MANY, file)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+TOO_MANY_MAPPINGS = """
+import errno, os, sys
+from pathlib import Path
+from barfs import _mmio
+from barfs.aperture import MappedAperture
+from barfs.errors import BarfsError
+
+path = Path(sys.argv[1])
+most = int(Path("/proc/sys/vm/max_map_count").read_text())
+fd = os.open(path, os.O_RDONLY)
+eaten = [_mmio.Span(fd, 0, 4, False) for _ in range(most - 1000)]
+made = []
+before = len(os.listdir("/proc/self/fd"))
+try:
+    for _ in range(2000):
+        made.append(
+            MappedAperture(path, 0, 4, what="it", base=0, memory_like=False, writable=False)
+        )
+except BarfsError as error:
+    assert error.errno == errno.ENOMEM, error
+    assert str(error) == f"it: mapping 0x4 bytes at 0x0: {os.strerror(errno.ENOMEM)}", error
+assert 0 < len(made) < 1000
+assert len(os.listdir("/proc/self/fd")) == before + len(made)
+made.pop().close()
+made.append(MappedAperture(path, 0, 4, what="it", base=0, memory_like=False, writable=False))
+made[-1].load_run(0, 4, bytearray(4))
+"""
+
+
+def test_more_mappings_than_a_process_may_have_are_an_error(file, require):
+    """vm.max_map_count."""
+    require(
+        int(Path("/proc/sys/vm/max_map_count").read_text()) <= 1 << 17,
+        "a limit on mappings that is reached within seconds",
+    )
+    done = run_python(TOO_MANY_MAPPINGS, file)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        *((errno.EMFILE, TooManyFiles), (errno.ENFILE, BarfsError), (errno.ENOMEM, BarfsError)),
+    ],
+)
+def test_want_of_resources_keeps_its_errno(file, monkeypatch, code, kind):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    for make in (*APERTURES.values(), lambda path: Presence(path, "it")):
+        with pytest.raises(kind) as caught:
+            make(file)
+        assert (type(caught.value), caught.value.errno) == (kind, code)

@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 
 from barfs import devmem
-from barfs.aperture import CopiedAperture, MappedAperture, refusal
-from barfs.devmem import IomemRange, PhysicalMemory, Segment, parse_iomem, split_by_kind
-from barfs.errors import BarfsError, DeviceGone, KernelRefused, NoSuchAddress
+from barfs.aperture import CopiedAperture, MappedAperture
+from barfs.devmem import (
+    IomemRange,
+    PhysicalMemory,
+    Segment,
+    owner_of,
+    parse_iomem,
+    split_by_kind,
+)
+from barfs.errors import BarfsError, DeviceGone, DriverOwns, KernelRefused, NoSuchAddress
 from barfs.names import AddressRange
 
 IOMEM = """\
@@ -142,14 +149,14 @@ class Mappings(list):
         self.refuse = refuse
         monkeypatch.setattr(devmem, "MappedAperture", self.map)
 
-    def map(self, path, start, size, *, what, refusals, **keywords):
+    def map(self, path, start, size, *, what, refuse, **keywords):
         uncached = keywords["uncached"]
         self.append((start, size, "uncached" if uncached else "cached"))
         code = self.refuse.get(uncached, 0)
         if code:
             error = OSError(code, os.strerror(code))
-            raise refusal(what, error, refusals) from error
-        return MappedAperture(path, start, size, what=what, refusals=refusals, **keywords)
+            raise refuse(what, error, start, size) from error
+        return MappedAperture(path, start, size, what=what, refuse=refuse, **keywords)
 
 
 RAM, DEVICE = (0x1800, 0x80), (0x5100, 0x80)
@@ -259,7 +266,7 @@ def test_any_other_refusal_stays_one(memory, monkeypatch, place, refuse, kind, r
 def test_a_refusal_after_a_copied_stretch_closes_that(memory, monkeypatch):
     made = Mappings(monkeypatch, {False: errno.EINVAL, True: errno.EPERM})
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(KernelRefused, match=r"^phys 0x3000\+0x80"):
+    with pytest.raises(DriverOwns, match=r"^phys 0x3000\+0x80"):
         memory.open(0x2F80, 0x100, writable=False)
     assert made == [(0x2F80, 0x80, "cached"), (0x3000, 0x80, "uncached")]
     assert os.listdir("/proc/self/fd") == before
@@ -273,3 +280,46 @@ def test_ram_is_copied_where_it_must_be_and_the_rest_of_a_range_still_mapped(mem
         one.copy_out(0, data := bytearray(one.size))
         assert data == CONTENTS[one.base : one.base + one.size]
         one.close()
+
+
+CLAIMED = """\
+00001000-00002dff : System RAM
+00002e00-00003fff : Reserved
+c0000000-c0ffffff : PCI Bus 0000:00
+  c0000000-c00fffff : PCI Bus 0000:01
+    c0000000-c0003fff : 0000:01:00.0
+      c0000000-c0001fff : nvme
+    c0004000-c0007fff : 0000:01:00.1
+  c0100000-c01000ff : 0000:00:03.0
+    c0100000-c010003f : one
+    c0100080-c01000ff : other
+fec00000-fec003ff : IOAPIC 0
+fed00000-fed003ff : HPET 0
+  fed00000-fed003ff : PNP0103:00
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "owner"),
+    [
+        *((0xC0000000, 4, "nvme"), (0xC0001FFC, 8, "nvme"), (0xC0000000, 0x1000000, "nvme")),
+        *((0xC0002000, 4, None), (0xC0004000, 0x4000, None), (0xC0800000, 4, None)),
+        # The kernel judges whole pages.
+        *((0xC0100040, 4, "one"), (0xC01000F0, 4, "one"), (0xC0100800, 4, "one")),
+        *((0xFEC00000, 4, "IOAPIC 0"), (0xFED00000, 4, "PNP0103:00")),
+        *((0x1000, 4, None), (0x2E00, 4, None), (0x2000, 0x2000, None), (0x3000, 4, "Reserved")),
+    ],
+)
+def test_a_mapping_that_is_refused_for_a_claim_names_who_has_it(
+    memory, tmp_path, monkeypatch, start, size, owner
+):
+    (tmp_path / "iomem").write_text(CLAIMED)
+    assert getattr(owner_of(start, size, parse_iomem(CLAIMED)), "name", None) == owner
+    Mappings(monkeypatch, {True: errno.EPERM, False: errno.EPERM})
+    with pytest.raises(DriverOwns if owner else KernelRefused) as caught:
+        memory.map_device(start, size, what="it", writable=False)
+    if owner:
+        assert str(caught.value).startswith(f"it: {owner} owns ")
+        assert caught.value.errno == errno.EBUSY
+    else:
+        assert caught.value.errno == errno.EPERM

@@ -189,6 +189,7 @@ def truncated(mmio, opened):
 
 
 GONE = 2 * mmap.PAGESIZE
+BUS_ADRERR = 2
 
 
 @pytest.mark.parametrize(
@@ -202,11 +203,11 @@ GONE = 2 * mmap.PAGESIZE
         (lambda span: span.copy_in(GONE - 100, bytes(4096)), GONE),
     ],
 )
-def test_a_fault_is_an_exception_that_names_the_offset(mmio, truncated, call, offset):
+def test_a_fault_is_an_exception_that_names_the_offset_and_the_kind(mmio, truncated, call, offset):
     for _ in range(3):
         with pytest.raises(mmio.Fault) as caught:
             call(truncated)
-        assert caught.value.args == (offset,)
+        assert caught.value.args == (offset, signal.SIGBUS, BUS_ADRERR)
     assert truncated.load(0, 4) is not None
 
 

@@ -1,5 +1,6 @@
-"""One boot of the guest for all tests of this tier."""
+"""One boot of the guest for all tests of this tier, and one of each kernel that refuses more."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,18 +16,31 @@ MOUNTS = {"resource": "/mnt/bars", "devmem": "/mnt/bars-devmem"}
 ENGINE_BUILDS = [(cc, level) for cc in ("gcc", "clang") for level in ("-O2", "-O3")]
 
 
-@pytest.fixture(scope="session")
-def kernel(require):
-    """The path of the test kernel, which is built if it is not in the cache."""
+def find_kernel(require, variable, *fragments):
+    """The path of a test kernel, which is built if it is not in the cache."""
     require(shutil.which("qemu-system-x86_64"), "qemu-system-x86_64: apt install qemu-system-x86")
     require(
-        list(Path("/usr/src").glob("linux-source-*.tar.*")) or "BARFS_KERNEL" in os.environ,
+        list(Path("/usr/src").glob("linux-source-*.tar.*")) or variable in os.environ,
         "a kernel source package: apt install linux-source-6.12",
     )
-    if "BARFS_KERNEL" in os.environ:
-        return Path(os.environ["BARFS_KERNEL"])
-    built = subprocess.run([HERE / "build-kernel"], stdout=subprocess.PIPE, text=True, check=True)
+    if variable in os.environ:
+        return Path(os.environ[variable])
+    built = subprocess.run(
+        [HERE / "build-kernel", *fragments], stdout=subprocess.PIPE, text=True, check=True
+    )
     return Path(built.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def kernel(require):
+    """One that refuses nothing."""
+    return find_kernel(require, "BARFS_KERNEL")
+
+
+@pytest.fixture(scope="session")
+def strict_kernel(require):
+    """One as distributions have it, with STRICT_DEVMEM, IO_STRICT_DEVMEM and lockdown."""
+    return find_kernel(require, "BARFS_STRICT_KERNEL", HERE / "strict.config")
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +61,10 @@ def engines(tmp_path_factory):
     return builds
 
 
-@pytest.fixture(scope="session")
-def guest(kernel, engines, tmp_path_factory):
-    guest = Guest(kernel, tmp_path_factory.mktemp("vm"))
+@contextlib.contextmanager
+def running(kernel, directory, arguments=""):
+    """A guest with barfs mounted in both ways."""
+    guest = Guest(kernel, directory, arguments)
     try:
         for via, where in MOUNTS.items():
             # In the foreground for the log; test_article mounts in the background.
@@ -65,6 +80,25 @@ def guest(kernel, engines, tmp_path_factory):
         guest.close()
 
 
+@pytest.fixture(scope="session")
+def guest(kernel, engines, tmp_path_factory):
+    with running(kernel, tmp_path_factory.mktemp("vm")) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="session")
+def strict_guest(strict_kernel, tmp_path_factory):
+    with running(strict_kernel, tmp_path_factory.mktemp("strict")) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="session")
+def locked_guest(strict_kernel, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("locked")
+    with running(strict_kernel, directory, "lockdown=confidentiality") as guest:
+        yield guest
+
+
 @pytest.fixture(params=list(MOUNTS))
 def bars(request, guest):
     """The mountpoint, once with BARs through resourceN and once through /dev/mem."""
@@ -74,6 +108,11 @@ def bars(request, guest):
 @pytest.fixture
 def refusals(guest):
     """The lines that the daemon behind a mountpoint has logged since the test began."""
+    return new_lines(guest)
+
+
+def new_lines(guest):
+    """Makes a function that gives, of the daemon behind a mountpoint, what it logs from now on."""
     logs = {where: f"/run/{via}.log" for via, where in MOUNTS.items()}
     start = {where: len(guest.run(f"cat {log}").stdout) for where, log in logs.items()}
     return lambda where: guest.run(f"tail -c +{start[where] + 1} {logs[where]}").text

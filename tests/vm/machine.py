@@ -56,9 +56,13 @@ class Done:
 
 
 class Guest:
-    """A running guest. `directory` receives its files: console, trace, memory of devices."""
+    """A running guest. `directory` receives its files: console, trace, memory of devices.
 
-    def __init__(self, kernel, directory):
+    `arguments` are more of the kernel's.
+    """
+
+    def __init__(self, kernel, directory, arguments=""):
+        self.arguments = arguments
         self.directory = directory
         self.console = directory / "console"
         self.trace_log = directory / "trace"
@@ -120,7 +124,8 @@ class Guest:
         init = shlex.join([str(BIN / "python"), str(HERE / "guest_agent.py")])
         return (
             "root=root rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=512000"
-            f",cache=loose ro init={HERE / 'guest_init'} console=ttyS0 panic=-1 -- {init}"
+            f",cache=loose ro init={HERE / 'guest_init'} console=ttyS0 panic=-1 {self.arguments}"
+            f" -- {init}"
         )
 
     def _connect(self):

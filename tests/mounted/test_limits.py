@@ -1,0 +1,68 @@
+"""More files are opened than there can be."""
+
+import contextlib
+import errno
+import os
+import resource
+
+import pytest
+
+from barfs import daemon
+from mounted.conftest import Mount, sh, wait_until
+
+LIMIT = 256
+OPENS = 2000
+
+
+@pytest.fixture
+def limited(machine, tmp_path):
+    """With a hard limit on descriptors; the soft one is lower still, and no use to anybody."""
+    mount = Mount(machine, tmp_path, under=["prlimit", f"--nofile=40:{LIMIT}"])
+    yield mount
+    assert mount.end() == 0
+
+
+def descriptors(mount):
+    return len(os.listdir(f"/proc/{mount.process.pid}/fd"))
+
+
+def test_the_limit_is_raised_as_far_as_it_may(limited):
+    limits = sh(f"grep 'Max open files' /proc/{limited.process.pid}/limits").stdout.split()
+    assert limits[3:5] == [str(LIMIT).encode()] * 2
+
+
+@pytest.mark.parametrize(("hard", "chosen"), [(1024, 1024), (1 << 15, 1 << 15), (1 << 20, 1 << 15)])
+def test_but_not_beyond_what_the_mappings_of_a_process_allow(monkeypatch, hard, chosen):
+    done = []
+    monkeypatch.setattr(resource, "getrlimit", lambda what: (40, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda *what: done.append(what))
+    daemon._raise_limit()
+    assert done == [(resource.RLIMIT_NOFILE, (chosen, hard))]
+
+
+@pytest.mark.parametrize("name", ["phys/1000+4", "1af4:1110/bar2", "1af4:1110/config"])
+def test_thousands_of_opens_fail_with_one_error_and_nothing_is_lost(limited, name):
+    before = descriptors(limited)
+    path = limited.path / name
+    for _ in range(2):
+        with contextlib.ExitStack() as opened:
+            held, refused = [], []
+            for _ in range(OPENS):
+                try:
+                    held.append(os.open(path, os.O_RDONLY))
+                except OSError as error:
+                    refused.append(error.errno)
+                else:
+                    opened.callback(os.close, held[-1])
+            assert len(held) > 50
+            assert refused == [errno.EMFILE] * (OPENS - len(held))
+            assert descriptors(limited) < LIMIT - 50
+            # Everything else goes on.
+            listed = sh(f"ls -lR {limited.path} && cat {limited.path}/1af4:1110/info")
+            assert listed.returncode == 0, listed
+            assert listed.stderr == b""
+            assert len(os.pread(held[-1], 4, 0)) == 4
+        wait_until(lambda: descriptors(limited) == before, "descriptors are lost")
+    assert len(sh(f"head -c 4 {path}").stdout) == 4
+    assert "the limit of 256 open files is near" in limited.log
+    assert limited.alive()
