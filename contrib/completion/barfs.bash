@@ -2,9 +2,9 @@
 
 _shtab_barfs_subparsers=(mount umount demo ls)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads --loop)
 _shtab_barfs_umount_option_strings=(-h --help)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads --loop)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json --sysfs)
 _shtab_barfs_option_strings=(-h --help)
 
@@ -20,7 +20,9 @@ _shtab_barfs_demo___devmem_COMPGEN=_shtab_compgen_files
 _shtab_barfs_ls___sysfs_COMPGEN=_shtab_compgen_dirs
 
 _shtab_barfs_mount___bars_via_choices=(resource devmem)
+_shtab_barfs_mount___loop_choices=(fast stock)
 _shtab_barfs_demo___bars_via_choices=(resource devmem)
+_shtab_barfs_demo___loop_choices=(fast stock)
 _shtab_barfs_pos_0_choices=(mount umount demo ls)
 
 _shtab_barfs_mount__h_nargs=0
