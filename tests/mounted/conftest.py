@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from barfs import demo
+from mounted.others import GROUP, contents
 
 BARFS = [sys.executable, "-m", "barfs"]
 TIMEOUT = 30
@@ -116,3 +117,39 @@ def sh(command, **more):
     return subprocess.run(
         ["bash", "-c", command], capture_output=True, timeout=TIMEOUT, check=False, **more
     )
+
+
+def let_pass(directory):
+    """Let others get as far as a directory of the tests."""
+    for path in (directory, *directory.parents):
+        if "pytest" in path.name or path == directory:
+            path.chmod(0o755)
+
+
+@pytest.fixture
+def passable(tmp_path):
+    """Others can get as far as the mountpoint."""
+    let_pass(tmp_path)
+
+
+@pytest.fixture(scope="module", params=["resource", "devmem"])
+def lab(request, fuse, tmp_path_factory):
+    """A mount for a group, with a device that is read-only."""
+    directory = tmp_path_factory.mktemp("lab")
+    (directory / "machine").mkdir()
+    machine = demo.build(directory / "machine")
+    let_pass(directory)
+    options = ["--group", str(GROUP), "--mode", "660", "--read-only-device", "0000:00:05.0"]
+    mount = Mount(machine, directory, "-o", "allow_other", *options, "--bars-via", request.param)
+    yield mount
+    assert mount.alive()
+    assert mount.end() == 0
+
+
+@pytest.fixture
+def unchanged(lab):
+    """What a test does reaches no device."""
+    before = contents(lab.machine)
+    yield
+    assert contents(lab.machine) == before
+    assert lab.alive()

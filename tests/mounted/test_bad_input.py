@@ -313,15 +313,6 @@ def test_read_only(machine, tmp_path):
 AS_NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
 
 
-@pytest.fixture
-def passable(tmp_path):
-    """Others can get as far as the mountpoint."""
-    tmp_path.chmod(0o755)
-    for directory in tmp_path.parents:
-        if "pytest" in directory.name:
-            directory.chmod(0o755)
-
-
 def test_others_are_kept_out(mount, passable):
     done = sh(f"ls {mount.path}", **AS_NOBODY)
     assert b"Permission denied" in done.stderr
