@@ -1,8 +1,10 @@
 """A mount of the simulated machine, touched from other processes."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -75,6 +77,17 @@ class Mount:
         return status
 
 
+@contextlib.contextmanager
+def mounted(machine, directory, *options):
+    """A mount for a block, alive at its end."""
+    mount = Mount(machine, directory, *options)
+    try:
+        yield mount
+        assert mount.alive()
+    finally:
+        assert mount.end() == 0
+
+
 def machine_options(machine):
     return ["--sysfs", machine.sysfs, "--proc", machine.proc, "--devmem", machine.devmem]
 
@@ -119,31 +132,33 @@ def sh(command, **more):
     )
 
 
-def let_pass(directory):
-    """Let others get as far as a directory of the tests."""
-    for path in (directory, *directory.parents):
-        if "pytest" in path.name or path == directory:
-            path.chmod(0o755)
+@contextlib.contextmanager
+def public_directory():
+    """One that others get to; pytest's own it closes to them whenever it is started anew."""
+    with tempfile.TemporaryDirectory(prefix="barfs-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
 
 
 @pytest.fixture
-def passable(tmp_path):
-    """Others can get as far as the mountpoint."""
-    let_pass(tmp_path)
+def public():
+    """A directory for mounts that others get to."""
+    with public_directory() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="module", params=["resource", "devmem"])
 def lab(request, fuse, tmp_path_factory):
     """A mount for a group, with a device that is read-only."""
-    directory = tmp_path_factory.mktemp("lab")
-    (directory / "machine").mkdir()
-    machine = demo.build(directory / "machine")
-    let_pass(directory)
+    machine = demo.build(tmp_path_factory.mktemp("lab"))
     options = ["--group", str(GROUP), "--mode", "660", "--read-only-device", "0000:00:05.0"]
-    mount = Mount(machine, directory, "-o", "allow_other", *options, "--bars-via", request.param)
-    yield mount
-    assert mount.alive()
-    assert mount.end() == 0
+    options += ["--bars-via", request.param]
+    with (
+        public_directory() as directory,
+        mounted(machine, directory, "-o", "allow_other", *options) as mount,
+    ):
+        yield mount
 
 
 @pytest.fixture

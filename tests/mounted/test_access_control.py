@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from mounted.conftest import BARFS, TIMEOUT, Mount, is_mounted, machine_options, sh
+from mounted.conftest import BARFS, TIMEOUT, is_mounted, machine_options, mounted, sh
 from mounted.others import (
     DEVICE,
     FLAGS,
@@ -22,18 +22,18 @@ from mounted.others import (
 )
 
 
-def test_without_options_others_see_nothing(mount, passable):
-    for name in ("", "pci", "1af4:1110", f"{DEVICE}/bar0", "phys/1000", "nowhere"):
-        path = mount.path / name
-        for call in (os.stat, os.lstat, os.listdir, opened, os.chdir):
-            for groups in ((), (0,)):
-                assert as_other(lambda call=call, path=path: call(path), *groups) == "EACCES"
-    assert mount.alive()
+def test_without_options_others_see_nothing(machine, public):
+    with mounted(machine, public) as mount:
+        assert set(as_other(lambda: os.listdir(public))) == {"bars", "log"}
+        for name in ("", "pci", "1af4:1110", f"{DEVICE}/bar0", "phys/1000", "nowhere"):
+            path = mount.path / name
+            for call in (os.stat, os.lstat, os.listdir, opened, os.chdir):
+                for groups in ((), (0,)):
+                    assert as_other(lambda call=call, path=path: call(path), *groups) == "EACCES"
 
 
-def test_allow_other_alone_opens_no_file(machine, tmp_path, passable):
-    mount = Mount(machine, tmp_path, "-o", "allow_other")
-    try:
+def test_allow_other_alone_opens_no_file(machine, public):
+    with mounted(machine, public, "-o", "allow_other") as mount:
         everything = files(mount.path)
         for groups in ((), (0,), (GROUP,)):
             tried = as_other(
@@ -44,15 +44,12 @@ def test_allow_other_alone_opens_no_file(machine, tmp_path, passable):
         assert as_other(lambda: os.listdir(mount.path / "phys")) == "EACCES"
         assert as_other(lambda: os.stat(mount.path / "phys/1000")) == "EACCES"
         assert stat.filemode(os.stat(mount.path / f"{DEVICE}/bar0").st_mode) == "-rw-------"
-        assert mount.alive()
-    finally:
-        assert mount.end() == 0
 
 
 def expected(path, flags, *, member):
     """What the options of `lab` say."""
     name = os.path.basename(path)
-    if not member or "/phys/" in path:
+    if not member or "/phys/" in path or name == "log":
         return "EACCES"
     if flags == os.O_RDONLY:
         return "ok"
@@ -82,7 +79,7 @@ def test_every_file_opens_as_the_options_say(lab, unchanged, member):
 def test_modes_and_groups_as_stat_shows_them(lab):
     shown = {}
     for name in (
-        *("", "pci", "phys", "phys/u32", "phys/1000+4", DEVICE, f"{DEVICE}/x8", "1af4:1110"),
+        *("", "log", "pci", "phys", "phys/u32", "phys/1000+4", DEVICE, f"{DEVICE}/x8", "1af4:1110"),
         *(f"{DEVICE}/{name}" for name in ("bar0", "u32/bar0@40+4", "config", "info")),
         *(f"{PROTECTED}/{name}" for name in ("bar0", "x32/bar0@40", "config", "info")),
         "pci/0000:00:03.0/rom",
@@ -91,6 +88,7 @@ def test_modes_and_groups_as_stat_shows_them(lab):
         shown[name] = f"{stat.filemode(status.st_mode)} {status.st_uid}:{status.st_gid}"
     assert shown == {
         "": "dr-xr-xr-x 0:0",
+        "log": "-r-------- 0:0",
         "pci": "dr-xr-xr-x 0:0",
         "phys": "dr-x------ 0:0",
         "phys/u32": "dr-x------ 0:0",
@@ -133,7 +131,7 @@ def test_what_is_read_only_is_so_for_root_too(lab, unchanged):
     assert refused == {
         *(path for path in everything if path.startswith(PROTECTED)),
         *(f"pci/{address}/info" for address in os.listdir(lab.path / "pci")),
-        "pci/0000:00:03.0/rom",
+        *("pci/0000:00:03.0/rom", "log"),
         # In these ranges of /proc/iomem lie its BARs; the last name runs to the end of its range.
         *(
             f"phys/{view}{name}"
@@ -151,10 +149,11 @@ def test_what_is_read_only_is_so_for_root_too(lab, unchanged):
     assert b"Read-only file system" in sh(f"echo 1 > {lab.path}/{PROTECTED}/x32/bar0@8").stderr
 
 
-def test_read_only_mounts_are_so_in_all_paths(machine, tmp_path, passable):
-    mount = Mount(machine, tmp_path, "-o", "ro,allow_other", "--group", str(GROUP), "--mode", "660")
+def test_read_only_mounts_are_so_in_all_paths(machine, public):
     before = contents(machine)
-    try:
+    with mounted(
+        machine, public, "-o", "ro,allow_other", "--group", str(GROUP), "--mode", "660"
+    ) as mount:
         everything = files(mount.path)
         assert {opened(path, flags) for path in everything for flags in FLAGS[1:]} == {"EROFS"}
         bar = f"{mount.path}/{DEVICE}/bar0"
@@ -170,9 +169,6 @@ def test_read_only_mounts_are_so_in_all_paths(machine, tmp_path, passable):
         assert "mounted read-only (EROFS)" in mount.log
         assert opened(bar) == "ok"
         assert contents(machine) == before
-        assert mount.alive()
-    finally:
-        assert mount.end() == 0
 
 
 # Only some devices
@@ -191,10 +187,11 @@ def add(machine, like, address, **ids):
 
 
 def test_only_devices_that_are_allowed_exist(machine, tmp_path):
-    mount = Mount(machine, tmp_path, "--allow-device", "1AF4:*", "--allow-device", "0000:01:00.?")
-    try:
+    with mounted(
+        machine, tmp_path, "--allow-device", "1AF4:*", "--allow-device", "0000:01:00.?"
+    ) as mount:
         assert names(mount.path) == (
-            ["1af4:1110", "1af4:1110.1", "1b36:0010", "pci", "phys"],
+            ["1af4:1110", "1af4:1110.1", "1b36:0010", "log", "pci", "phys"],
             ["0000:00:04.0", "0000:00:05.0", "0000:01:00.0"],
         )
         ways = ["pci/0000:00:03.0", "8086:100e", "8086:100e:1af4:1100"]
@@ -204,28 +201,25 @@ def test_only_devices_that_are_allowed_exist(machine, tmp_path):
                 assert opened(path) == "ENOENT"
                 with pytest.raises(FileNotFoundError):
                     os.lstat(path)
-        assert "8086" not in sh(f"find {mount.path}; ls -lR {mount.path}").stdout.decode()
+        assert b"8086" not in sh(f"find {mount.path}; ls -lR {mount.path}").stdout
         # What comes later is judged then.
         add(machine, "0000:00:03.0", "0000:01:00.7")
         add(machine, "0000:00:03.0", "0000:02:00.0")
         add(machine, "0000:00:04.0", "0000:00:02.0")
         add(machine, "0000:00:04.0", "0000:00:06.0", vendor="0x1af5")
         assert names(mount.path)[0] == [
-            *("1af4:1110", "1af4:1110.1", "1af4:1110.2", "1b36:0010", "8086:100e", "pci", "phys")
+            *("1af4:1110", "1af4:1110.1", "1af4:1110.2", "1b36:0010", "8086:100e"),
+            *("log", "pci", "phys"),
         ]
         assert os.readlink(mount.path / "8086:100e") == "pci/0000:01:00.7"
         assert os.readlink(mount.path / "1af4:1110") == "pci/0000:00:02.0"
         assert opened(mount.path / "pci/0000:00:06.0/bar0") == "ENOENT"
         assert opened(mount.path / "8086:100e/bar0", os.O_RDWR) == "ok"
-        assert mount.alive()
-    finally:
-        assert mount.end() == 0
 
 
 def test_a_directory_that_is_held_shows_no_device_that_is_not_allowed(machine, tmp_path):
     """Another device comes to the same address, which is the same inode number."""
-    mount = Mount(machine, tmp_path, "--allow-device", "1af4:*")
-    try:
+    with mounted(machine, tmp_path, "--allow-device", "1af4:*") as mount:
         held = os.open(mount.path / DEVICE, os.O_RDONLY)
         view = os.open(mount.path / DEVICE / "u32", os.O_RDONLY)
         assert os.listdir(view) == ["bar0", "bar2"]
@@ -238,9 +232,6 @@ def test_a_directory_that_is_held_shows_no_device_that_is_not_allowed(machine, t
         for fd in (held, view):
             assert attempt(lambda fd=fd: os.stat(fd)) == "ENODEV"
             os.close(fd)
-        assert mount.alive()
-    finally:
-        assert mount.end() == 0
 
 
 @pytest.mark.parametrize("via", ["resource", "devmem"])
@@ -248,15 +239,18 @@ def test_without_phys(machine, tmp_path, via):
     shutil.rmtree(machine.proc)
     if via == "resource":
         machine.devmem.unlink()
-    mount = Mount(machine, tmp_path, "--no-phys", "--bars-via", via)
-    try:
-        assert names(mount.path)[0] == ["1af4:1110", "1af4:1110.1", "1b36:0010", "8086:100e", "pci"]
+    with mounted(machine, tmp_path, "--no-phys", "--bars-via", via) as mount:
+        assert names(mount.path)[0] == [
+            "1af4:1110",
+            "1af4:1110.1",
+            "1b36:0010",
+            "8086:100e",
+            "log",
+            "pci",
+        ]
         for name in ("phys", "phys/1000", "phys/u32", "phys/x32/feb20000", "pci/../phys/1000"):
             assert opened(mount.path / name, os.O_RDONLY) == "ENOENT"
         assert len((mount.path / DEVICE / "bar0").read_bytes()) == 256
-        assert mount.alive()
-    finally:
-        assert mount.end() == 0
 
 
 def test_demo_suggests_what_there_is(fuse, tmp_path):
@@ -318,14 +312,11 @@ def test_options_that_cannot_be_meant(tmp_path, option):
     assert f"error: argument {name}: {value!a} " in done.stderr.splitlines()[-1]
 
 
-def test_a_group_by_its_name(machine, tmp_path, passable):
+def test_a_group_by_its_name(machine, public):
     options = ["-oallow_other", "--mode=0640", "--group=daemon"]
-    mount = Mount(machine, tmp_path, *options)
-    try:
+    with mounted(machine, public, *options) as mount:
         bar = f"{mount.path}/{DEVICE}/bar0"
         assert [as_other(lambda f=f: opened(bar, f), 1) for f in FLAGS] == [
             *("ok", "EACCES", "EACCES")
         ]
         assert os.stat(bar).st_gid == 1
-    finally:
-        assert mount.end() == 0
