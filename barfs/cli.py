@@ -21,6 +21,8 @@ from barfs.daemon import (
     unmount,
 )
 from barfs.errors import BarfsError
+from barfs.patterns import DevicePattern, Rules
+from barfs.policy import parse_mode
 
 
 def _say(text: str) -> None:
@@ -73,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         default="fast",
         help="how requests are waited for: barfs's own way (default), or as pyfuse3 does",
     )
+    _add_access(mounting)
 
     mount = commands.add_parser("mount", parents=[mounting], help="mount this machine")
     mount.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
@@ -111,6 +114,53 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def _add_access(mounting: argparse.ArgumentParser) -> None:
+    """The options that say who may see and open what."""
+    mounting.add_argument(
+        "--group", metavar="GROUP", help="a name or number: the group of the files of devices"
+    )
+    mounting.add_argument(
+        "--mode",
+        type=_mode,
+        metavar="MODE",
+        help="of BARs, in octal: 660 lets the group read and write them; needs -o allow_other",
+    )
+    for name, what in (
+        ("--allow-device", "show only these functions"),
+        ("--read-only-device", "never write to these functions"),
+    ):
+        mounting.add_argument(
+            name,
+            type=_pattern,
+            metavar="PATTERN",
+            action="append",
+            default=[],
+            help=f"{what}: a PCI address or vendor:device, with * ? []; may be repeated",
+        )
+    mounting.add_argument(
+        "--no-phys", dest="phys", action="store_false", help="leave physical memory out"
+    )
+
+
+def _mode(text: str) -> int:
+    mode = parse_mode(text)
+    if mode is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!a} is not of the form 6xx, of 0, 2 (write), 4 (read) and 6: 660, 640, 666"
+        )
+    return mode
+
+
+def _pattern(text: str) -> DevicePattern:
+    pattern = DevicePattern.parse(text)
+    if pattern is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!a} can match no function: it takes 0000:03:00.0, 1af4:1110 or"
+            " 1af4:1110:1af4:1100, with * ? [] inside the fields"
+        )
+    return pattern
+
+
 def _settings(arguments: argparse.Namespace, mountpoint: Path) -> Settings:
     options = [option for text in arguments.options for option in text.split(",") if option]
     return Settings(
@@ -124,6 +174,10 @@ def _settings(arguments: argparse.Namespace, mountpoint: Path) -> Settings:
         log_file=arguments.log and arguments.log.absolute(),
         log_reads=arguments.log_reads,
         loop=arguments.loop,
+        phys=arguments.phys,
+        group=arguments.group,
+        mode=arguments.mode,
+        rules=Rules(tuple(arguments.allow_device), tuple(arguments.read_only_device)),
     )
 
 
@@ -189,10 +243,11 @@ def _demo(arguments: argparse.Namespace) -> None:
     def ready() -> None:
         where = settings.mountpoint
         _say(f"A simulated machine is mounted on {where}\n\n{where}")
-        for line in demo.draw(tree_of(settings)):
+        tree = tree_of(settings)
+        for line in demo.draw(tree):
             _say(line)
         _say("\nTry:")
-        for command in demo.suggestions(where):
+        for command in demo.suggestions(where, tree):
             _say(f"  {command}")
         how = "press Ctrl-C, or" if arguments.foreground else "run"
         _say(f"\nTo end it, {how}: barfs umount {where}")

@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import errno
+import grp
 import logging
 import logging.handlers
 import os
+import re
 import resource
 import shutil
 import signal
@@ -27,7 +29,9 @@ from barfs.logfile import LogFile
 from barfs.loop import Kind as LoopKind
 from barfs.loop import Loop
 from barfs.nodes import Tree
+from barfs.patterns import NO_RULES, Rules
 from barfs.pci import PciBus
+from barfs.policy import OWNER_ONLY, Policy
 from barfs.uevents import watch
 from barfs.workers import Workers
 
@@ -68,6 +72,15 @@ class Settings:
     log_file: Path | None = None
     log_reads: bool = False
     loop: LoopKind = "fast"
+    phys: bool = True
+    group: str | None = None  # a name or a number
+    mode: int | None = None
+    rules: Rules = NO_RULES
+
+    @property
+    def uses_devmem(self) -> bool:
+        """Whether /dev/mem is read or mapped at all."""
+        return self.phys or self.bars_via == "devmem"
 
     @property
     def read_only(self) -> bool:
@@ -98,24 +111,56 @@ def check(settings: Settings) -> None:
         reason = REFUSED_OPTIONS.get(option.partition("=")[0])
         if reason:
             raise MountError(f"-o {option} {reason}; leave it out")
+    _check_sharing(settings)
     _check_mountpoint(settings.mountpoint)
-    for what, path in (("--sysfs", settings.sysfs), ("--proc", settings.proc)):
-        if not path.is_dir():
-            raise MountError(f"{what} {path} is not a directory")
+    if not settings.sysfs.is_dir():
+        raise MountError(f"--sysfs {settings.sysfs} is not a directory")
+    if settings.phys and not settings.proc.is_dir():
+        raise MountError(f"--proc {settings.proc} is not a directory")
     _check_covered(settings)
     if not FUSE_DEVICE.exists():
         raise MountError(f"{FUSE_DEVICE} is missing; load the module with: modprobe fuse")
     if os.geteuid() != 0:
-        if settings.sysfs == REAL_SYSFS or settings.devmem == REAL_DEVMEM:
+        devmem = settings.devmem if settings.uses_devmem else None
+        if settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM:
             raise MountError("device memory is for root only; run it with sudo, or try: barfs demo")
         if shutil.which("fusermount3") is None:
             raise MountError("fusermount3 is missing; install it with: apt install fuse3")
 
 
+def _check_sharing(settings: Settings) -> None:
+    """Rights that nobody could use are a mistake."""
+    if settings.group is None and settings.mode is None:
+        return
+    if settings.mode is None:
+        raise MountError("--group gives no rights by itself; add --mode 660, or 640 to read only")
+    if "allow_other" not in settings.options:
+        raise MountError("--mode is for others, who see nothing of a mount; add -o allow_other")
+    _group_id(settings)
+
+
+def _group_id(settings: Settings) -> int:
+    """Of the group that --group names, else the daemon's own. MountError if there is none."""
+    if settings.group is None:
+        return os.getgid()
+    # Numbers that no group has are as good as those that one has; -1 means none to the kernel.
+    if re.fullmatch("[0-9]{1,10}", settings.group) and int(settings.group) < (1 << 32) - 1:
+        return int(settings.group)
+    try:
+        return grp.getgrnam(settings.group).gr_gid
+    except (KeyError, ValueError):
+        raise MountError(f"--group: there is no group {settings.group!a}") from None
+
+
 def _check_covered(settings: Settings) -> None:
     """A mount over what barfs itself reads would wait for itself for ever."""
     mountpoint = os.path.realpath(settings.mountpoint)
-    for path in (settings.sysfs / "bus/pci/devices", settings.proc / "iomem", settings.devmem):
+    paths = [settings.sysfs / "bus/pci/devices"]
+    if settings.phys:
+        paths.append(settings.proc / "iomem")
+    if settings.uses_devmem:
+        paths.append(settings.devmem)
+    for path in paths:
         read = os.path.realpath(path)
         if os.path.commonpath((mountpoint, read)) in {mountpoint, read}:
             raise MountError(f"{mountpoint} would hide {path}; choose another directory")
@@ -178,10 +223,11 @@ def _init(operations: Operations, settings: Settings) -> None:
 def tree_of(settings: Settings) -> Tree:
     """The tree over the machine that the settings name."""
     memory = PhysicalMemory(settings.proc, settings.devmem)
-    pci = PciBus(settings.sysfs, memory if settings.bars_via == "devmem" else None)
+    bars_via = memory if settings.bars_via == "devmem" else None
+    pci = PciBus(settings.sysfs, bars_via, settings.rules)
     return Tree(
         pci,
-        memory,
+        memory if settings.phys else None,
         Journal(reads=settings.log_reads),
         Decoder(pci) if settings.enable else None,
     )
@@ -193,6 +239,16 @@ def _raise_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MOST_FILES), hard))
 
 
+def _policy_of(settings: Settings) -> Policy:
+    return Policy(
+        uid=os.getuid(),
+        gid=os.getgid(),
+        group=_group_id(settings),
+        mode=OWNER_ONLY if settings.mode is None else settings.mode,
+        read_only=settings.read_only,
+    )
+
+
 def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """Mount, answer requests until unmounted or signalled, unmount. Raises MountError.
 
@@ -201,7 +257,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """
     _raise_limit()
     loop = Loop(settings.loop)
-    operations = Operations(tree_of(settings), Workers(loop.away), read_only=settings.read_only)
+    operations = Operations(tree_of(settings), _policy_of(settings), Workers(loop.away))
     log_file = _open_log_file(settings, operations.journal)
     _init(operations, settings)
     try:
@@ -238,7 +294,7 @@ async def _serve(
     async def announce() -> None:
         nonlocal silent
         try:
-            await trio.to_thread.run_sync(os.stat, mountpoint / "phys", abandon_on_cancel=True)
+            await trio.to_thread.run_sync(os.stat, mountpoint / "pci", abandon_on_cancel=True)
         except OSError as error:
             silent = error
             loop.end()

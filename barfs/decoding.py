@@ -26,7 +26,8 @@ class _Hold:
 class Decoder:
     """Turns decoding of a function on with the first file that needs it, and back with the last.
 
-    What a driver or somebody else turned on is left alone. After kill -9 it stays on.
+    What a driver or somebody else turned on is left alone, and so is a function that may only be
+    read. After kill -9 it stays on.
     """
 
     def __init__(self, pci: PciBus) -> None:
@@ -43,7 +44,8 @@ class Decoder:
         hold.users += 1
         try:
             before = self._pci.command(address)
-            if before != COMMAND_ABSENT and not before & bit and not self._pci.is_virtual(address):
+            off = before != COMMAND_ABSENT and not before & bit
+            if off and not (self._pci.is_virtual(address) or self._pci.is_read_only(address)):
                 self._turn_on(address, bit, before, hold)
         except BaseException:
             self._release(address, hold)

@@ -233,10 +233,14 @@ def draw(tree: Tree, node: Node = ROOT, prefix: str = "") -> Iterator[str]:
             yield from draw(tree, child, prefix + ("    " if last else "|   "))
 
 
-def suggestions(mountpoint: Path) -> list[str]:
-    """Three commands to try."""
-    return [
-        f"printf 'Dunia,vipi?\\r' | dd of={mountpoint}/1af4:1110/bar2 bs=1",
-        f"hd -n 32 {mountpoint}/1af4:1110/bar2",
-        f"printf 'NinjaNinja\\0' | dd of={mountpoint}/phys/{NODENAME_ADDRESS:x} conv=notrunc",
+def suggestions(mountpoint: Path, tree: Tree) -> Iterator[str]:
+    """Three commands to try; fewer if the tree does not have what they are about."""
+    commands = [
+        ("1af4:1110", "printf 'Dunia,vipi?\\r' | dd of={}/bar2 bs=1"),
+        ("1af4:1110", "hd -n 32 {}/bar2"),
+        ("phys", f"printf 'NinjaNinja\\0' | dd of={{}}/{NODENAME_ADDRESS:x} conv=notrunc"),
     ]
+    names = {name for name, _ in tree.entries(ROOT)}
+    for name, command in commands:
+        if name in names:
+            yield command.format(mountpoint / name)

@@ -31,16 +31,8 @@ from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.files import OpenFiles
 from barfs.journal import Caller, Change, Refusal
 from barfs.names import PciAddress
-from barfs.nodes import (
-    DIRECTORIES,
-    FIXED_DIRECTORIES,
-    PCI,
-    READ_ONLY,
-    InodeNumbers,
-    Kind,
-    Node,
-    Tree,
-)
+from barfs.nodes import DIRECTORIES, FIXED_DIRECTORIES, PCI, InodeNumbers, Kind, Node, Tree
+from barfs.policy import Policy
 from barfs.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -87,20 +79,19 @@ def refuse(what: str) -> NoReturn:
 
 
 class Operations(pyfuse3.Operations):
-    """The tree over FUSE. With `read_only` no file is opened for writing."""
+    """The tree over FUSE, to whom the policy opens it."""
 
     supports_dot_lookup = False
 
-    def __init__(self, tree: Tree, workers: Workers, *, read_only: bool) -> None:
+    def __init__(self, tree: Tree, policy: Policy, workers: Workers) -> None:
         super().__init__()
         self._tree = tree
         self.journal = tree.journal
         self._files = OpenFiles(tree, workers)
-        self._read_only = read_only
+        self._policy = policy
         self._inodes = InodeNumbers()
         self._listings: dict[int, list[tuple[str, Node]]] = {}
         self._handles = count(1)
-        self._uid, self._gid = os.getuid(), os.getgid()
         self._started = time.time_ns()
 
     def _entry(self, node: Node) -> EntryAttributes:
@@ -108,20 +99,14 @@ class Operations(pyfuse3.Operations):
         attributes = self._tree.attributes(node)
         entry = EntryAttributes()
         entry.st_ino = self._inodes.number(node)
-        if node.kind in DIRECTORIES:
-            entry.st_mode = stat.S_IFDIR | 0o555
-            entry.st_nlink = 2
-        elif node.kind is Kind.LINK:
-            entry.st_mode = stat.S_IFLNK | 0o777
-            entry.st_nlink = 1
-        else:
-            entry.st_mode = stat.S_IFREG | (0o400 if node.kind in READ_ONLY else 0o600)
-            entry.st_nlink = 1
+        entry.st_mode = self._policy.mode_of(node, writable=self._tree.is_writable(node))
+        entry.st_nlink = 2 if node.kind in DIRECTORIES else 1
+        if stat.S_ISREG(entry.st_mode):
             # As many as it has bytes: with 0, tar and cp take a file for one big hole.
             entry.st_blocks = -(-attributes.size // 512)
         entry.st_size = attributes.size
         entry.st_blksize = attributes.blksize
-        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
         modified = self._tree.stream.modified if node.kind is Kind.LOG else self._started
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
         timeout = FIXED_TIMEOUT if node.kind in FIXED_DIRECTORIES else TIMEOUT
@@ -282,7 +267,7 @@ class Operations(pyfuse3.Operations):
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if flags & os.O_APPEND:
             raise BadRequest(f"{node.path}: cannot be appended to (O_APPEND, >>)")
-        if writable and self._read_only:
+        if writable and self._policy.read_only:
             raise ReadOnly(f"{node.path}: mounted read-only")
         handle = await self._files.open(node, flags & os.O_ACCMODE, _caller(ctx))
         # Never keep_cache: that would keep pages that a MAP_PRIVATE mapping of the file read.

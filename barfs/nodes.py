@@ -218,7 +218,7 @@ class InodeNumbers:
 
 
 class Tree:
-    """Names and attributes over one machine's PCI functions and physical memory.
+    """Names and attributes over one machine's PCI functions and, unless it is None, its memory.
 
     `log` shows the journal, `decoder` is what turns decoding on, if that is wanted.
     """
@@ -226,21 +226,36 @@ class Tree:
     def __init__(
         self,
         pci: PciBus,
-        memory: PhysicalMemory,
+        memory: PhysicalMemory | None,
         journal: Journal | None = None,
         decoder: Decoder | None = None,
     ) -> None:
         self.pci = pci
-        self.memory = memory
+        self._memory = memory
         self.journal = journal or Journal()
         self.stream = Stream(self.journal)
         self.decoder = decoder
+        self._fixed = {
+            name: node for name, node in _FIXED.items() if node is not PHYS or memory is not None
+        }
+
+    @property
+    def memory(self) -> PhysicalMemory:
+        """What is in `phys`; NoSuchNode if there is none."""
+        if self._memory is None:
+            raise NoSuchNode("there is no phys in this mount (--no-phys)")
+        return self._memory
+
+    def is_writable(self, node: Node) -> bool:
+        """Whether no rule makes a file's device read-only."""
+        ruled = node.kind in BARS or node.kind is Kind.CONFIG
+        return not (ruled and self.pci.is_read_only(node.function))
 
     def lookup(self, parent: Node, name: str) -> Node:
         """The node of a name in a directory; NoSuchNode, NoSuchAddress."""
         match parent.kind:
             case Kind.ROOT:
-                return _FIXED.get(name) or self._lookup_link(name)
+                return self._fixed.get(name) or self._lookup_link(name)
             case Kind.PCI:
                 address = PciAddress.parse(name)
                 if address is None or not self.pci.exists(address):
@@ -307,7 +322,7 @@ class Tree:
         """Names and nodes of a directory; what vanishes meanwhile is left out."""
         match directory.kind:
             case Kind.ROOT:
-                yield from _FIXED.items()
+                yield from self._fixed.items()
                 yield from self._links()
             case Kind.PCI:
                 for address in self.pci.addresses():
@@ -374,7 +389,7 @@ class Tree:
         found = []
         for entry in self.memory.within(node.start, node.size):
             address = PciAddress.parse(entry.name)
-            if address is not None and self.pci.exists(address):
+            if address is not None and self.pci.is_present(address):
                 found.append((entry.start - node.start, entry.end + 1 - node.start, address))
         return found
 

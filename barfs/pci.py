@@ -21,8 +21,17 @@ from barfs.aperture import (
     refuse_mapping,
 )
 from barfs.devmem import PhysicalMemory
-from barfs.errors import BarfsError, DeviceGone, DriverOwns, NoSuchAddress, NoSuchNode, NotDecoded
+from barfs.errors import (
+    BarfsError,
+    DeviceGone,
+    DriverOwns,
+    NoSuchAddress,
+    NoSuchNode,
+    NotDecoded,
+    ReadOnly,
+)
 from barfs.names import DeviceId, PciAddress
+from barfs.patterns import NO_RULES, Form, Rules
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +53,8 @@ COMMAND_MASTER: Final = 1 << 2
 # The lines of sysfs's `resource`: the BARs, then the expansion ROM.
 N_BARS: Final = 6
 ROM_RESOURCE: Final = 6
+
+_READ_ONLY_HERE: Final = "is read-only in this mount (--read-only-device)"
 
 
 class Resource(NamedTuple):
@@ -99,6 +110,20 @@ def parse_resource(line: str) -> Resource | None:
     if flags == 0 or end < start:
         return None
     return Resource(start, end, flags)
+
+
+def parse_resources(address: PciAddress, text: str) -> dict[int, Resource]:
+    """BARs and expansion ROM in a function's `resource`, by line; garbage is logged, left out."""
+    found = {}
+    for index, line in enumerate(text.splitlines()[: ROM_RESOURCE + 1]):
+        try:
+            resource = parse_resource(line)
+        except ValueError:
+            log.warning("%s: line %d of resource is garbage: %a", address, index, line)
+            continue
+        if resource is not None and resource.flags & (IORESOURCE_MEM | IORESOURCE_IO):
+            found[index] = resource
+    return found
 
 
 def check_window(what: str, offset: int, size: int, whole: int) -> None:
@@ -162,39 +187,103 @@ class PciBus:
     """The PCI functions below `sysfs`. Everything is read when asked for, nothing is kept.
 
     With `bars_via` the memory BARs are mapped through it, at their addresses, and otherwise
-    through sysfs's `resourceN`.
+    through sysfs's `resourceN`. What `rules` don't allow is to all methods as if it were not there.
     """
 
-    def __init__(self, sysfs: Path, bars_via: PhysicalMemory | None = None) -> None:
+    def __init__(
+        self, sysfs: Path, bars_via: PhysicalMemory | None = None, rules: Rules = NO_RULES
+    ) -> None:
         self._devices = sysfs / "bus/pci/devices"
         self._bars_via = bars_via
+        self._rules = rules
         self._real = _is_sysfs(sysfs)
 
-    def addresses(self) -> list[PciAddress]:
-        """All functions, lowest address first; none on a machine without PCI."""
+    def _all_addresses(self) -> list[PciAddress]:
         try:
             names = os.listdir(self._devices)
         except FileNotFoundError:
             return []
         return sorted(filter(None, map(PciAddress.parse, names)))
 
+    def addresses(self) -> list[PciAddress]:
+        """All functions, lowest address first; none on a machine without PCI."""
+        return list(filter(self._is_allowed, self._all_addresses()))
+
+    def is_present(self, address: PciAddress) -> bool:
+        """Whether there is such a function now, allowed or not."""
+        return (self._devices / str(address)).is_dir()
+
     def exists(self, address: PciAddress) -> bool:
         """Whether there is such a function now."""
-        return (self._devices / str(address)).is_dir()
+        return self.is_present(address) and self._is_allowed(address)
+
+    def _check_allowed(self, address: PciAddress) -> None:
+        if not self._is_allowed(address):
+            raise DeviceGone(f"{address}: there is no such function")
+
+    def _path(self, address: PciAddress) -> Path:
+        """Where a function's attributes are. DeviceGone if it is not allowed."""
+        self._check_allowed(address)
+        return self._devices / str(address)
 
     def is_virtual(self, address: PciAddress) -> bool:
         """Whether it is a virtual function: its BARs are decoded by its physical function.
 
         Its own memory space bit is always 0 (SR-IOV 1.1, 3.4.1.3).
         """
-        return (self._devices / str(address) / "physfn").exists()
+        return (self._path(address) / "physfn").exists()
 
-    def _read(self, address: PciAddress, name: str) -> str:
-        """The text of a sysfs attribute; DeviceGone if the function is not there (any more)."""
+    def _name(self, address: PciAddress, form: Form) -> str | None:
+        """What patterns of a form are matched with; None if sysfs does not tell."""
+        if form is Form.ADDRESS:
+            return str(address)
+        try:
+            ids = [self._read_id(address, "vendor", "device")]
+            if form is Form.SUBSYSTEM:
+                ids.append(self._read_id(address, "subsystem_vendor", "subsystem_device"))
+        except DeviceGone:
+            return None
+        return None if None in ids else ":".join(map(str, ids))
+
+    def _is_allowed(self, address: PciAddress) -> bool:
+        return self._rules.allows(partial(self._name, address))
+
+    def is_read_only(self, address: PciAddress) -> bool:
+        """Whether a function, allowed or not, may only be read."""
+        return self._rules.protects(partial(self._name, address))
+
+    def _check_writable(self, address: PciAddress, what: str) -> None:
+        if self.is_read_only(address):
+            raise ReadOnly(f"{what}: {address} {_READ_ONLY_HERE}")
+
+    def check_span_writable(self, start: int, size: int) -> None:
+        """ReadOnly if `size` bytes at a physical address have part of a BAR that is read-only.
+
+        Looks at all functions, unless there is no such rule.
+        """
+        if not self._rules.read_only:
+            return
+        for address in filter(self.is_read_only, self._all_addresses()):
+            try:
+                resources = parse_resources(address, self._text(address, "resource"))
+            except DeviceGone:
+                continue
+            for resource in resources.values():
+                inside = resource.start < start + size and start <= resource.end
+                if resource.is_memory and resource.assigned and inside:
+                    raise ReadOnly(f"phys {start:#x}+{size:#x}: {address} {_READ_ONLY_HERE}")
+
+    def _text(self, address: PciAddress, name: str) -> str:
+        """The text of a sysfs attribute, allowed or not; DeviceGone if it is not there."""
         try:
             return (self._devices / str(address) / name).read_text(errors="replace")
         except OSError as error:
             raise DeviceGone(f"{address} {name}: {error.strerror}") from error
+
+    def _read(self, address: PciAddress, name: str) -> str:
+        """The text of a sysfs attribute; DeviceGone if the function is not there (any more)."""
+        self._check_allowed(address)
+        return self._text(address, name)
 
     def attribute(self, address: PciAddress, name: str) -> str | None:
         """The text of a sysfs attribute without space around it; None if it can't be read.
@@ -209,8 +298,9 @@ class PciBus:
             raise
 
     def set_attribute(self, address: PciAddress, name: str, text: str) -> None:
-        """Write a sysfs attribute. DeviceGone, KernelRefused, or what else the kernel says."""
-        path = self._devices / str(address) / name
+        """Write a sysfs attribute. DeviceGone, ReadOnly, or what else the kernel says."""
+        path = self._path(address) / name
+        self._check_writable(address, str(path))
         try:
             # Not open(): it would make a file where there is none.
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -224,7 +314,7 @@ class PciBus:
     def driver(self, address: PciAddress) -> str | None:
         """The name of the driver that is bound to a function; None if there is none. DeviceGone."""
         try:
-            target = os.readlink(os.fsencode(self._devices / str(address) / "driver"))
+            target = os.readlink(os.fsencode(self._path(address) / "driver"))
         except OSError as error:
             if self.exists(address):
                 return None
@@ -232,7 +322,8 @@ class PciBus:
         return os.path.basename(target).decode(errors="replace")
 
     def _read_id(self, address: PciAddress, vendor: str, device: str) -> DeviceId | None:
-        text = self._read(address, vendor), self._read(address, device)
+        """Of a function, allowed or not; None if sysfs's text is garbage. DeviceGone."""
+        text = self._text(address, vendor), self._text(address, device)
         try:
             result = DeviceId(*(parse_hex(word, bits=16) for word in text))
         except ValueError:
@@ -242,25 +333,17 @@ class PciBus:
 
     def id(self, address: PciAddress) -> DeviceId | None:
         """vendor:device; None if sysfs's text is garbage. DeviceGone."""
+        self._check_allowed(address)
         return self._read_id(address, "vendor", "device")
 
     def subsystem(self, address: PciAddress) -> DeviceId | None:
         """Subsystem vendor and device; None if sysfs's text is garbage. DeviceGone."""
+        self._check_allowed(address)
         return self._read_id(address, "subsystem_vendor", "subsystem_device")
 
     def resources(self, address: PciAddress) -> dict[int, Resource]:
         """BARs and expansion ROM that exist, by line. DeviceGone. Reads no config space."""
-        found = {}
-        lines = self._read(address, "resource").splitlines()[: ROM_RESOURCE + 1]
-        for index, line in enumerate(lines):
-            try:
-                resource = parse_resource(line)
-            except ValueError:
-                log.warning("%s: line %d of resource is garbage: %a", address, index, line)
-                continue
-            if resource is not None and resource.flags & (IORESOURCE_MEM | IORESOURCE_IO):
-                found[index] = resource
-        return found
+        return parse_resources(address, self._read(address, "resource"))
 
     def bars(self, address: PciAddress) -> dict[int, Resource]:
         """The BARs that exist, by index. DeviceGone. Reads no config space."""
@@ -282,32 +365,33 @@ class PciBus:
         firmware has copied to memory.
         """
         try:
-            return (self._devices / str(address) / "rom").stat().st_size
-        except OSError:
+            return (self._path(address) / "rom").stat().st_size
+        except (OSError, DeviceGone):
             return None
 
     def open_rom(self, address: PciAddress) -> SysfsFile | RomFile:
         """The expansion ROM through sysfs, read-only."""
         kind = RomFile if self._real else SysfsFile
-        path = self._devices / str(address) / "rom"
+        path = self._path(address) / "rom"
         return kind(path, what=f"{address} rom", writable=self._real)
 
     def presence(self, address: PciAddress) -> Presence:
-        """A watch over a function as it is now. DeviceGone."""
+        """A watch over a function as it is now, allowed or not. DeviceGone."""
         return Presence(self._devices / str(address) / "resource", str(address))
 
     def config_size(self, address: PciAddress) -> int:
         """256 or 4096 bytes. Reads no config space."""
         try:
-            return (self._devices / str(address) / "config").stat().st_size
+            return (self._path(address) / "config").stat().st_size
         except OSError as error:
             raise DeviceGone(f"{address} config: {error.strerror}") from error
 
     def open_config(self, address: PciAddress, *, writable: bool) -> SysfsFile:
-        """Config space through sysfs."""
-        return SysfsFile(
-            self._devices / str(address) / "config", what=f"{address} config", writable=writable
-        )
+        """Config space through sysfs. ReadOnly."""
+        path = self._path(address) / "config"
+        if writable:
+            self._check_writable(address, f"{address} config")
+        return SysfsFile(path, what=f"{address} config", writable=writable)
 
     def command(self, address: PciAddress) -> int:
         """The command register, read from config space. DeviceGone."""
@@ -349,7 +433,7 @@ class PciBus:
 
     def _mend_decoding(self, address: PciAddress, bit: int) -> str:
         """The command that turns decoding on."""
-        enable = self._devices / str(address) / "enable"
+        enable = self._path(address) / "enable"
         # The kernel counts: only the step from 0 to 1 writes the command register
         # (drivers/pci/pci.c, pci_enable_device_flags).
         if self.attribute(address, "enable") in {None, "0"}:
@@ -368,17 +452,19 @@ class PciBus:
         """Open a BAR, or `size` bytes of it from `offset`. A memory BAR is mapped uncached.
 
         Reads the command register, not the BAR. Raises NotDecoded, DriverOwns, KernelRefused,
-        DeviceGone, NoSuchNode, and NoSuchAddress for a part that is not inside.
+        DeviceGone, NoSuchNode, ReadOnly, and NoSuchAddress for a part that is not inside.
         """
         resource = self.bar(address, index)
         if size is None:
             size = resource.size
         check_window(f"{address} bar{index}", offset, size, resource.size)
+        if writable:
+            self._check_writable(address, f"{address} bar{index}")
         self._check_decoded(address, index, resource)
         what = f"{address} bar{index}"
         if (offset, size) != (0, resource.size):
             what += f"@{offset:x}+{size:x}"
-        path = self._devices / str(address) / f"resource{index}"
+        path = self._path(address) / f"resource{index}"
         base = resource.start + offset
         if not resource.is_memory:
             return PortAperture(path, offset, size, what=what, base=base, writable=writable)

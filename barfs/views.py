@@ -416,6 +416,8 @@ def _open_span(tree: Tree, node: Node, *, writable: bool) -> View:
         size = node.view.width
     apertures: Sequence[Aperture]
     if node.kind is Kind.PHYS_FILE:
+        if writable:
+            tree.pci.check_span_writable(node.start, size)
         apertures = tree.memory.open(node.start, size, writable=writable)
     else:
         apertures = [

@@ -2,9 +2,9 @@
 
 _shtab_barfs_subparsers=(mount umount demo ls)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads --loop)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
 _shtab_barfs_umount_option_strings=(-h --help)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads --loop)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json --sysfs)
 _shtab_barfs_option_strings=(-h --help)
 
@@ -31,6 +31,7 @@ _shtab_barfs_mount__f_nargs=0
 _shtab_barfs_mount___foreground_nargs=0
 _shtab_barfs_mount___enable_nargs=0
 _shtab_barfs_mount___log_reads_nargs=0
+_shtab_barfs_mount___no_phys_nargs=0
 _shtab_barfs_umount__h_nargs=0
 _shtab_barfs_umount___help_nargs=0
 _shtab_barfs_demo__h_nargs=0
@@ -39,6 +40,7 @@ _shtab_barfs_demo__f_nargs=0
 _shtab_barfs_demo___foreground_nargs=0
 _shtab_barfs_demo___enable_nargs=0
 _shtab_barfs_demo___log_reads_nargs=0
+_shtab_barfs_demo___no_phys_nargs=0
 _shtab_barfs_ls__h_nargs=0
 _shtab_barfs_ls___help_nargs=0
 _shtab_barfs_ls__v_nargs=0

@@ -1,14 +1,17 @@
 """A mount of the simulated machine, touched from other processes."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from barfs import demo
+from mounted.others import GROUP, contents
 
 BARFS = [sys.executable, "-m", "barfs"]
 TIMEOUT = 30
@@ -77,6 +80,17 @@ class Mount:
         return status
 
 
+@contextlib.contextmanager
+def mounted(machine, directory, *options):
+    """A mount for a block, alive at its end."""
+    mount = Mount(machine, directory, *options)
+    try:
+        yield mount
+        assert mount.alive()
+    finally:
+        assert mount.end() == 0
+
+
 def machine_options(machine):
     return ["--sysfs", machine.sysfs, "--proc", machine.proc, "--devmem", machine.devmem]
 
@@ -119,3 +133,41 @@ def sh(command, **more):
     return subprocess.run(
         ["bash", "-c", command], capture_output=True, timeout=TIMEOUT, check=False, **more
     )
+
+
+@contextlib.contextmanager
+def public_directory():
+    """One that others get to; pytest's own it closes to them whenever it is started anew."""
+    with tempfile.TemporaryDirectory(prefix="barfs-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+@pytest.fixture
+def public():
+    """A directory for mounts that others get to."""
+    with public_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="module", params=["resource", "devmem"])
+def lab(request, fuse, tmp_path_factory):
+    """A mount for a group, with a device that is read-only."""
+    machine = demo.build(tmp_path_factory.mktemp("lab"))
+    options = ["--group", str(GROUP), "--mode", "660", "--read-only-device", "0000:00:05.0"]
+    options += ["--bars-via", request.param]
+    with (
+        public_directory() as directory,
+        mounted(machine, directory, "-o", "allow_other", *options) as mount,
+    ):
+        yield mount
+
+
+@pytest.fixture
+def unchanged(lab):
+    """What a test does reaches no device."""
+    before = contents(lab.machine)
+    yield
+    assert contents(lab.machine) == before
+    assert lab.alive()

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from mounted.conftest import Mount, sh
+from mounted.conftest import Mount, mounted, sh
 
 
 @pytest.mark.parametrize(
@@ -317,25 +317,14 @@ def test_read_only(machine, tmp_path):
 AS_NOBODY = {"user": 65534, "group": 65534, "extra_groups": []}
 
 
-@pytest.fixture
-def passable(tmp_path):
-    """Others can get as far as the mountpoint."""
-    tmp_path.chmod(0o755)
-    for directory in tmp_path.parents:
-        if "pytest" in directory.name:
-            directory.chmod(0o755)
+def test_others_are_kept_out(machine, public):
+    with mounted(machine, public) as mount:
+        done = sh(f"ls {mount.path}", **AS_NOBODY)
+        assert b"Permission denied" in done.stderr
 
 
-def test_others_are_kept_out(mount, passable):
-    done = sh(f"ls {mount.path}", **AS_NOBODY)
-    assert b"Permission denied" in done.stderr
-
-
-def test_allow_other_is_passed_on_and_files_stay_private(machine, tmp_path, passable):
-    mount = Mount(machine, tmp_path, "-o", "allow_other")
-    try:
+def test_allow_other_is_passed_on_and_files_stay_private(machine, public):
+    with mounted(machine, public, "-o", "allow_other") as mount:
         assert b"1af4:1110" in sh(f"ls {mount.path}", **AS_NOBODY).stdout
         done = sh(f"cat {mount.path}/1af4:1110/bar0", **AS_NOBODY)
         assert b"Permission denied" in done.stderr
-    finally:
-        assert mount.end() == 0

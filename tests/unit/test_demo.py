@@ -133,7 +133,7 @@ def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tre
 
 
 def test_three_suggestions_that_name_what_is_there(tree, tmp_path):
-    suggestions = demo.suggestions(tmp_path)
+    suggestions = list(demo.suggestions(tmp_path, tree))
     assert len(suggestions) == 3
     for command in suggestions:
         (path,) = (word for word in command.split() if str(tmp_path) in word)

@@ -11,6 +11,7 @@ from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.names import PciAddress
 from barfs.nodes import PCI, PHYS, ROOT, VIEWS, InodeNumbers, Kind, Node, Tree, ViewKind
+from barfs.patterns import DevicePattern, Rules
 from barfs.pci import PciBus
 
 E1000 = PciAddress(0, 0, 3, 0)
@@ -370,3 +371,54 @@ def test_what_is_not_there_is_empty_and_has_no_attributes(tree):
 def test_rom_and_info_of_a_device_that_is_gone_have_no_attributes_either(tree, kind):
     with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
         tree.attributes(Node(kind, ABSENT))
+
+
+def ruled(tmp_path, allow=(), read_only=()):
+    parse = DevicePattern.parse
+    rules = Rules(tuple(map(parse, allow)), tuple(map(parse, read_only)))
+    return Tree(PciBus(tmp_path / "sys", rules=rules), None)
+
+
+def test_without_phys_there_is_none_by_any_way(tree, tmp_path):
+    without = ruled(tmp_path)
+    assert dict(without.entries(ROOT)).keys() == dict(tree.entries(ROOT)).keys() - {"phys"}
+    with pytest.raises(NoSuchNode):
+        without.lookup(ROOT, "phys")
+    for view in ViewKind:
+        directory = PHYS._replace(view=view)
+        with pytest.raises(NoSuchNode):
+            without.lookup(directory, "1000+4")
+        with pytest.raises(NoSuchNode):
+            list(without.entries(directory))
+        with pytest.raises(NoSuchNode):
+            without.attributes(phys(0x1000, 4, view))
+
+
+def test_what_is_not_allowed_has_no_name(tree, tmp_path, devices):
+    found = list(walk(ruled(tmp_path, allow=["0000:00:05.0", "1b36:*"])))
+    assert {node.address for *_, node in found} == {None, SECOND, NVME}
+    assert ruled(tmp_path, ["0000:00:05.0"]).lookup(ROOT, "1af4:1110") == Node(Kind.LINK, SECOND)
+    hidden = ruled(tmp_path, ["1b36:*"])
+    names = {name for _, name, node in walk(tree) if node.address in {FIRST, SECOND, E1000}}
+    assert {"1af4:1110.1", "0000:00:03.0", "rom", "bar2"} <= names
+    for parent in (ROOT, PCI, *(Node(Kind.FUNCTION, FIRST, view=view) for view in ViewKind)):
+        for name in (*names, "1af4:1110:1af4:1100", "bar0@4", "bar0@40+4"):
+            with pytest.raises(NoSuchNode):
+                hidden.lookup(parent, name)
+    for kind in (Kind.FUNCTION, Kind.CONFIG, Kind.INFO, Kind.ROM, Kind.BAR0):
+        with pytest.raises(DeviceGone, match=r"0000:00:04\.0"):
+            hidden.attributes(Node(kind, FIRST))
+    assert [name for name, _ in hidden.entries(PCI)] == ["0000:01:00.0"]
+    shutil.copytree(devices / str(NVME), devices / str(ABSENT))
+    assert [name for name, _ in hidden.entries(PCI)] == ["0000:00:02.0", "0000:01:00.0"]
+    assert hidden.lookup(ROOT, "1b36:0010.1").function == NVME
+
+
+def test_which_files_are_writable(tree, tmp_path):
+    assert all(tree.is_writable(node) for *_, node in walk(tree))
+    tree = ruled(tmp_path, read_only=["0000:00:04.0"])
+    refused = {node for *_, node in walk(tree) if not tree.is_writable(node)}
+    assert {node.address for node in refused} == {FIRST}
+    assert {node.kind for node in refused} == {Kind.BAR0, Kind.BAR2, Kind.CONFIG}
+    assert len(refused) == 1 + 2 * len(ViewKind)
+    assert not tree.is_writable(window(0x40, 4))

@@ -10,8 +10,9 @@ import pytest
 from barfs import demo
 from barfs.aperture import MappedAperture, PortAperture, RomFile, SysfsFile
 from barfs.devmem import PhysicalMemory
-from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded
+from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded, ReadOnly
 from barfs.names import DeviceId, PciAddress
+from barfs.patterns import DevicePattern, Rules
 from barfs.pci import PciBus, Resource, check_window, parse_resource
 
 E1000 = PciAddress(0, 0, 3, 0)
@@ -397,3 +398,144 @@ def test_a_bar_is_its_resource_file_or_the_memory_at_its_address(
         with path.open("rb") as file:
             file.seek(start + bar.size - 12)
             assert file.read(12) == bytes(4) + (b"abcd" if written else bytes(4)) + bytes(4)
+
+
+def ruled(machine, allow=(), read_only=(), bars_via=None):
+    parse = DevicePattern.parse
+    return PciBus(
+        machine.sysfs, bars_via, Rules(*(tuple(map(parse, p)) for p in (allow, read_only)))
+    )
+
+
+def test_what_is_not_allowed_is_to_no_method_there(machine):
+    bus = ruled(machine, ["8086:*", "0000:01:??.0"])
+    assert bus.addresses() == [E1000, NVME]
+    assert [bus.exists(address) for address in (E1000, IVSHMEM, NVME)] == [True, False, True]
+    asked = {
+        "attribute": ("class",),
+        "driver": (),
+        "id": (),
+        "subsystem": (),
+        "resources": (),
+        "bars": (),
+        "bar": (0,),
+        "open_rom": (),
+        "is_virtual": (),
+        "set_attribute": ("enable", "1"),
+        "set_command": (3,),
+        "config_size": (),
+        "command": (),
+    }
+    for name, arguments in asked.items():
+        with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
+            getattr(bus, name)(IVSHMEM, *arguments)
+    for writable in (False, True):
+        for call in (bus.open_config, lambda *a, **k: bus.open_bar(*a, 0, **k)):
+            with pytest.raises(DeviceGone, match="no such function"):
+                call(IVSHMEM, writable=writable)
+    assert bus.rom_size(IVSHMEM) is None
+    (machine.sysfs / "bus/pci/devices" / str(E1000) / "vendor").write_text("0x1af4\n")
+    assert bus.addresses() == [NVME]
+    assert bus.rom_size(E1000) is None
+
+
+def test_every_method_that_takes_an_address_is_among_those(bus):
+    """So that a new one is not forgotten above."""
+    methods = {name for name in dir(bus) if not name.startswith("_")}
+    assert methods == {
+        *("addresses", "exists", "attribute", "driver", "id", "subsystem", "resources", "bars"),
+        *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "command"),
+        *("open_bar", "is_virtual", "set_attribute", "set_command"),
+        # These are for physical memory as well, where every device lies.
+        *("is_present", "presence", "is_read_only", "check_span_writable"),
+    }
+
+
+def test_rules_by_ids_leave_out_whose_ids_cannot_be_told(machine, ivshmem):
+    bus = ruled(machine, ["*:*"], ["8086:*"])
+    assert IVSHMEM in bus.addresses()
+    assert not bus.is_read_only(IVSHMEM)
+    (ivshmem / "device").write_text("garbage")
+    assert IVSHMEM not in bus.addresses()
+    assert bus.is_read_only(IVSHMEM)
+    (ivshmem / "device").unlink()
+    assert IVSHMEM not in bus.addresses()
+    assert bus.is_read_only(IVSHMEM)
+
+
+def test_a_look_up_asks_only_about_the_function_itself(machine, monkeypatch):
+    bus = ruled(machine, ["1af4:*:1af4:*", "8086:*"], ["1af4:1110"])
+    asked = []
+    read = PciBus._text
+    monkeypatch.setattr(PciBus, "_text", lambda *key: asked.append(key[1:]) or read(*key))
+    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"listed {path}"))
+    assert bus.exists(IVSHMEM)
+    assert bus.is_read_only(IVSHMEM)
+    bus.open_bar(IVSHMEM, 0, writable=False).close()
+    assert {address for address, _ in asked} == {IVSHMEM}
+    asked.clear()
+    plain = PciBus(machine.sysfs)
+    assert plain.exists(IVSHMEM)
+    assert not plain.is_read_only(IVSHMEM)
+    plain.check_span_writable(0, 1 << 63)
+    assert asked == []
+
+
+@pytest.mark.parametrize("via_devmem", [False, True])
+def test_what_is_read_only_is_not_opened_for_writing(machine, via_devmem):
+    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
+    bus = ruled(machine, [], ["1af4:1110", "0000:00:03.0"], memory)
+    for address, bar in ((IVSHMEM, 0), (IVSHMEM, 2), (E1000, 0), (E1000, 1)):
+        bus.open_bar(address, bar, writable=False).close()
+        bus.open_config(address, writable=False).close()
+        for call in (
+            lambda key=(address, bar): bus.open_bar(*key, writable=True),
+            lambda key=(address, bar): bus.open_bar(*key, writable=True, offset=4, size=4),
+            lambda key=address: bus.open_config(key, writable=True),
+            lambda key=address: bus.set_command(key, 0),
+        ):
+            with pytest.raises(ReadOnly, match=rf"^{address} .*--read-only-device") as caught:
+                call()
+            assert caught.value.errno == errno.EROFS
+        with pytest.raises(ReadOnly, match=rf"/enable: {address} is read-only"):
+            bus.set_attribute(address, "enable", "1")
+    bus.open_bar(NVME, 0, writable=True).close()
+    bus.open_config(NVME, writable=True).close()
+    bus.set_attribute(NVME, "enable", "1")
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "refused"),
+    [
+        *((0xFEB20000, 1, True), (0xFEB200FF, 1, True), (0xFEB1FFFF, 1, False)),
+        *((0xFEB20100, 1, False), (0xFEB1FFFF, 2, True), (0xFEB00000, 0x20000, False)),
+        *(
+            (0xC0000000, 0x3EC00000, True),
+            (0x800000000, 1 << 32, True),
+            (0x8000FFFFC, 4, True),
+            (0x800100000, 4, False),
+        ),
+        *((0xFEB30000, 4, True), (0xC000, 4, False), (0x1000, 0x1000, False)),
+    ],
+)
+def test_physical_memory_is_not_writable_where_a_read_only_bar_lies(machine, start, size, refused):
+    """Hidden devices count too, the ROM does, and port numbers are no addresses of memory."""
+    bus = ruled(machine, ["8086:*"], ["0000:00:04.0", "8086:*"])
+    (machine.sysfs / "bus/pci/devices" / str(E1000) / "resource").write_text(
+        f"0 0 0\n0xc000 0xc03f {demo.PORTS:#x}\n"
+        f"0x1000 0x1fff {demo.MEM | 0x20000000:#x}\ngarbage\n0 0 0\n0 0 0\n"
+        f"0xfeb30000 0xfeb3ffff {demo.ROM:#x}\n"
+    )
+    if refused:
+        with pytest.raises(ReadOnly, match=rf"^phys {start:#x}\+{size:#x}: 0000:00:0[34]\.0 is "):
+            bus.check_span_writable(start, size)
+    else:
+        bus.check_span_writable(start, size)
+
+
+def test_a_read_only_device_that_goes_meanwhile_bars_nothing(machine, ivshmem):
+    bus = ruled(machine, [], ["0000:*:*"])
+    (ivshmem / "resource").unlink()
+    bus.check_span_writable(0xFEB20000, 4)
+    with pytest.raises(ReadOnly):
+        bus.check_span_writable(0xFEB21000, 4)

@@ -9,9 +9,9 @@ import barfs
 
 # A module may import those before it.
 ROOMS = [
-    *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "pci", "decoding"),
-    *("pciids", "info", "journal", "nodes", "views", "workers", "files", "fs", "loop"),
-    *("logfile", "uevents", "daemon", "demo", "listing", "cli", "__main__"),
+    *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "patterns"),
+    *("pci", "decoding", "pciids", "info", "journal", "nodes", "policy", "views", "workers"),
+    *("files", "fs", "loop", "logfile", "uevents", "daemon", "demo", "listing", "cli", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.

@@ -12,11 +12,21 @@ from pathlib import Path
 import pytest
 
 from barfs import demo, devmem, nodes
+from barfs.decoding import Decoder
 from barfs.devmem import PhysicalMemory
-from barfs.errors import BadRequest, BarfsError, DeviceGone, KernelRefused, PastEnd, ReadOnly
+from barfs.errors import (
+    BadRequest,
+    BarfsError,
+    DeviceGone,
+    KernelRefused,
+    NotDecoded,
+    PastEnd,
+    ReadOnly,
+)
 from barfs.journal import LogView
 from barfs.names import PciAddress
 from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node, Tree
+from barfs.patterns import DevicePattern, Rules
 from barfs.pci import PciBus
 from barfs.views import (
     ConfigView,
@@ -725,3 +735,57 @@ def test_directories_and_links_are_no_files(tree):
                     open_view(tree, directory._replace(view=view), writable=writable)
             with pytest.raises(BadRequest, match="is not a file"):
                 open_view(tree, directory, writable=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "refused"),
+    [
+        *(("phys/feb20000-feb200ff", True), ("phys/u32/feb20000+100", True)),
+        *(("phys/c0000000-febfffff", True), ("phys/feb200fe+4", True), ("phys/fea00000", True)),
+        *(("phys/x32/feb20040", True), ("phys/feb21000+100", False), ("phys/feb20100+10", False)),
+        # Of a text view only its register is opened, though the name means all up to the end.
+        *(("phys/x32/feb1fffc", False), ("phys/x64/feb20100", False)),
+        *(("pci/0000:00:04.0/x32/bar0@8", True), ("pci/0000:00:04.0/config", True)),
+        *(("pci/0000:00:04.0/bar2@8+4", True), ("pci/0000:00:05.0/bar0", False)),
+    ],
+)
+def test_what_is_read_only_is_so_by_every_way(tree, tmp_path, path, refused):
+    rules = Rules(read_only=(DevicePattern.parse("0000:00:04.0"),))
+    tree = Tree(PciBus(tmp_path / "sys", rules=rules), tree.memory)
+    node = find(tree, path)
+    open_view(tree, node, writable=False).close()
+    if not refused:
+        open_view(tree, node, writable=True).close()
+        return
+    with pytest.raises(ReadOnly, match=r"0000:00:04\.0 is read-only in this mount") as caught:
+        open_view(tree, node, writable=True)
+    assert caught.value.errno == errno.EROFS
+
+
+def test_what_is_read_only_is_not_enabled_either(tree, tmp_path):
+    rules = Rules(read_only=(DevicePattern.parse("0000:00:04.0"),))
+    bus = PciBus(tmp_path / "sys", rules=rules)
+    tree = Tree(bus, tree.memory, decoder=Decoder(bus))
+    devices = tmp_path / "sys/bus/pci/devices"
+    for slot in (4, 5):
+        with (devices / f"0000:00:0{slot}.0/config").open("r+b") as config:
+            config.seek(4)
+            config.write(bytes(2))
+    before = (devices / str(IVSHMEM) / "config").read_bytes()
+    for path in ("bar0", "bar2", "u32/bar0", "x32/bar0@8"):
+        with pytest.raises(NotDecoded):
+            open_view(tree, find(tree, f"pci/{IVSHMEM}/{path}"), writable=False)
+    assert (devices / str(IVSHMEM) / "config").read_bytes() == before
+    assert (devices / str(IVSHMEM) / "enable").read_text() == "0\n"
+    open_view(tree, find(tree, "pci/0000:00:05.0/bar0"), writable=True).close()
+
+
+def test_physical_memory_of_a_device_that_is_not_allowed_goes_with_it_too(tree, tmp_path):
+    rules = Rules(allow=(DevicePattern.parse("8086:*"),))
+    tree = Tree(PciBus(tmp_path / "sys", rules=rules), tree.memory)
+    view = open_view(tree, find(tree, "phys/feb20000+4"), writable=False)
+    assert view.read(0, 4) == bytes(4)
+    shutil.rmtree(tmp_path / "sys/bus/pci/devices" / str(IVSHMEM))
+    with pytest.raises(DeviceGone):
+        view.read(0, 4)
+    view.close()

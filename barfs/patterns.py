@@ -1,0 +1,159 @@
+"""Patterns that mean PCI functions: PCI addresses or ids, with the wildcards of a shell.
+
+A wildcard stands for characters inside one field, between two colons, so no pattern ever means a
+part of a name. One that no function could match is no pattern: most likely a typing error.
+"""
+
+import enum
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, Self, TypeAlias
+
+# What one character of a pattern stands for; None: any number of any characters.
+Token: TypeAlias = frozenset[str] | None
+
+_HEX: Final = frozenset("0123456789abcdef")
+_ALL: Final = _HEX | {"."}
+_TOKEN: Final = re.compile(
+    r"(?P<many>\*)|(?P<one>\?)|\[(?P<no>[!^])?(?P<set>\]?[^]]+|\])\]|(?P<same>[0-9a-f.])"
+)
+
+# How the fields of names are spelled (barfs.names): for each length a set for each character.
+_ID: Final = ((_HEX,) * 4,)
+_DOMAIN: Final = (*_ID, *((_HEX - {"0"}, *(_HEX,) * more) for more in range(4, 8)))
+_BUS: Final = ((_HEX,) * 2,)
+_DEVICE: Final = ((frozenset("01"), _HEX, frozenset("."), frozenset("01234567")),)
+
+
+class Form(enum.IntEnum):
+    """What a pattern is matched with, by the number of its fields."""
+
+    ID = 2  # 1af4:1110
+    ADDRESS = 3  # 0000:00:04.0
+    SUBSYSTEM = 4  # 1af4:1110:1af4:1100
+
+
+_SPELLINGS: Final = {
+    Form.ID: (_ID,) * 2,
+    Form.ADDRESS: (_DOMAIN, _BUS, _DEVICE),
+    Form.SUBSYSTEM: (_ID,) * 4,
+}
+
+
+def _members(text: str) -> frozenset[str]:
+    """The characters that `[text]` stands for: each of them, and ranges."""
+    ranges = re.findall(r"(.)-(.)|(.)", text, re.DOTALL)
+    return frozenset(
+        char
+        for char in _ALL
+        if any(low <= char <= high if low else char == single for low, high, single in ranges)
+    )
+
+
+def _tokens(field: str) -> Iterator[Token]:
+    """ValueError where something can stand for nothing."""
+    at = 0
+    while at < len(field):
+        found = _TOKEN.match(field, at)
+        if found is None:
+            raise ValueError(field)
+        at = found.end()
+        if found["many"]:
+            yield None
+        elif found["one"]:
+            yield _ALL
+        elif found["set"]:
+            members = _members(found["set"])
+            yield _ALL - members if found["no"] else members
+        else:
+            yield frozenset(found["same"])
+
+
+def _fits(tokens: Sequence[Token], text: Sequence[frozenset[str]]) -> bool:
+    """Whether the tokens match a text of which each character is one of a set.
+
+    Follows all ways at once, so that no pattern takes long.
+    """
+
+    def rest(states: set[int]) -> set[int]:
+        """Those states, and what can be reached from them without a character."""
+        for state in range(len(tokens)):
+            if state in states and tokens[state] is None:
+                states.add(state + 1)
+        return states
+
+    states = rest({0})
+    for chars in text:
+        after = set()
+        for state in states - {len(tokens)}:
+            token = tokens[state]
+            if token is None:
+                after.add(state)
+            elif token & chars:
+                after.add(state + 1)
+        states = rest(after)
+    return len(tokens) in states
+
+
+class DevicePattern(NamedTuple):
+    """`1af4:1110`, `1af4:*`, `1af4:1110:1af4:1100`, `0000:03:00.?`."""
+
+    text: str
+    fields: tuple[tuple[Token, ...], ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def form(self) -> Form:
+        """What names it is matched with."""
+        return Form(len(self.fields))
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """In either case; None if no function could match it."""
+        parts = text.lower().split(":")
+        try:
+            spellings = _SPELLINGS[Form(len(parts))]
+            fields = tuple(tuple(_tokens(part)) for part in parts)
+        except ValueError:
+            return None
+        for field, spelling in zip(fields, spellings, strict=True):
+            if not any(_fits(field, way) for way in spelling):
+                return None
+        return cls(text, fields)
+
+    def matches(self, name: str) -> bool:
+        """Whether it means a name of its form, as barfs.names spells it."""
+        parts = name.split(":")
+        return len(parts) == len(self.fields) and all(
+            _fits(field, [frozenset(char) for char in part])
+            for field, part in zip(self.fields, parts, strict=True)
+        )
+
+    def means(self, name: Callable[[Form], str | None], *, unknown: bool) -> bool:
+        """Whether it means a function of which `name` gives the names; `unknown` if it can't."""
+        found = name(self.form)
+        return unknown if found is None else self.matches(found)
+
+
+class Rules(NamedTuple):
+    """Which functions there are for this mount, all without `allow`, and which only to read.
+
+    `name` tells what a function is called in each form, None if that can't be told. What is not
+    known is not allowed, and not written to.
+    """
+
+    allow: tuple[DevicePattern, ...] = ()
+    read_only: tuple[DevicePattern, ...] = ()
+
+    def allows(self, name: Callable[[Form], str | None]) -> bool:
+        """Whether a function is there at all."""
+        return not self.allow or any(one.means(name, unknown=False) for one in self.allow)
+
+    def protects(self, name: Callable[[Form], str | None]) -> bool:
+        """Whether a function may only be read."""
+        return any(one.means(name, unknown=True) for one in self.read_only)
+
+
+NO_RULES: Final = Rules()
