@@ -6,7 +6,6 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final, Protocol, TypeAlias, cast
 
 from barfs import _mmio
@@ -21,6 +20,7 @@ from barfs.errors import (
 )
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+StrPath: TypeAlias = str | os.PathLike[str]
 
 PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -58,7 +58,7 @@ def refusal(what: str, error: OSError, meanings: Mapping[int, type[BarfsError]])
     return result
 
 
-def open_file(path: Path, what: str, *, writable: bool, flags: int = 0) -> int:
+def open_file(path: StrPath, what: str, *, writable: bool, flags: int = 0) -> int:
     """A descriptor of a file that stays open, or the domain's error.
 
     TooManyFiles already where RESERVED_FILES more would be too many.
@@ -141,7 +141,7 @@ class MappedAperture:
 
     def __init__(
         self,
-        path: Path,
+        path: StrPath,
         start: int,
         size: int,
         *,
@@ -279,7 +279,7 @@ class CopiedAperture:
     max_width = _mmio.MAX_WIDTH
     memory_like = True
 
-    def __init__(self, path: Path, start: int, size: int, *, what: str, writable: bool) -> None:
+    def __init__(self, path: StrPath, start: int, size: int, *, what: str, writable: bool) -> None:
         self.size = size
         self.base = start
         self._what = what
@@ -341,7 +341,7 @@ class PortAperture:
     memory_like = False
 
     def __init__(
-        self, path: Path, start: int, size: int, *, what: str, base: int, writable: bool
+        self, path: StrPath, start: int, size: int, *, what: str, base: int, writable: bool
     ) -> None:
         self.size = size
         self.base = base
@@ -399,7 +399,7 @@ class SysfsFile:
     pci_read_config), so requests are passed on whole.
     """
 
-    def __init__(self, path: Path, *, what: str, writable: bool) -> None:
+    def __init__(self, path: StrPath, *, what: str, writable: bool) -> None:
         self._what = what
         self._fd = open_file(path, what, writable=writable)
         self.size = os.fstat(self._fd).st_size

@@ -3,7 +3,8 @@
 import errno
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -60,7 +61,8 @@ class IomemRange(NamedTuple):
         return self.name.startswith("System RAM")
 
 
-def parse_iomem(text: str) -> list[IomemRange]:
+@lru_cache(maxsize=4)  # of what a text means: it seldom changes, and is asked for at every open
+def parse_iomem(text: str) -> Sequence[IomemRange]:
     """The ranges in /proc/iomem, in its order; lines of another form are left out and logged.
 
     So are ranges that no file offset can reach, from 2**63 on. A reader without CAP_SYS_ADMIN sees
@@ -76,8 +78,8 @@ def parse_iomem(text: str) -> list[IomemRange]:
             IomemRange(int(match[2], 16), int(match[3], 16), match[4], len(match[1]) // 2)
         )
     if all(entry.end == 0 for entry in ranges):
-        return []
-    return ranges
+        return ()
+    return tuple(ranges)
 
 
 class Segment(NamedTuple):
@@ -149,9 +151,10 @@ class PhysicalMemory:
         self._iomem = proc / "iomem"
         self._devmem = devmem
 
-    def _read(self) -> list[IomemRange]:
+    def _read(self) -> Sequence[IomemRange]:
         try:
-            return parse_iomem(self._iomem.read_text(errors="replace"))
+            with open(self._iomem, "rb", buffering=0) as file:
+                return parse_iomem(file.readall().decode(errors="replace"))
         except OSError as error:
             raise NoSuchAddress(f"{self._iomem}: {error.strerror}") from error
 

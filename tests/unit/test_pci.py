@@ -232,8 +232,10 @@ def removed(*_):
     raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
 
-def test_presence_that_sysfs_ends_between_checks(bus, monkeypatch):
-    presence = bus.presence(IVSHMEM)
+def test_presence_that_sysfs_ends_between_checks(machine, monkeypatch):
+    path = machine.sysfs / "bus/pci/devices" / str(IVSHMEM) / "resource"
+    presence = Presence(path, str(IVSHMEM))
+    presence.check()
     monkeypatch.setattr(os, "pread", removed)
     with pytest.raises(DeviceGone, match=f"^{IVSHMEM}: "):
         presence.check()
