@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Final, ParamSpec, Self, TypeVar
 
 from barfs.aperture import Buffer
-from barfs.errors import BadRequest, PastEnd
+from barfs.errors import BadRequest, BarfsError, PastEnd
 from barfs.journal import Caller, Open, Opened, Subject, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
@@ -39,46 +39,47 @@ class OpenFile:
         self._view = view
         self._pace = pace
         self._workers = workers
-        self._place = Place(*view.extent, node.address)
         self._users = 0
         self._former: list[View] = []
 
-    def is_prompt(self, length: int, *, alone: bool = False) -> bool:
+    def place(self, offset: int, length: int, *, writing: bool) -> Place:
+        """What a request is for."""
+        return Place(self._view.reach(offset, length, writing=writing), self.node.address)
+
+    def is_prompt(self, place: Place, *, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
-        return length <= self._pace.at_once and not self._workers.stand_back(
-            self._place, alone=alone
+        return len(place.reach) <= self._pace.at_once and not self._workers.stand_back(
+            place, alone=alone
         )
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, place: Place) -> Buffer:
         """As View.read."""
-        view = self._view
-        started = perf_counter()
-        try:
-            data = view.read(offset, length)
-        except (BadRequest, PastEnd) as error:
-            raise self._named(error) from error
-        self._pace.note(length, perf_counter() - started)
-        return data
+        return self._timed(partial(self._view.read, offset, length), place)
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, place: Place) -> int:
         """As View.write."""
-        view = self._view
+        return self._timed(partial(self._view.write, offset, data), place)
+
+    def _timed(self, request: Callable[[], R], place: Place) -> R:
         started = perf_counter()
         try:
-            done = view.write(offset, data)
-        except (BadRequest, PastEnd) as error:
-            raise self._named(error) from error
-        self._pace.note(len(data), perf_counter() - started)
-        return done
+            result = request()
+        except BarfsError as error:
+            self._pace.note(len(place.reach), perf_counter() - started, done=False)
+            if isinstance(error, BadRequest | PastEnd):
+                raise self._named(error) from error
+            raise
+        self._pace.note(len(place.reach), perf_counter() - started)
+        return result
 
     def _named(self, error: BadRequest | PastEnd) -> BadRequest | PastEnd:
         """The same error with the file's path, which the rules of requests don't know."""
         return type(error)(f"{self.opened.subject.path}: {error}")
 
-    async def later(self, request: Callable[[], R], *, alone: bool = False) -> R:
+    async def later(self, request: Callable[[], R], place: Place, *, alone: bool = False) -> R:
         """Make a request in a worker thread."""
         with self:
-            return await self._workers.run(request, self._place, alone=alone)
+            return await self._workers.run(request, place, alone=alone)
 
     def give_up(self) -> None:
         """Let go of what is behind it; requests from now on find that it is gone."""
@@ -119,11 +120,13 @@ class OpenFiles:
         pace = self._pace((node.kind, node.address, 0 if node.address else node.start))
         call = partial(open_view, self._tree, node, writable=mode != os.O_RDONLY)
         started = perf_counter()
-        if pace.opens_at_once:
-            view = call()
-        else:
-            view = await self._workers.run(call, Place(0, 0, node.address))
-        pace.opens_at_once = perf_counter() - started < AT_ONCE
+        try:
+            if pace.opens_at_once:
+                view = call()
+            else:
+                view = await self._workers.run(call, Place(range(0), node.address))
+        finally:
+            pace.opens_at_once = perf_counter() - started < AT_ONCE
         opened = Opened(caller, subject(node), view.width_at)
         handle = next(self._handles)
         self._files[handle] = OpenFile(node, view, opened, pace, self._workers)
@@ -138,10 +141,11 @@ class OpenFiles:
     async def read(self, handle: int, offset: int, length: int) -> Buffer:
         """As View.read."""
         file = self._files[handle]
-        if file.is_prompt(length):
-            data = file.read(offset, length)
+        place = file.place(offset, length, writing=False)
+        if file.is_prompt(place):
+            data = file.read(offset, length, place)
         else:
-            data = await file.later(partial(file.read, offset, length))
+            data = await file.later(partial(file.read, offset, length, place), place)
         if self._journal.reads and len(data) and file.node.kind is not Kind.LOG:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
             self._journal.add(Transfer("read", file.opened, offset, len(data), shown))
@@ -152,10 +156,11 @@ class OpenFiles:
         file = self._files[handle]
         # With a mask: a read and a write, with nothing of this mount between them.
         alone = file.node.view.is_text and b":" in data
-        if file.is_prompt(len(data), alone=alone):
-            done = file.write(offset, data)
+        place = file.place(offset, len(data), writing=True)
+        if file.is_prompt(place, alone=alone):
+            done = file.write(offset, data, place)
         else:
-            done = await file.later(partial(file.write, offset, data), alone=alone)
+            done = await file.later(partial(file.write, offset, data, place), place, alone=alone)
         shown = data[:done] if done <= file.opened.data_limit else None
         self._journal.add(Transfer("write", file.opened, offset, done, shown))
         return done
