@@ -250,12 +250,16 @@ class Stream:
                 self._gaps.popleft()
 
     def read(self, start: int, length: int) -> bytes:
-        """Up to `length` bytes from a kept offset: whole lines, if one fits."""
+        """Up to `length` bytes from a kept offset."""
         begin = start - self.first
-        stop = begin + length
-        if stop < len(self._text):
-            stop = self._text.rfind(b"\n", begin, stop) + 1 or stop
-        return bytes(self._text[begin:stop])
+        return bytes(self._text[begin : begin + length])
+
+    def rest_of_line(self, start: int) -> bytes:
+        """What is left of the line that holds a kept offset; nothing at its beginning."""
+        begin = start - self.first
+        if begin == 0 or self._text[begin - 1 : begin] == b"\n":
+            return b""
+        return bytes(self._text[begin : self._text.index(b"\n", begin) + 1])
 
     def records_before(self, offset: int) -> int:
         """How many records since the mount are told of, or said to be lost, before an offset.
@@ -270,8 +274,9 @@ class Stream:
 class LogView:
     """An open `log`. A reader that is too slow gets a line that says how many it has lost.
 
-    After such a line its offsets are no longer those of the stream: they go on from where it is.
-    One that seeks to what is not kept any more is told of all that is lost since the mount.
+    That comes when the line that it has begun is at its end, so each line is a whole one. After
+    such a line its offsets are no longer those of the stream: they go on from where it is. One that
+    seeks to what is not kept any more is told of all that is lost since the mount.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -279,10 +284,11 @@ class LogView:
         self._shift = 0  # from the reader's offsets to the stream's
         self._notice = b""
         self._notice_at = 0
-        # Where it goes on if it does not seek, how many records were before, whether in a line.
+        # Where it goes on if it does not seek, the rest of the line that it is in, and the number
+        # of records up to the end of that.
         self._next = 0
+        self._rest = b""
         self._records = 0
-        self._in_line = False
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes at `offset`, none at the end as it is now."""
@@ -295,24 +301,22 @@ class LogView:
         if at < self._stream.first:
             return self._tell_loss(offset)[:length]
         data = self._stream.read(at, length)
+        at += len(data)
         self._next = offset + len(data)
-        self._records = self._stream.records_before(at + len(data))
-        self._in_line = not data.endswith(b"\n")
+        self._rest = self._stream.rest_of_line(at)
+        self._records = self._stream.records_before(at + len(self._rest))
         return data
 
     def _tell_loss(self, offset: int) -> bytes:
         stream = self._stream
-        goes_on = offset == self._next
         kept = stream.records_before(stream.first)
-        self._notice = line(time.time_ns(), Lost(kept - self._records if goes_on else kept))
-        if goes_on and self._in_line:
-            # The line that it has the beginning of is among those that are lost.
-            self._notice = b"\n" + self._notice
+        rest, told = (self._rest, self._records) if offset == self._next else (b"", 0)
+        self._notice = rest + (line(time.time_ns(), Lost(kept - told)) if told < kept else b"")
         self._notice_at = offset
         self._shift = stream.first - offset - len(self._notice)
         self._next = offset + len(self._notice)
+        self._rest = b""
         self._records = kept
-        self._in_line = False
         return self._notice
 
     def write(self, offset: int, data: bytes) -> int:
