@@ -39,7 +39,7 @@ class Pace:
         One that was not done may have ended early: it only tells how slow the place is.
         """
         if took > AT_ONCE:
-            self.at_once = min(self.at_once, length // 2)
+            self.at_once = min(self.at_once, int(length * AT_ONCE / took / 2))
         elif done and length >= self.at_once and took < AT_ONCE / 2:
             self.at_once = min(2 * length, LARGEST)
 

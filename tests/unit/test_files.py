@@ -284,8 +284,8 @@ def test_a_mask_keeps_others_off_its_register_and_no_other(bench):
     async def main():
         text, view = await bench.open("pci/0000:00:04.0/x32/bar0@40")
         raw, other = await bench.open(BAR)
-        other.cost = AT_ONCE * 50
-        await bench.files.read(raw, 0x48, 4)  # it is learnt that it is slow
+        other.cost = AT_ONCE * 10
+        await bench.files.read(raw, 0x50, 100)  # it is learnt that it is slow
         other.cost = AT_ONCE * 0.9
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bench.files.write, text, 0, b"1:0xff")
