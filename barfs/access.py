@@ -81,6 +81,9 @@ class Update(NamedTuple):
         return self.value if self.mask is None else old & ~self.mask | self.value & self.mask
 
 
+# The most of a text that is no value that a message shows, in bytes: it may be of any length.
+_SHOWN = 80
+
 # Decimals of up to 20 digits: all of 64 bits, and less than what int() refuses to convert.
 _NUMBER = r"0[xX][0-9a-fA-F]+|0[bB][01]+|0|[1-9][0-9]{0,19}"
 
@@ -92,11 +95,12 @@ def parse_update(text: bytes, width: int) -> Update:
     decimal, and is neither.
     """
     match = re.fullmatch(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?", text.decode("latin-1"))
+    shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
     if match is None:
-        raise BadRequest(f"{text!a} is no number (42, 0x2a, 0b101010), nor value:mask")
+        raise BadRequest(f"{shown} is no number (42, 0x2a, 0b101010), nor value:mask")
     numbers = [int(number, 0) for number in match.groups() if number is not None]
     if max(numbers) >> 8 * width:
-        raise BadRequest(f"{text!a} is too big for a width of {width}")
+        raise BadRequest(f"{shown} is too big for a width of {width}")
     return Update(numbers[0], numbers[1] if len(numbers) == 2 else None)
 
 

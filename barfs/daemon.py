@@ -164,6 +164,10 @@ def _check_covered(settings: Settings) -> None:
         read = os.path.realpath(path)
         if os.path.commonpath((mountpoint, read)) in {mountpoint, read}:
             raise MountError(f"{mountpoint} would hide {path}; choose another directory")
+    if settings.log_file is not None:
+        written = os.path.realpath(settings.log_file)
+        if os.path.commonpath((mountpoint, written)) == mountpoint:
+            raise MountError(f"{mountpoint} would hide {settings.log_file}; log to another place")
 
 
 def _check_mountpoint(mountpoint: Path) -> None:
@@ -260,13 +264,13 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     operations = Operations(tree_of(settings), _policy_of(settings), Workers(loop.away))
     log_file = _open_log_file(settings, operations.journal)
     _init(operations, settings)
-    try:
-        silent = trio.run(_serve, settings, operations, loop, log_file, ready)
-    finally:
-        operations.close()
+    with contextlib.ExitStack() as stack:
+        # In this order at the end, each whatever becomes of the others.
         if log_file is not None:
-            log_file.close()
-        pyfuse3.close(unmount=True)
+            stack.callback(log_file.close)
+        stack.callback(pyfuse3.close, unmount=True)
+        stack.callback(operations.close)
+        silent = trio.run(_serve, settings, operations, loop, log_file, ready)
     if silent is not None:
         raise MountError(f"the mount on {settings.mountpoint} does not answer: {silent.strerror}")
 

@@ -1,12 +1,14 @@
 """Decoding turned on for as long as a file is open: what `--enable` does."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 
 from barfs.errors import BarfsError, DeviceGone
 from barfs.names import PciAddress
-from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
+from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus, Presence
 
 log = logging.getLogger(__name__)
 
@@ -17,22 +19,33 @@ DECODING = COMMAND_IO | COMMAND_MEMORY
 class _Hold:
     """What was done to a function for those that have a file of it open."""
 
+    presence: Presence  # what is plugged in later is none of its business
     users: int = 0
-    driver: str | None = None  # that was bound when decoding was turned on
+    driver: str | None = None  # that was bound when decoding was first turned on
     enabled: bool = False  # counted in the kernel's `enable`
     bits: int = 0  # of the command register, that were off before
+
+    @property
+    def is_present(self) -> bool:
+        try:
+            self.presence.check()
+        except DeviceGone:
+            return False
+        return True
 
 
 class Decoder:
     """Turns decoding of a function on with the first file that needs it, and back with the last.
 
     What a driver or somebody else turned on is left alone, and so is a function that may only be
-    read. After kill -9 it stays on.
+    read. After kill -9 it stays on. May be used by several threads.
     """
 
     def __init__(self, pci: PciBus) -> None:
         self._pci = pci
         self._holds: dict[PciAddress, _Hold] = {}
+        # One for each function: the first file may have to wait until the device has woken up.
+        self._locks: defaultdict[PciAddress, Lock] = defaultdict(Lock)
 
     def hold(self, address: PciAddress, index: int) -> Callable[[], None]:
         """Have a BAR decoded; the function that is returned has to be called once, at the end.
@@ -40,19 +53,34 @@ class Decoder:
         Reads the command register, and writes it if the bit is off. DeviceGone, KernelRefused.
         """
         bit = COMMAND_MEMORY if self._pci.bar(address, index).is_memory else COMMAND_IO
-        hold = self._holds.setdefault(address, _Hold())
-        hold.users += 1
-        try:
-            before = self._pci.command(address)
-            off = before != COMMAND_ABSENT and not before & bit
-            if off and not (self._pci.is_virtual(address) or self._pci.is_read_only(address)):
-                self._turn_on(address, bit, before, hold)
-        except BaseException:
-            self._release(address, hold)
-            raise
-        return lambda: self._release(address, hold)
+        with self._locks[address]:
+            hold = self._hold(address)
+            hold.users += 1
+            try:
+                before = self._pci.command(address)
+                silent = before == COMMAND_ABSENT or self._pci.is_virtual(address)
+                if not (silent or before & bit or self._pci.is_read_only(address)):
+                    self._turn_on(address, bit, before, hold)
+            except BaseException:
+                self._release(address, hold)
+                raise
+
+        def release() -> None:
+            with self._locks[address]:
+                self._release(address, hold)
+
+        return release
+
+    def _hold(self, address: PciAddress) -> _Hold:
+        """The hold on a function as it is now; one on a former function is left to its users."""
+        hold = self._holds.get(address)
+        if hold is None or not hold.is_present:
+            hold = self._holds[address] = _Hold(self._pci.presence(address))
+        return hold
 
     def _turn_on(self, address: PciAddress, bit: int, before: int, hold: _Hold) -> None:
+        if not hold.enabled and not hold.bits:
+            hold.driver = self._pci.driver(address)
         # First the kernel's way, which wakes the function up and claims its resources; it writes
         # the register only when its count goes from 0 to 1, and refuses where there is a driver
         # (drivers/pci/pci-sysfs.c, enable_store).
@@ -62,29 +90,31 @@ class Decoder:
                 hold.enabled = True
             except BarfsError as error:
                 log.info("%s: not enabled: %s", address, error)
-        hold.driver = self._pci.driver(address)
         command = self._pci.command(address)
-        if not command & bit:
-            command |= bit
-            self._pci.set_command(address, command)
+        if command == COMMAND_ABSENT:
+            return
         hold.bits |= command & ~before & DECODING
+        if not command & bit:
+            self._pci.set_command(address, command | bit)
+            hold.bits |= bit
         log.info("%s: decoding turned on in the command register (--enable)", address)
 
     def _release(self, address: PciAddress, hold: _Hold) -> None:
         hold.users -= 1
         if hold.users:
             return
-        # Somebody may hold the function anew after this one: by then it is another hold.
+        # It may be one on a former function.
         if self._holds.get(address) is hold:
             del self._holds[address]
-        if not hold.bits and not hold.enabled:
-            return
         try:
-            self._put_back(address, hold)
+            if (hold.bits or hold.enabled) and hold.is_present:
+                self._put_back(address, hold)
         except DeviceGone:
             pass
         except BarfsError as error:
             log.warning("%s: decoding stays on: %s", address, error)
+        finally:
+            hold.presence.close()
 
     def _put_back(self, address: PciAddress, hold: _Hold) -> None:
         driver = self._pci.driver(address)

@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Final, ParamSpec, Self, TypeVar
 
 from barfs.aperture import Buffer
-from barfs.errors import BadRequest, PastEnd
+from barfs.errors import BadRequest, BarfsError, PastEnd
 from barfs.journal import Caller, Open, Opened, Subject, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
@@ -39,19 +39,27 @@ class OpenFile:
         self._view = view
         self._pace = pace
         self._workers = workers
-        self._place = Place(*view.extent, node.address)
+        self._is_text = node.view.is_text
         self._users = 0
         self._former: list[View] = []
 
-    def is_prompt(self, length: int, *, alone: bool = False) -> bool:
+    def place(self, offset: int, length: int, *, writing: bool) -> Place:
+        """What a request is for."""
+        return Place(self._view.reach(offset, length, writing=writing), self.node.address)
+
+    def is_prompt(self, offset: int, length: int, *, writing: bool, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
-        return length <= self._pace.at_once and not (
-            self._workers.claims and self._workers.stand_back(self._place, alone=alone)
+        # Nearly always; the reach of text is not its length.
+        if length <= self._pace.at_once and not (self._workers.claims or self._is_text):
+            return True
+        place = self.place(offset, length, writing=writing)
+        return len(place.reach) <= self._pace.at_once and not self._workers.stand_back(
+            place, alone=alone
         )
 
     def wants_to_be_alone(self, data: bytes) -> bool:
         """Whether a write reads first, and nothing of this mount may come between the two."""
-        return self.node.view.is_text and b":" in data
+        return self._is_text and b":" in data
 
     def read(self, offset: int, length: int) -> Buffer:
         """As View.read."""
@@ -60,7 +68,12 @@ class OpenFile:
             data = self._view.read(offset, length)
         except (BadRequest, PastEnd) as error:
             raise self._named(error) from error
-        self._pace.note(length, perf_counter() - started)
+        except BarfsError:
+            self._note_failure(offset, length, started, writing=False)
+            raise
+        took = perf_counter() - started
+        if took > AT_ONCE or length >= self._pace.at_once:
+            self._pace.note(len(self.place(offset, length, writing=False).reach), took)
         return data
 
     def write(self, offset: int, data: bytes) -> int:
@@ -70,17 +83,26 @@ class OpenFile:
             done = self._view.write(offset, data)
         except (BadRequest, PastEnd) as error:
             raise self._named(error) from error
-        self._pace.note(len(data), perf_counter() - started)
+        except BarfsError:
+            self._note_failure(offset, len(data), started, writing=True)
+            raise
+        took = perf_counter() - started
+        if took > AT_ONCE or len(data) >= self._pace.at_once:
+            self._pace.note(len(self.place(offset, len(data), writing=True).reach), took)
         return done
+
+    def _note_failure(self, offset: int, length: int, started: float, *, writing: bool) -> None:
+        reach = self.place(offset, length, writing=writing).reach
+        self._pace.note(len(reach), perf_counter() - started, done=False)
 
     def _named(self, error: BadRequest | PastEnd) -> BadRequest | PastEnd:
         """The same error with the file's path, which the rules of requests don't know."""
         return type(error)(f"{self.opened.subject.path}: {error}")
 
-    async def later(self, request: Callable[[], R], *, alone: bool = False) -> R:
+    async def later(self, request: Callable[[], R], place: Place, *, alone: bool = False) -> R:
         """Make a request in a worker thread."""
         with self:
-            return await self._workers.run(request, self._place, alone=alone)
+            return await self._workers.run(request, place, alone=alone)
 
     def give_up(self) -> None:
         """Let go of what is behind it; requests from now on find that it is gone."""
@@ -121,11 +143,13 @@ class OpenFiles:
         pace = self._pace((node.kind, node.address, 0 if node.address else node.start))
         call = partial(open_view, self._tree, node, writable=mode != os.O_RDONLY)
         started = perf_counter()
-        if pace.opens_at_once:
-            view = call()
-        else:
-            view = await self._workers.run(call, Place(0, 0, node.address))
-        pace.opens_at_once = perf_counter() - started < AT_ONCE
+        try:
+            if pace.opens_at_once:
+                view = call()
+            else:
+                view = await self._workers.run(call, Place(range(0), node.address))
+        finally:
+            pace.opens_at_once = perf_counter() - started < AT_ONCE
         opened = Opened(caller, subject(node), view.width_at)
         handle = next(self._handles)
         self._files[handle] = OpenFile(node, view, opened, pace, self._workers)
@@ -140,7 +164,7 @@ class OpenFiles:
     def read(self, handle: int, offset: int, length: int) -> Buffer | None:
         """As View.read; None if it could hold up others, and is to be made by `read_later`."""
         file = self._files[handle]
-        if not file.is_prompt(length):
+        if not file.is_prompt(offset, length, writing=False):
             return None
         data = file.read(offset, length)
         if self._journal.reads:
@@ -150,7 +174,8 @@ class OpenFiles:
     async def read_later(self, handle: int, offset: int, length: int) -> Buffer:
         """As View.read, in a worker thread."""
         file = self._files[handle]
-        data = await file.later(partial(file.read, offset, length))
+        place = file.place(offset, length, writing=False)
+        data = await file.later(partial(file.read, offset, length), place)
         if self._journal.reads:
             self._record_read(file, offset, data)
         return data
@@ -163,7 +188,8 @@ class OpenFiles:
     def write(self, handle: int, offset: int, data: bytes) -> int | None:
         """As View.write; None if it could hold up others, and is to be made by `write_later`."""
         file = self._files[handle]
-        if not file.is_prompt(len(data), alone=file.wants_to_be_alone(data)):
+        alone = file.wants_to_be_alone(data)
+        if not file.is_prompt(offset, len(data), writing=True, alone=alone):
             return None
         done = file.write(offset, data)
         self._record_write(file, offset, data, done)
@@ -172,8 +198,9 @@ class OpenFiles:
     async def write_later(self, handle: int, offset: int, data: bytes) -> int:
         """As View.write, in a worker thread."""
         file = self._files[handle]
+        place = file.place(offset, len(data), writing=True)
         request = partial(file.write, offset, data)
-        done = await file.later(request, alone=file.wants_to_be_alone(data))
+        done = await file.later(request, place, alone=file.wants_to_be_alone(data))
         self._record_write(file, offset, data, done)
         return done
 

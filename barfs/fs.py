@@ -64,13 +64,21 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
 
 
 def _caller(ctx: RequestContext) -> Caller:
-    """Who asks. The kernel gives a pid of 0 for a process of another namespace."""
+    """Who asks. The kernel gives a pid of 0 for a process of another namespace.
+
+    And for one with threads the number of the thread (fs/fuse/dev.c, fuse_get_req), while its
+    process is what others know it by.
+    """
+    pid, process = ctx.pid, None
     try:
-        with open(f"/proc/{ctx.pid}/comm", encoding="utf-8", errors="replace") as comm:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            status = file.read(512)
+        pid = int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
             process = comm.read().rstrip("\n")
-    except OSError:
-        process = None
-    return Caller(ctx.uid, ctx.pid, process)
+    except (OSError, IndexError, ValueError):
+        log.debug("nothing is known of process %d", ctx.pid)
+    return Caller(ctx.uid, pid, process)
 
 
 def refuse(what: str) -> NoReturn:
@@ -156,11 +164,14 @@ class Operations(pyfuse3.Operations):
         """
         self.journal.add(Change(action, str(address)))
         log.info("%s: %s", address, action)
-        if action == "remove":
-            self._files.give_up(address)
-        pyfuse3.invalidate_entry_async(
-            self._inodes.number(PCI), os.fsencode(str(address)), ignore_enoent=True
-        )
+        try:
+            if action == "remove":
+                self._files.give_up(address)
+            pyfuse3.invalidate_entry_async(
+                self._inodes.number(PCI), os.fsencode(str(address)), ignore_enoent=True
+            )
+        except Exception:
+            log.exception("%s: %s: unforeseen", address, action)
 
     def close(self) -> None:
         """Close what is still open, at the end of the mount."""

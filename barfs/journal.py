@@ -201,15 +201,13 @@ class Journal:
         if self.listener is not None:
             self.listener()
 
-    def lines(self, start: int) -> Iterator[bytes]:
-        """The records from number `start` on, after a line that tells how many of them are lost."""
-        missing = self.end - len(self._records) - start
-        if missing > 0:
-            yield line(self._records[0][0], Lost(missing))
-            start += missing
-        skipped = start - (self.end - len(self._records))
-        for when, record in islice(self._records, skipped, None):
-            yield line(when, record)
+    def since(self, start: int) -> list[tuple[int, Record]]:
+        """The records from number `start` on, with their times; before them a Lost if some are."""
+        oldest = self.end - len(self._records)
+        found = list(islice(self._records, max(0, start - oldest), None))
+        if start < oldest:
+            found.insert(0, (found[0][0], Lost(oldest - start)))
+        return found
 
 
 class Stream:
@@ -222,8 +220,9 @@ class Stream:
         self._journal = journal
         self._taken = 0  # records
         self._text = bytearray()
+        self._gaps: deque[tuple[int, int]] = deque()  # ends of Lost lines, and what they stand for
         self.first = 0  # where the oldest line begins that is kept
-        self.first_line = 0  # its number, counted since the mount
+        self._first_record = 0  # how many records there were before it
         self.modified = time.time_ns()
 
     @property
@@ -235,42 +234,61 @@ class Stream:
         """Take what is new in the journal; drop the oldest lines beyond STREAM_BYTES."""
         if self._taken == self._journal.end:
             return
-        for text in self._journal.lines(self._taken):
-            self._text += text
+        for when, record in self._journal.since(self._taken):
+            self._text += line(when, record)
+            if isinstance(record, Lost):
+                self._gaps.append((self.end, record.lines))
         self._taken = self._journal.end
         self.modified = time.time_ns()
         excess = len(self._text) - STREAM_BYTES
         if excess > 0:
             drop = self._text.index(b"\n", excess) + 1
-            self.first_line += self._text.count(b"\n", 0, drop)
+            self._first_record = self.records_before(self.first + drop)
             self.first += drop
             del self._text[:drop]
+            while self._gaps and self._gaps[0][0] <= self.first:
+                self._gaps.popleft()
 
     def read(self, start: int, length: int) -> bytes:
-        """Up to `length` bytes from a kept offset: whole lines, if one fits."""
+        """Up to `length` bytes from a kept offset."""
         begin = start - self.first
-        stop = begin + length
-        if stop < len(self._text):
-            stop = self._text.rfind(b"\n", begin, stop) + 1 or stop
-        return bytes(self._text[begin:stop])
+        return bytes(self._text[begin : begin + length])
 
-    def line_at(self, offset: int) -> int:
-        """The number of the line that holds a kept offset."""
-        return self.first_line + self._text.count(b"\n", 0, offset - self.first)
+    def rest_of_line(self, start: int) -> bytes:
+        """What is left of the line that holds a kept offset; nothing at its beginning."""
+        begin = start - self.first
+        if begin == 0 or self._text[begin - 1 : begin] == b"\n":
+            return b""
+        return bytes(self._text[begin : self._text.index(b"\n", begin) + 1])
+
+    def records_before(self, offset: int) -> int:
+        """How many records since the mount are told of, or said to be lost, before an offset.
+
+        Only lines that end there count; of what is not kept, all before it.
+        """
+        lines = self._text.count(b"\n", 0, max(0, offset - self.first))
+        lost = sum(lines - 1 for end, lines in self._gaps if end <= offset)
+        return self._first_record + lines + lost
 
 
 class LogView:
     """An open `log`. A reader that is too slow gets a line that says how many it has lost.
 
-    After such a line its offsets are no longer those of the stream: they go on from where it is.
+    That comes when the line that it has begun is at its end, so each line is a whole one. After
+    such a line its offsets are no longer those of the stream: they go on from where it is. One that
+    seeks to what is not kept any more is told of all that is lost since the mount.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._shift = 0  # from the reader's offsets to the stream's
-        self._next_line = 0  # the first that it has not read to the end
         self._notice = b""
         self._notice_at = 0
+        # Where it goes on if it does not seek, the rest of the line that it is in, and the number
+        # of records up to the end of that.
+        self._next = 0
+        self._rest = b""
+        self._records = 0
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes at `offset`, none at the end as it is now."""
@@ -283,22 +301,33 @@ class LogView:
         if at < self._stream.first:
             return self._tell_loss(offset)[:length]
         data = self._stream.read(at, length)
-        self._next_line = self._stream.line_at(at + len(data))
+        at += len(data)
+        self._next = offset + len(data)
+        self._rest = self._stream.rest_of_line(at)
+        self._records = self._stream.records_before(at + len(self._rest))
         return data
 
     def _tell_loss(self, offset: int) -> bytes:
-        lost = Lost(max(1, self._stream.first_line - self._next_line))
-        self._notice = line(time.time_ns(), lost)
+        stream = self._stream
+        kept = stream.records_before(stream.first)
+        rest, told = (self._rest, self._records) if offset == self._next else (b"", 0)
+        self._notice = rest + (line(time.time_ns(), Lost(kept - told)) if told < kept else b"")
         self._notice_at = offset
-        self._shift = self._stream.first - offset - len(self._notice)
-        self._next_line = self._stream.first_line
+        self._shift = stream.first - offset - len(self._notice)
+        self._next = offset + len(self._notice)
+        self._rest = b""
+        self._records = kept
         return self._notice
 
     def write(self, offset: int, data: bytes) -> int:
         """Refused."""
         raise ReadOnly(f"log: write of {len(data):#x} bytes at {offset:#x} of a read-only file")
 
-    extent = (0, 0)
+    @staticmethod
+    def reach(offset: int, length: int, *, writing: bool) -> range:
+        """Nothing on the bus."""
+        del offset, length, writing
+        return range(0)
 
     @staticmethod
     def width_at(offset: int, length: int) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from barfs.journal import Journal
+from barfs.journal import Journal, Record, line
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +21,22 @@ class LogFile:
     """Appends a journal to a file, which is made if it is not there, for its owner only.
 
     A disk that is slow or full holds nobody up: what it can't take in time is lost, and a line says
-    how much. A file that was moved away, as logrotate does, is made anew. OSError if it can't be.
+    how much. A file that was moved away, as logrotate does, is made anew, and begins with a whole
+    line. OSError if it can't be made.
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self._path = path
         self._journal = journal
         self._taken = 0
-        self._rest = b""
+        self._text = b""  # whole lines
+        self._done = 0  # bytes of them that are written
         self._failing = False
         self._fd = self._open()
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        # O_NONBLOCK for a pipe without a reader, which would hold up the start and the end.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(self._path, flags, 0o600)
 
     async def follow(self) -> None:
@@ -41,13 +44,13 @@ class LogFile:
         while True:
             await self._wait()
             await trio.sleep(GATHER)
-            self._gather()
-            if not await trio.to_thread.run_sync(self._write):
+            records = self._gather()
+            if not await trio.to_thread.run_sync(self._write, records):
                 await trio.sleep(RETRY)
 
     async def _wait(self) -> None:
         """Until there is something to write."""
-        if self._rest or self._taken != self._journal.end:
+        if self._text or self._taken != self._journal.end:
             return
         news = trio.Event()
         self._journal.listener = news.set
@@ -56,18 +59,24 @@ class LogFile:
         finally:
             self._journal.listener = None
 
-    def _gather(self) -> None:
-        """Make lines of what is new, unless there are lines still to be written."""
-        if not self._rest:
-            self._rest = b"".join(self._journal.lines(self._taken))
-            self._taken = self._journal.end
+    def _gather(self) -> list[tuple[int, Record]]:
+        """What is new, unless there are lines still to be written."""
+        if self._text:
+            return []
+        records = self._journal.since(self._taken)
+        self._taken = self._journal.end
+        return records
 
-    def _write(self) -> bool:
-        """Write the lines; False if the disk did not take all of them."""
+    def _write(self, records: list[tuple[int, Record]]) -> bool:
+        """Write what is left, or these records; False if the disk did not take all of them."""
+        if records:
+            self._text = b"".join(line(*record) for record in records)
+            self._done = 0
         try:
             self._reopen_if_moved()
-            while self._rest:
-                self._rest = self._rest[os.write(self._fd, self._rest) :]
+            while self._done < len(self._text):
+                self._done += os.write(self._fd, memoryview(self._text)[self._done :])
+            self._text = b""
         except OSError as error:
             if not self._failing:
                 log.warning("--log %s: %s", self._path, error.strerror)
@@ -85,9 +94,10 @@ class LogFile:
             fresh = self._open()
             os.close(self._fd)
             self._fd = fresh
+            self._done = self._text.rfind(b"\n", 0, self._done) + 1
 
     def close(self) -> None:
         """Write what is left, if the disk takes it, and close the file."""
-        self._gather()
-        self._write()
+        if self._write([]):
+            self._write(self._gather())
         os.close(self._fd)

@@ -28,7 +28,11 @@ async def watch(tell: Callable[[PciAddress, str], None]) -> None:
         return
     while True:
         await trio.lowlevel.wait_readable(monitor)
-        while (device := monitor.poll(0)) is not None:
-            address = PciAddress.parse(device.sys_name)
-            if address is not None and device.action is not None:
-                tell(address, device.action)
+        try:
+            while (device := monitor.poll(0)) is not None:
+                address = PciAddress.parse(device.sys_name)
+                if address is not None and device.action is not None:
+                    tell(address, device.action)
+        except OSError as error:
+            # ENOBUFS: there were more than the socket holds (netlink(7)).
+            log.warning("uevents were lost: %s", error.strerror)

@@ -27,26 +27,32 @@ class View(Protocol):
     def width_at(self, offset: int, length: int) -> int | None:
         """The width in bytes of all accesses of a request; None if they differ or have none."""
 
-    @property
-    def extent(self) -> tuple[int, int]:
-        """Where it is on the bus: the first address, and the one after the last."""
+    def reach(self, offset: int, length: int, *, writing: bool) -> range:
+        """The addresses on the bus of a request's accesses; empty if it makes none.
+
+        Of what the kernel accesses, offsets.
+        """
 
     def close(self) -> None:
         """Give up what is behind it."""
 
 
 class _NoAccesses:
-    """Of a view that the kernel does the accesses of, or that has none."""
+    """Of a view that makes no accesses of its own."""
 
-    extent = (0, 0)
+    def reach(self, offset: int, length: int, *, writing: bool) -> range:
+        """See View."""
+        del offset, length, writing
+        return range(0)
 
     @staticmethod
     def width_at(offset: int, length: int) -> None:
         """See View."""
 
 
-def _extent(aperture: Aperture) -> tuple[int, int]:
-    return aperture.base, aperture.base + aperture.size
+def _reach(base: int, size: int, offset: int, length: int) -> range:
+    """What of a request lies before the end."""
+    return range(base + offset, base + min(offset + length, size))
 
 
 class RawView:
@@ -58,8 +64,7 @@ class RawView:
     width = 1  # what every request is made of
 
     def __init__(self, aperture: Aperture) -> None:
-        self.size = aperture.size
-        self.extent = _extent(aperture)
+        self.base, self.size = aperture.base, aperture.size
         self._aperture = aperture
 
     def read(self, offset: int, length: int) -> Buffer:
@@ -95,6 +100,11 @@ class RawView:
                 aperture.store_run(at, width, rest[at - offset : at - offset + extent])
         return length
 
+    def reach(self, offset: int, length: int, *, writing: bool) -> range:
+        """See View."""
+        del writing
+        return _reach(self.base, self.size, offset, length)
+
     def width_at(self, offset: int, length: int) -> int | None:
         """See View."""
         aperture = self._aperture
@@ -114,8 +124,7 @@ class FixedView:
     """Only accesses of `width` bytes, ascending. BadRequest for what is not made of whole ones."""
 
     def __init__(self, aperture: Aperture, width: int) -> None:
-        self.size = aperture.size
-        self.extent = _extent(aperture)
+        self.base, self.size = aperture.base, aperture.size
         self._aperture = aperture
         self.width = width
 
@@ -140,6 +149,11 @@ class FixedView:
                 self._aperture.store_run(offset, self.width, rest[:length])
         return length
 
+    def reach(self, offset: int, length: int, *, writing: bool) -> range:
+        """See View."""
+        del writing
+        return _reach(self.base, self.size, offset, length)
+
     def width_at(self, offset: int, length: int) -> int:
         """See View."""
         del offset, length
@@ -159,7 +173,6 @@ class TextView:
     """
 
     def __init__(self, aperture: Aperture, width: int) -> None:
-        self.extent = _extent(aperture)
         self._aperture = aperture
         self._width = width
         self._line = b""
@@ -169,9 +182,15 @@ class TextView:
         self._aperture.load_run(0, self._width, data)
         return int.from_bytes(data, sys.byteorder)
 
+    def _samples(self, offset: int, length: int) -> bool:
+        """Whether a read makes an access."""
+        if offset == 0 or not self._line:
+            return length > 0 and offset < access.text_size(self._width)
+        return False
+
     def read(self, offset: int, length: int) -> Buffer:
         """See View."""
-        if length and (offset == 0 or (not self._line and offset < access.text_size(self._width))):
+        if self._samples(offset, length):
             self._line = access.format_value(self._load(), self._width)
         return self._line[offset : offset + length]
 
@@ -183,6 +202,11 @@ class TextView:
         value = update.apply(old)
         self._aperture.store_run(0, self._width, value.to_bytes(self._width, sys.byteorder))
         return len(data)
+
+    def reach(self, offset: int, length: int, *, writing: bool) -> range:
+        """See View. The register, whatever the length of the text."""
+        accesses = writing or self._samples(offset, length)
+        return _reach(self._aperture.base, self._width, 0, self._width if accesses else 0)
 
     def width_at(self, offset: int, length: int) -> int:
         """See View."""
@@ -201,7 +225,7 @@ class JoinedView:
     """
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
-        self.extent = views[0].extent[0], views[-1].extent[1]
+        self._base = views[0].base
         self._views = views
         self._width = views[0].width
         self._starts = [0]
@@ -239,6 +263,11 @@ class JoinedView:
             done += view.write(at, data[done : done + extent])
         return done
 
+    def reach(self, offset: int, length: int, *, writing: bool) -> range:
+        """See View."""
+        del writing
+        return _reach(self._base, self._size, offset, length)
+
     def width_at(self, offset: int, length: int) -> int | None:
         """See View. Of a request that only one of the views has a part in."""
         if length == 0:
@@ -258,6 +287,11 @@ class SysfsView(_NoAccesses):
 
     def __init__(self, file: SysfsFile) -> None:
         self._file = file
+
+    def reach(self, offset: int, length: int, *, writing: bool) -> range:
+        """See View."""
+        del writing
+        return _reach(0, self._file.size, offset, length)
 
     def read(self, offset: int, length: int) -> Buffer:
         """See View. A ROM's image may end before its BAR does."""
@@ -337,7 +371,7 @@ class GuardedView:
     """
 
     def __init__(self, view: View, guards: Sequence[Guard], held: ExitStack) -> None:
-        self.extent = view.extent
+        self.reach = view.reach
         self.width_at = view.width_at
         self._view = view
         self._guards = guards

@@ -34,20 +34,27 @@ class Pace:
         self.at_once = FIRST_TRY  # bytes
         self.opens_at_once = True
 
-    def note(self, length: int, took: float) -> None:
-        """A request of `length` bytes took so many seconds."""
+    def note(self, length: int, took: float, *, done: bool = True) -> None:
+        """A request took so many seconds. `length` is that of its accesses, in bytes.
+
+        One that was not done may have ended early: it only tells how slow the place is.
+        """
         if took > AT_ONCE:
-            self.at_once = min(self.at_once, length // 2)
-        elif length >= self.at_once and took < AT_ONCE / 2:
+            self.at_once = min(self.at_once, int(length * AT_ONCE / took / 2))
+        elif done and length >= self.at_once and took < AT_ONCE / 2:
             self.at_once = min(2 * length, LARGEST)
 
 
 class Place(NamedTuple):
-    """What a request is for: `start` to `end` on the bus, the end not included, and whose."""
+    """What a request is for: its addresses on the bus, and whose they are."""
 
-    start: int
-    end: int
+    reach: range
     device: Hashable
+
+    def overlaps(self, other: "Place") -> bool:
+        """Whether both are for some of the same bytes."""
+        mine, others = self.reach, other.reach
+        return bool(mine and others) and mine.start < others.stop and others.start < mine.stop
 
 
 class _Claim(NamedTuple):
@@ -56,11 +63,7 @@ class _Claim(NamedTuple):
 
     def conflicts(self, other: "_Claim") -> bool:
         """Whether the two must not run at the same time."""
-        return (
-            (self.alone or other.alone)
-            and self.place.start < other.place.end
-            and other.place.start < self.place.end
-        )
+        return (self.alone or other.alone) and self.place.overlaps(other.place)
 
 
 class Workers:

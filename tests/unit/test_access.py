@@ -208,3 +208,13 @@ def test_a_value_is_a_line_of_its_width_that_parses_to_it(width, line):
     for value in (0, 1, 42, 0xA5, top >> 1, top):
         assert len(format_value(value, width)) == text_size(width) == len(line)
         assert parse_update(format_value(value, width), width) == Update(value, None)
+
+
+def test_a_message_shows_only_the_beginning_of_a_long_text():
+    """It goes to the log, whose memory is bounded in lines."""
+    for text in (b"x" * (1 << 20), b"\0" * (1 << 20), b"9" + b" " * (1 << 20) + b"9"):
+        with pytest.raises(BadRequest, match=r"\.\.\. is no number") as caught:
+            parse_update(text, 4)
+        assert len(str(caught.value)) < 500
+    with pytest.raises(BadRequest, match=r"^b'0x100' is too big for a width of 1$"):
+        parse_update(b"0x100", 1)

@@ -1,0 +1,320 @@
+"""Decoding turned on with the first file that is open and put back with the last."""
+
+import errno
+import os
+import shutil
+import threading
+
+import pytest
+
+from barfs import demo, pci
+from barfs.decoding import Decoder
+from barfs.errors import DeviceGone, NoSuchNode
+from barfs.names import PciAddress
+from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, PciBus
+
+NIC = PciAddress(0, 0, 3, 0)  # bar0 is memory, bar1 ports
+IVSHMEM = PciAddress(0, 0, 4, 0)
+BOTH = COMMAND_IO | COMMAND_MEMORY
+
+
+class Machine:
+    """The simulated machine with a kernel's `enable`, and what was written to it."""
+
+    def __init__(self, directory, monkeypatch):
+        self.devices = demo.build(directory).sysfs / "bus/pci/devices"
+        self.bus = PciBus(directory / "sys")
+        self.written = []
+        self.set_attribute = self.bus.set_attribute
+        self.set_command_raw = self.bus.set_command
+        monkeypatch.setattr(self.bus, "set_attribute", self._set_attribute)
+        monkeypatch.setattr(self.bus, "set_command", self._set_command)
+        self.unbind(NIC)
+
+    def path(self, address, name):
+        return self.devices / str(address) / name
+
+    def _set_attribute(self, address, name, text):
+        """As enable_store in drivers/pci/pci-sysfs.c."""
+        self.written.append(f"{name}={text}")
+        assert name == "enable"
+        if self.path(address, "driver").exists():
+            error = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            raise pci.refusal("enable", error, pci.REFUSALS)
+        count = int(self.path(address, name).read_text())
+        if text == "1" and count == 0:
+            self.command(address, self.command(address) | BOTH)
+        self.set_attribute(address, name, str(count + (1 if text == "1" else -1)))
+
+    def _set_command(self, address, value):
+        self.written.append(f"COMMAND={value:x}")
+        self.set_command_raw(address, value)
+
+    def command(self, address, value=None):
+        with self.path(address, "config").open("r+b") as config:
+            config.seek(4)
+            if value is None:
+                return int.from_bytes(config.read(2), "little")
+            config.write(value.to_bytes(2, "little"))
+            return value
+
+    def enable(self, address, count=None):
+        if count is not None:
+            self.path(address, "enable").write_text(f"{count}\n")
+        return int(self.path(address, "enable").read_text())
+
+    def bind(self, address, driver="e1000"):
+        self.path(address, "driver").symlink_to(self.devices.parent / "drivers" / driver)
+
+    def unbind(self, address):
+        self.path(address, "driver").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    return Machine(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def decoder(machine):
+    return Decoder(machine.bus)
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_what_is_on_is_left_alone(machine, decoder):
+    release = decoder.hold(NIC, 0)
+    release()
+    assert machine.written == []
+    assert machine.command(NIC) == BOTH
+
+
+def test_on_with_the_first_and_off_with_the_last(machine, decoder):
+    machine.command(NIC, COMMAND_MASTER)
+    before = descriptors()
+    first, second = decoder.hold(NIC, 0), decoder.hold(NIC, 0)
+    assert machine.written == ["enable=1"]
+    assert machine.command(NIC) == BOTH | COMMAND_MASTER
+    first()
+    assert machine.command(NIC) == BOTH | COMMAND_MASTER
+    second()
+    assert machine.written == ["enable=1", "enable=0", f"COMMAND={COMMAND_MASTER:x}"]
+    assert machine.command(NIC) == COMMAND_MASTER
+    assert machine.enable(NIC) == 0
+    assert descriptors() == before
+    # And once more.
+    decoder.hold(NIC, 0)()
+    assert machine.command(NIC) == COMMAND_MASTER
+
+
+@pytest.mark.parametrize(("index", "bit"), [(0, COMMAND_MEMORY), (1, COMMAND_IO)])
+@pytest.mark.parametrize("others", [0, BOTH])
+def test_where_the_kernel_counts_already_only_the_bit_itself_is_written(
+    machine, decoder, index, bit, others
+):
+    """`enable` writes the register only when it goes from 0 to 1."""
+    machine.enable(NIC, 1)
+    machine.command(NIC, others & ~bit)
+    release = decoder.hold(NIC, index)
+    assert machine.written == [f"COMMAND={others & ~bit | bit:x}"]
+    release()
+    assert machine.command(NIC) == others & ~bit
+    assert machine.enable(NIC) == 1
+
+
+def test_both_bits_one_after_the_other(machine, decoder):
+    machine.enable(NIC, 2)
+    machine.command(NIC, 0)
+    memory = decoder.hold(NIC, 0)
+    assert machine.command(NIC) == COMMAND_MEMORY
+    ports = decoder.hold(NIC, 1)
+    assert machine.command(NIC) == BOTH
+    memory()
+    assert machine.command(NIC) == BOTH, "one is still open"
+    ports()
+    assert machine.command(NIC) == 0
+    assert machine.enable(NIC) == 2
+
+
+def test_a_bit_that_was_on_stays_on(machine, decoder):
+    machine.command(NIC, COMMAND_IO)
+    decoder.hold(NIC, 0)()
+    assert machine.command(NIC) == COMMAND_IO
+
+
+def test_a_kernel_without_enable(machine, decoder):
+    machine.path(IVSHMEM, "enable").unlink()
+    machine.command(IVSHMEM, 0)
+    release = decoder.hold(IVSHMEM, 2)
+    assert machine.command(IVSHMEM) == COMMAND_MEMORY
+    release()
+    assert machine.command(IVSHMEM) == 0
+    assert not machine.path(IVSHMEM, "enable").exists()
+
+
+def test_a_driver_that_is_bound_keeps_what_it_enabled(machine, decoder):
+    """Enabling is refused where there is a driver, which has its own count."""
+    machine.bind(NIC)
+    machine.command(NIC, 0)
+    release = decoder.hold(NIC, 0)
+    assert machine.command(NIC) == COMMAND_MEMORY
+    release()
+    assert machine.written == ["enable=1", "COMMAND=2", "COMMAND=0"]
+    assert machine.enable(NIC) == 0
+
+
+def test_a_driver_that_comes_meanwhile_keeps_decoding(machine, decoder, caplog):
+    caplog.set_level("INFO")
+    machine.command(NIC, 0)
+    release = decoder.hold(NIC, 0)
+    machine.bind(NIC)
+    release()
+    assert machine.command(NIC) == BOTH
+    assert "decoding stays on: the driver e1000 has come meanwhile" in caplog.text
+
+
+def test_a_driver_that_comes_between_two_files_keeps_decoding(machine, decoder):
+    machine.enable(NIC, 1)
+    machine.command(NIC, 0)
+    memory = decoder.hold(NIC, 0)
+    machine.bind(NIC)
+    ports = decoder.hold(NIC, 1)
+    memory()
+    ports()
+    assert machine.command(NIC) == BOTH
+
+
+def test_a_driver_that_came_and_went(machine, decoder):
+    machine.command(NIC, 0)
+    release = decoder.hold(NIC, 0)
+    machine.bind(NIC)
+    machine.unbind(NIC)
+    release()
+    assert machine.command(NIC) == 0
+    assert machine.enable(NIC) == 0
+
+
+def test_what_somebody_else_turned_off_meanwhile_stays_off(machine, decoder):
+    machine.command(NIC, 0)
+    release = decoder.hold(NIC, 0)
+    machine.command(NIC, COMMAND_MASTER)
+    release()
+    assert machine.command(NIC) == COMMAND_MASTER
+    assert machine.written == ["enable=1", "enable=0"]
+
+
+def test_a_virtual_function_and_one_that_is_silent_are_left_alone(machine, decoder):
+    machine.command(IVSHMEM, 0)
+    machine.path(IVSHMEM, "physfn").symlink_to(machine.path(NIC, "."))
+    decoder.hold(IVSHMEM, 2)()
+    machine.command(NIC, COMMAND_ABSENT)
+    decoder.hold(NIC, 0)()
+    assert machine.written == []
+
+
+def test_a_device_that_falls_silent_meanwhile(machine, decoder):
+    machine.enable(NIC, 1)
+    machine.command(NIC, 0)
+    release = decoder.hold(NIC, 0)
+    machine.command(NIC, COMMAND_ABSENT)
+    release()
+    assert machine.written == ["COMMAND=2"]
+
+
+def test_a_device_that_is_gone_or_has_no_such_bar(machine, decoder):
+    before = descriptors()
+    with pytest.raises(NoSuchNode):
+        decoder.hold(NIC, 5)
+    with pytest.raises(DeviceGone):
+        decoder.hold(PciAddress(0, 9, 9, 0), 0)
+    machine.path(NIC, "config").unlink()
+    with pytest.raises(DeviceGone):
+        decoder.hold(NIC, 0)
+    assert descriptors() == before
+
+
+def replug(machine, address):
+    """The device goes, and one like it comes in the same place."""
+    directory = machine.devices / str(address)
+    shutil.copytree(directory, directory.with_name("spare"), symlinks=True)
+    shutil.rmtree(directory)
+    directory.with_name("spare").rename(directory)
+
+
+def test_a_device_that_goes_meanwhile(machine, decoder, caplog):
+    machine.command(IVSHMEM, 0)
+    release = decoder.hold(IVSHMEM, 0)
+    shutil.rmtree(machine.devices / str(IVSHMEM))
+    release()
+    assert caplog.records == []
+
+
+def test_what_is_plugged_in_later_is_another_device(machine, decoder):
+    """It is not turned off for files of the one before, and for its own files it is turned on."""
+    machine.command(IVSHMEM, 0)
+    before = descriptors()
+    old = decoder.hold(IVSHMEM, 0)
+    replug(machine, IVSHMEM)
+    machine.command(IVSHMEM, 0)
+    machine.enable(IVSHMEM, 0)
+    new = decoder.hold(IVSHMEM, 2)
+    assert machine.command(IVSHMEM) == BOTH
+    assert machine.enable(IVSHMEM) == 1
+    old()
+    assert machine.command(IVSHMEM) == BOTH
+    new()
+    assert machine.command(IVSHMEM) == 0
+    assert machine.enable(IVSHMEM) == 0
+    assert descriptors() == before
+
+
+def refuse(*_):
+    raise pci.refusal("x", OSError(errno.EPERM, os.strerror(errno.EPERM)), pci.REFUSALS)
+
+
+def test_a_write_that_is_refused_is_an_error_and_holds_nothing(machine, decoder, monkeypatch):
+    machine.enable(NIC, 1)
+    machine.command(NIC, 0)
+    before = descriptors()
+    monkeypatch.setattr(machine.bus, "set_command", refuse)
+    with pytest.raises(pci.REFUSALS[errno.EPERM]):
+        decoder.hold(NIC, 0)
+    assert descriptors() == before
+    monkeypatch.undo()
+    decoder.hold(NIC, 0)()
+    assert machine.command(NIC) == 0
+
+
+def test_putting_back_that_is_refused_is_said(machine, decoder, monkeypatch, caplog):
+    machine.enable(NIC, 1)
+    machine.command(NIC, 0)
+    release = decoder.hold(NIC, 0)
+    monkeypatch.setattr(machine.bus, "set_command", refuse)
+    release()
+    assert "0000:00:03.0: decoding stays on: x: Operation not permitted" in caplog.text
+
+
+def test_from_several_threads_it_is_enabled_once(machine, decoder):
+    machine.command(NIC, 0)
+    start, errors = threading.Barrier(8), []
+
+    def work():
+        try:
+            start.wait(20)
+            for _ in range(30):
+                release = decoder.hold(NIC, 0)
+                assert machine.command(NIC) & COMMAND_MEMORY
+                release()
+        except BaseException as error:  # noqa: BLE001 - for the thread that asserts
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert machine.command(NIC) == 0
+    assert machine.enable(NIC) == 0

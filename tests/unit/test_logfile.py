@@ -1,0 +1,257 @@
+"""The journal on disk: what is appended, what a disk that fails loses, and what is moved away."""
+
+import errno
+import json
+import os
+import stat
+import subprocess
+
+import pytest
+import trio
+import trio.testing
+
+from barfs import logfile
+from barfs.journal import RECORDS, Change, Journal
+from barfs.logfile import LogFile
+
+
+def number(n):
+    return Change(f"change{n}", "0000:00:04.0")
+
+
+def add(journal, *numbers):
+    for n in numbers:
+        journal.add(number(n))
+
+
+def events(path):
+    """The numbers of the lines of a file, and of lost ones how many."""
+    found = []
+    for text in path.read_text().splitlines():
+        fields = json.loads(text)
+        found.append(
+            f"lost {fields['lines']}"
+            if fields["event"] == "lost"
+            else int(fields["event"].removeprefix("change"))
+        )
+    return found
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "log"
+
+
+def write(log):
+    """What `follow` does when there is something new."""
+    return log._write(log._gather())
+
+
+def test_lines_are_appended_to_a_file_for_its_owner_only(path):
+    journal = Journal()
+    log = LogFile(path, journal)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    add(journal, 0, 1)
+    assert write(log)
+    add(journal, 2)
+    log.close()
+    assert events(path) == [0, 1, 2]
+    path.chmod(0o640)
+    journal = Journal()
+    log = LogFile(path, journal)
+    add(journal, 3)
+    log.close()
+    assert events(path) == [0, 1, 2, 3]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640, "somebody's choice"
+
+
+def test_it_is_followed_until_cancelled_and_idle_in_between(path, autojump_clock):
+    journal = Journal()
+    log = LogFile(path, journal)
+
+    async def run():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.follow)
+            for n in range(3):
+                add(journal, 2 * n, 2 * n + 1)
+                await trio.sleep(10 * logfile.GATHER)
+                assert events(path) == list(range(2 * n + 2))
+            assert journal.listener is not None
+            nursery.cancel_scope.cancel()
+        assert journal.listener is None
+        log.close()
+
+    trio.run(run, clock=autojump_clock)
+
+
+@pytest.fixture
+def autojump_clock():
+    return trio.testing.MockClock(autojump_threshold=0.01)
+
+
+def test_a_file_that_is_moved_away_or_removed_is_made_anew(path):
+    journal = Journal()
+    log = LogFile(path, journal)
+    add(journal, 0)
+    write(log)
+    path.rename(path.with_name("log.1"))
+    add(journal, 1)
+    write(log)
+    assert events(path) == [1]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    add(journal, 2)
+    log.close()
+    assert events(path) == [2]
+    assert events(path.with_name("log.1")) == [0]
+
+
+def test_a_file_that_is_copied_and_truncated_goes_on_at_its_start(path):
+    journal = Journal()
+    log = LogFile(path, journal)
+    add(journal, 0)
+    write(log)
+    os.truncate(path, 0)
+    add(journal, 1)
+    log.close()
+    assert events(path) == [1]
+
+
+class Disk:
+    """os.write as of a disk that takes so many bytes more."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def __call__(self, fd, data):
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done = os.write(fd, bytes(data)[: self.room])
+        self.room -= done
+        return done
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    disk = Disk(10**9)
+
+    class Os:
+        write = disk
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+    monkeypatch.setattr(logfile, "os", Os())
+    return disk
+
+
+@pytest.mark.parametrize("room", [0, 1, 50, 85, 86, 87, 200])
+def test_a_full_disk_loses_only_what_the_journal_forgets_meanwhile(path, disk, caplog, room):
+    journal = Journal()
+    log = LogFile(path, journal)
+    disk.room = room
+    add(journal, *range(5))
+    assert not write(log)
+    assert not write(log)
+    add(journal, *range(5, RECORDS + 15))
+    assert not write(log)
+    assert [record.message for record in caplog.records] == [
+        f"--log {path}: No space left on device"
+    ]
+    disk.room = 10**9
+    assert write(log)
+    assert events(path) == [0, 1, 2, 3, 4], "whole lines, from where it broke off"
+    assert write(log)
+    assert events(path) == [*range(5), "lost 10", *range(15, RECORDS + 15)]
+    log.close()
+
+
+def test_a_file_that_is_moved_when_a_line_is_half_written_begins_with_the_whole_line(path, disk):
+    journal = Journal()
+    log = LogFile(path, journal)
+    disk.room = 130  # one line and a half
+    add(journal, 0, 1, 2)
+    assert not write(log)
+    path.rename(path.with_name("log.1"))
+    disk.room = 10**9
+    log.close()
+    assert events(path) == [1, 2]
+    assert path.with_name("log.1").read_bytes().count(b"\n") == 1
+
+
+def test_what_is_left_at_the_end_is_written_once(path, disk):
+    journal = Journal()
+    log = LogFile(path, journal)
+    disk.room = 100
+    add(journal, 0, 1)
+    assert not write(log)
+    add(journal, 2)
+    disk.room = 10**9
+    log.close()
+    assert events(path) == [0, 1, 2]
+
+
+def test_dev_full_holds_nobody_up(caplog):
+    journal = Journal()
+    log = LogFile(os.path.realpath("/dev/full"), journal)
+    for n in range(3):
+        add(journal, n)
+        assert not write(log)
+    log.close()
+    assert len(caplog.records) == 1
+
+
+def test_a_small_file_system(require, tmp_path):
+    require(os.geteuid() == 0, "root, to mount a small tmpfs")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", tmp_path], check=False
+    )
+    require(mounted.returncode == 0, "a tmpfs can be mounted")
+    try:
+        path = tmp_path / "log"
+        journal = Journal()
+        log = LogFile(path, journal)
+        add(journal, *range(200))
+        text = b""
+        while not write(log):
+            text += path.read_bytes()
+            assert len(path.read_bytes()) == 8192
+            os.truncate(path, 0)
+        text += path.read_bytes()
+        log.close()
+        assert [json.loads(line)["event"] for line in text.splitlines()] == [
+            f"change{n}" for n in range(200)
+        ]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_pipe_without_a_reader_and_one_that_is_full(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="No such device or address"):
+        LogFile(path, Journal())
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    journal = Journal()
+    log = LogFile(path, journal)
+    add(journal, *range(2000))
+    assert not write(log), "more than a pipe holds"
+    text = b""
+    while not write(log):
+        text += os.read(reader, 1 << 20)
+    while journal.end == 2000 and text.count(b"\n") < 2000:
+        text += os.read(reader, 1 << 20)
+    assert [json.loads(line)["event"] for line in text.splitlines()] == [
+        f"change{n}" for n in range(2000)
+    ]
+    os.close(reader)
+    add(journal, 0)
+    assert not write(log), "nobody reads"
+    log.close()
+
+
+@pytest.mark.parametrize("name", ["no/log", ".", "log/x"])
+def test_a_file_that_cannot_be_is_an_error_at_once(tmp_path, name):
+    (tmp_path / "log").touch()
+    with pytest.raises(OSError):
+        LogFile(tmp_path / name, Journal())

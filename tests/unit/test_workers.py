@@ -1,0 +1,245 @@
+"""What is done at once and what in a thread, and who waits for whom."""
+
+import threading
+
+import pytest
+import trio
+import trio.testing
+from tasks import until
+
+from barfs.workers import AT_ONCE, FIRST_TRY, LARGEST, PER_DEVICE, THREADS, Pace, Place, Workers
+
+FAST, SLOW = AT_ONCE / 10, AT_ONCE * 10
+
+
+@pytest.mark.parametrize(
+    ("requests", "at_once"),
+    [
+        ([], FIRST_TRY),
+        ([(4, FAST)], FIRST_TRY),
+        ([(FIRST_TRY, FAST)], 2 * FIRST_TRY),
+        ([(FIRST_TRY, AT_ONCE * 0.7)], FIRST_TRY),
+        ([(1 << 20, FAST)], LARGEST),
+        ([(4096, SLOW)], 204),  # half of what can be done in time
+        ([(1 << 20, 4.0)], 131),
+        ([(4, SLOW)], 0),  # so the next one is made in a thread
+        ([(4096, SLOW), (1 << 20, SLOW)], 204),
+        ([(4, SLOW), (4, FAST)], 8),  # it was something else that took its time
+        ([(1, SLOW), (1, FAST), (2, FAST), (4, FAST)], 8),
+        ([(0, FAST)], FIRST_TRY),
+        ([(1 << 20, SLOW), (0, FAST)], FIRST_TRY),
+    ],
+)
+def test_how_much_is_done_at_once_is_learnt(requests, at_once):
+    pace = Pace()
+    for length, took in requests:
+        pace.note(length, took)
+    assert pace.at_once == at_once
+
+
+def test_what_failed_only_tells_how_slow_it_is():
+    pace = Pace()
+    pace.note(LARGEST, FAST, done=False)
+    assert pace.at_once == FIRST_TRY
+    pace.note(4, SLOW, done=False)
+    assert pace.at_once == 0
+
+
+class Work:
+    """Requests that begin when they may and end when they are told to; `made` is what happened."""
+
+    def __init__(self, nursery):
+        self.workers = Workers()
+        self.nursery = nursery
+        self.made = []
+        self.running = set()
+        self.most = 0
+        self._ends = {}
+        self._lock = threading.Lock()
+
+    def _call(self, name, result):
+        with self._lock:
+            self.made.append(f"{name} begins")
+            self.running.add(name)
+            self.most = max(self.most, len(self.running))
+        assert self._ends[name].wait(20), f"{name} was not told to end"
+        with self._lock:
+            self.made.append(f"{name} ends")
+            self.running.discard(name)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def start(self, name, start, end, *, device="a", alone=False, result=None, ends=False):
+        """A request for bytes, in its own task. Once it is running, or waits."""
+        self._ends[name] = threading.Event()
+        if ends:
+            self._ends[name].set()
+        place = Place(range(start, end), device)
+
+        async def request():
+            await self.workers.run(lambda: self._call(name, result), place, alone=alone)
+
+        self.nursery.start_soon(request)
+        await trio.testing.wait_all_tasks_blocked()
+
+    def end(self, *names):
+        for name in names:
+            self._ends[name].set()
+
+    async def until(self, *made):
+        """Wait until exactly this has happened; what begins at a time does so in any order."""
+        await until(lambda: len(self.made) >= len(made))
+        await trio.testing.wait_all_tasks_blocked()
+        beginning = all(each.endswith("begins") for each in made)
+        assert (sorted(self.made) if beginning else self.made) == (
+            sorted(made) if beginning else list(made)
+        )
+        self.made.clear()
+
+
+def run(scenario):
+    async def main():
+        async with trio.open_nursery() as nursery:
+            await scenario(Work(nursery))
+
+    trio.run(main)
+
+
+def test_requests_run_side_by_side_unless_one_is_alone():
+    async def scenario(work):
+        await work.start("a", 0, 8)
+        await work.start("b", 0, 8)
+        await work.until("a begins", "b begins")
+        await work.start("alone", 4, 8, alone=True)
+        await work.start("c", 0, 4)  # not its bytes
+        await work.start("d", 7, 8)  # after it, though a and b would let it
+        await work.until("c begins")
+        work.end("a")
+        await work.until("a ends")
+        work.end("b")
+        await work.until("b ends", "alone begins")
+        work.end("alone")
+        await work.until("alone ends", "d begins")
+        work.end("c", "d")
+
+    run(scenario)
+
+
+def test_two_that_are_alone_go_one_after_the_other_in_their_order():
+    async def scenario(work):
+        for name in "abc":
+            await work.start(name, 0, 4, alone=True)
+        await work.until("a begins")
+        work.end("b", "a")
+        await work.until("a ends", "b begins", "b ends", "c begins")
+        work.end("c")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "waits"),
+    [
+        *((0, 4, False), (8, 12, False), (4, 4, False), (6, 6, False)),
+        *((3, 5, True), (7, 8, True), (0, 12, True), (5, 6, True), (4, 8, True)),
+    ],
+)
+@pytest.mark.parametrize("alone", [False, True])
+def test_only_bytes_that_are_shared_count(start, end, waits, alone):
+    async def scenario(work):
+        place = Place(range(start, end), "b")
+        assert not work.workers.stand_back(place, alone=alone), "nobody is there"
+        await work.start("a", 4, 8, alone=not alone)
+        assert work.workers.stand_back(place, alone=alone) is waits
+        assert not work.workers.stand_back(Place(range(8, 9), "a"), alone=True)
+        work.end("a")
+        await work.until("a begins", "a ends")
+        assert not work.workers.stand_back(place, alone=alone)
+
+    run(scenario)
+
+
+def test_one_device_does_not_take_all_threads():
+    async def scenario(work):
+        slow = [f"slow{n}" for n in range(20)]
+        for n, name in enumerate(slow):
+            await work.start(name, n, n + 1)
+        await work.until(*(f"{name} begins" for name in slow[:PER_DEVICE]))
+        await work.start("other", 0, 4, device="b", ends=True)
+        await until(lambda: "other ends" in work.made)
+        assert work.most == PER_DEVICE + 1
+        work.end(*slow)
+
+    run(scenario)
+
+
+def test_there_is_an_end_to_threads():
+    async def scenario(work):
+        names = [f"r{n}" for n in range(THREADS + 8)]
+        for n, name in enumerate(names):
+            await work.start(name, 0, 4, device=n // PER_DEVICE)
+        await until(lambda: len(work.running) >= THREADS)
+        assert work.most == THREADS
+        work.end(*names)
+
+    run(scenario)
+
+
+def test_what_a_request_returns_and_raises():
+    async def main():
+        workers = Workers()
+        place = Place(range(4), "a")
+        assert await workers.run(lambda: 42, place, alone=True) == 42
+        with pytest.raises(OSError, match="broken"):
+            await workers.run(lambda: (_ for _ in ()).throw(OSError("broken")), place, alone=True)
+        # It left nothing behind that others would wait for.
+        assert not workers.stand_back(place, alone=True)
+        assert await workers.run(threading.get_ident, place) != threading.get_ident()
+
+    trio.run(main)
+
+
+def test_one_that_is_cancelled_while_it_waits_lets_the_others_go_on():
+    async def scenario(work):
+        await work.start("first", 0, 4)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await work.workers.run(lambda: work.made.append("never"), Place(range(4), "a"))
+        scope = trio.CancelScope()
+
+        async def waiting():
+            with scope:
+                await work.workers.run(
+                    lambda: work.made.append("never"), Place(range(4), "a"), alone=True
+                )
+
+        work.nursery.start_soon(waiting)
+        await trio.testing.wait_all_tasks_blocked()
+        await work.start("last", 0, 4)
+        await work.until("first begins")
+        scope.cancel()
+        await work.until("last begins")
+        work.end("first", "last")
+
+    run(scenario)
+
+
+def test_one_that_is_cancelled_in_its_thread_is_waited_for():
+    async def main():
+        workers, begun, end, done = Workers(), threading.Event(), threading.Event(), []
+
+        def call():
+            begun.set()
+            end.wait(20)
+            done.append(True)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(workers.run, call, Place(range(4), "a"))
+            await until(begun.is_set)
+            nursery.cancel_scope.cancel()
+            end.set()
+        assert done
+        assert not workers.stand_back(Place(range(4), "a"), alone=True)
+
+    trio.run(main)
