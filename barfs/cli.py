@@ -111,6 +111,25 @@ def parser() -> argparse.ArgumentParser:
         help="a PCI address, vendor:device as links are named, or any part of a name",
     )
     ls.set_defaults(run=_ls)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what works on this machine, what does not, and how to mend it",
+        description="Say what works on this machine, what does not, and how to mend it.",
+        epilog="Exit status 1 if something keeps barfs from working; with PATTERN also if "
+        "something keeps it from those functions. Reads command registers.",
+    )
+    doctor.add_argument("--json", action="store_true", help="a list of objects")
+    doctor.add_argument("--sysfs", type=Path, metavar="DIR", help="instead of /sys")
+    doctor.add_argument("--proc", type=Path, metavar="DIR", help="instead of /proc")
+    doctor.add_argument("--devmem", type=Path, metavar="PATH", help="instead of /dev/mem")
+    doctor.add_argument(
+        "pattern",
+        metavar="PATTERN",
+        nargs="?",
+        help="only functions that a PCI address, vendor:device or part of a name means",
+    )
+    doctor.set_defaults(run=_doctor)
     return result
 
 
@@ -262,6 +281,21 @@ def _ls(arguments: argparse.Namespace) -> None:
     form: listing.Form = "json" if arguments.json else "text" if arguments.verbose else "table"
     for line in listing.show(arguments.sysfs or REAL_SYSFS, arguments.pattern, form):
         print(line)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    # Not needed by the other commands, so that they start faster.
+    from barfs import checkup, doctor  # noqa: PLC0415
+
+    found = doctor.findings(
+        (arguments.sysfs or REAL_SYSFS).absolute(),
+        (arguments.proc or REAL_PROC).absolute(),
+        (arguments.devmem or REAL_DEVMEM).absolute(),
+        arguments.pattern,
+    )
+    print(doctor.as_json(found) if arguments.json else checkup.text(found).rstrip("\n"), flush=True)
+    if doctor.is_hopeless(found, arguments.pattern):
+        sys.exit(1)
 
 
 def _run_command(arguments: argparse.Namespace) -> None:

@@ -21,8 +21,10 @@ from typing import Final, Literal
 import pyfuse3
 import trio
 
+from barfs.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.decoding import Decoder
 from barfs.devmem import PhysicalMemory
+from barfs.diagnose import Machine
 from barfs.fs import Operations
 from barfs.journal import Journal
 from barfs.logfile import LogFile
@@ -37,7 +39,6 @@ from barfs.workers import Workers
 
 log = logging.getLogger(__name__)
 
-FUSE_DEVICE: Final = Path("/dev/fuse")
 SYSLOG_SOCKET: Final = Path("/dev/log")
 REAL_SYSFS: Final = Path("/sys")
 REAL_PROC: Final = Path("/proc")
@@ -118,8 +119,9 @@ def check(settings: Settings) -> None:
     if settings.phys and not settings.proc.is_dir():
         raise MountError(f"--proc {settings.proc} is not a directory")
     _check_covered(settings)
-    if not FUSE_DEVICE.exists():
-        raise MountError(f"{FUSE_DEVICE} is missing; load the module with: modprobe fuse")
+    fuse = check_fuse(FUSE_DEVICE)
+    if fuse.state is not State.OK:
+        raise MountError(str(fuse.cause))
     if os.geteuid() != 0:
         devmem = settings.devmem if settings.uses_devmem else None
         if settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM:
@@ -234,6 +236,7 @@ def tree_of(settings: Settings) -> Tree:
         memory if settings.phys else None,
         Journal(reads=settings.log_reads),
         Decoder(pci) if settings.enable else None,
+        Machine(pci, memory, phys=settings.phys),
     )
 
 

@@ -226,7 +226,7 @@ def draw(tree: Tree, node: Node = ROOT, prefix: str = "") -> Iterator[str]:
         text = name
         if child.kind is Kind.LINK:
             text += f" -> {tree.target(child)}"
-        elif child.kind not in DIRECTORIES and child.kind is not Kind.INFO:
+        elif child.kind not in DIRECTORIES and child.kind not in {Kind.INFO, Kind.STATUS}:
             text += f"  {tree.attributes(child).size:#x}"
         yield f"{prefix}{'`-- ' if last else '|-- '}{text}"
         if child.kind in DIRECTORIES:

@@ -148,8 +148,9 @@ class PhysicalMemory:
     """Physical memory through `devmem` (/dev/mem), as `proc`/iomem describes it."""
 
     def __init__(self, proc: Path, devmem: Path) -> None:
+        self.proc = proc
+        self.devmem = devmem
         self._iomem = proc / "iomem"
-        self._devmem = devmem
 
     def _read(self) -> Sequence[IomemRange]:
         try:
@@ -161,6 +162,10 @@ class PhysicalMemory:
     def ranges(self) -> list[IomemRange]:
         """The top-level ranges, ascending. Reads /proc/iomem, touches no memory."""
         return sorted({entry[:2]: entry for entry in self._read() if entry.depth == 0}.values())
+
+    def owner(self, start: int, size: int) -> IomemRange | None:
+        """Who has claimed a range, see owner_of; NoSuchAddress. Touches no memory."""
+        return owner_of(start, size, self._read())
 
     def resolve(self, wanted: AddressRange) -> tuple[int, int]:
         """Start and size in bytes of a range that a name gives. Touches no memory.
@@ -225,7 +230,7 @@ class PhysicalMemory:
             if not copied or _cause(refused) not in {_NOT_MAPPABLE, _CACHING_CONFLICT}:
                 raise
         return CopiedAperture(
-            self._devmem, segment.start, segment.size, what=str(segment), writable=writable
+            self.devmem, segment.start, segment.size, what=str(segment), writable=writable
         )
 
     def _open_other(self, segment: Segment, *, writable: bool) -> Aperture:
@@ -253,7 +258,7 @@ class PhysicalMemory:
         self, segment: Segment, *, what: str, memory_like: bool, uncached: bool, writable: bool
     ) -> MappedAperture:
         return MappedAperture(
-            self._devmem,
+            self.devmem,
             segment.start,
             segment.size,
             what=what,

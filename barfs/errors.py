@@ -1,10 +1,23 @@
 """What can go wrong, each with the errno that a caller gets. fs.py is the one place that converts.
 
-A message names the device, file, offset and width concerned and, where there is one, the mend: it
-goes to the log as it is.
+A message names the device, file, offset and width concerned, and begins with the first of them: a
+PCI address, or `phys <start>+<size>`. Cause and mend follow if they are known where it is raised;
+diagnose.py finds out the others.
 """
 
 import errno
+from typing import NamedTuple
+
+
+class Cause(NamedTuple):
+    """Why something is refused or does not work, and what mends it."""
+
+    sentence: str
+    mend: str | None = None  # a command for root's shell
+    advice: str | None = None  # what helps where no command does, or instead: a reboot, for one
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, self))
 
 
 class BarfsError(Exception):

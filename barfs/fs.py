@@ -27,6 +27,7 @@ from pyfuse3 import (
 
 from barfs import files
 from barfs.aperture import Buffer
+from barfs.diagnose import explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.files import OpenFiles
 from barfs.journal import Caller, Change, Refusal
@@ -126,7 +127,8 @@ class Operations(pyfuse3.Operations):
         if isinstance(error, FUSEError):
             return error
         if isinstance(error, BarfsError):
-            number, message = error.errno, str(error)
+            number = error.errno
+            message = explain(error, self._tree.machine)
             log.warning("%s: %s (%s)", name, message, errno.errorcode.get(number, number))
         else:
             number, message = errno.EIO, f"unforeseen: {type(error).__name__}"

@@ -9,11 +9,13 @@ import enum
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs import access
 from barfs.decoding import Decoder
 from barfs.devmem import PhysicalMemory
+from barfs.diagnose import Machine
 from barfs.errors import BarfsError, DeviceGone, NoSuchNode
 from barfs.journal import Journal, Stream
 from barfs.names import AddressRange, BarName, LinkName, PciAddress
@@ -47,6 +49,7 @@ class Kind(enum.IntEnum):
     ROM = 14
     INFO = 15
     LOG = 16
+    STATUS = 17
 
 
 class ViewKind(enum.IntEnum):
@@ -77,9 +80,9 @@ class ViewKind(enum.IntEnum):
 VIEWS: Final = {kind.name.lower(): kind for kind in ViewKind if kind}
 
 FIXED_DIRECTORIES: Final = frozenset((Kind.ROOT, Kind.PCI, Kind.PHYS))
-WITHOUT_FUNCTION: Final = FIXED_DIRECTORIES | {Kind.LOG}
+WITHOUT_FUNCTION: Final = FIXED_DIRECTORIES | {Kind.LOG, Kind.STATUS}
 BARS: Final = frozenset(kind for kind in Kind if kind.name.startswith("BAR"))
-READ_ONLY: Final = frozenset((Kind.ROM, Kind.INFO, Kind.LOG))
+READ_ONLY: Final = frozenset((Kind.ROM, Kind.INFO, Kind.LOG, Kind.STATUS))
 # What a function has whatever its resources are.
 _PLAIN_PARTS: Final = frozenset((Kind.FUNCTION, Kind.ROM, Kind.INFO))
 DIRECTORIES: Final = FIXED_DIRECTORIES | {Kind.FUNCTION}
@@ -118,12 +121,10 @@ class Node(NamedTuple):
         match self.kind:
             case Kind.ROOT:
                 return "/"
-            case Kind.PCI:
-                return "pci"
+            case Kind.PCI | Kind.LOG | Kind.STATUS:
+                return self.kind.name.lower()
             case Kind.PHYS:
                 return f"phys{view}"
-            case Kind.LOG:
-                return "log"
             case Kind.PHYS_FILE:
                 return f"phys{view}/{self.start:08x}-{self.start + self.size - 1:08x}"
             case Kind.FUNCTION | Kind.LINK:
@@ -139,7 +140,8 @@ ROOT: Final = Node(Kind.ROOT)
 PCI: Final = Node(Kind.PCI)
 PHYS: Final = Node(Kind.PHYS)
 LOG: Final = Node(Kind.LOG)
-_FIXED: Final = {"pci": PCI, "phys": PHYS, "log": LOG}
+STATUS: Final = Node(Kind.STATUS)
+_FIXED: Final = {"pci": PCI, "phys": PHYS, "log": LOG, "status": STATUS}
 
 
 class Attributes(NamedTuple):
@@ -220,7 +222,8 @@ class InodeNumbers:
 class Tree:
     """Names and attributes over one machine's PCI functions and, unless it is None, its memory.
 
-    `log` shows the journal, `decoder` is what turns decoding on, if that is wanted.
+    `log` shows the journal, `decoder` is what turns decoding on, if that is wanted, `machine` what
+    is diagnosed.
     """
 
     def __init__(
@@ -229,8 +232,13 @@ class Tree:
         memory: PhysicalMemory | None,
         journal: Journal | None = None,
         decoder: Decoder | None = None,
+        machine: Machine | None = None,
     ) -> None:
         self.pci = pci
+        if machine is None:
+            unused = PhysicalMemory(Path("/proc"), Path("/dev/mem"))
+            machine = Machine(pci, memory or unused, phys=memory is not None)
+        self.machine = machine
         self._memory = memory
         self.journal = journal or Journal()
         self.stream = Stream(self.journal)
@@ -406,7 +414,7 @@ class Tree:
                 return Attributes(self.pci.config_size(node.function), REGISTER_BLKSIZE)
             case Kind.ROM:
                 return Attributes(self.pci.rom_size(node.function) or 0, MEMORY_BLKSIZE)
-            case Kind.INFO:
+            case Kind.INFO | Kind.STATUS:
                 # As in /proc: how long it is shows when it is read.
                 return Attributes(0, TEXT_BLKSIZE)
             case Kind.LOG:

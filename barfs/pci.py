@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from barfs.aperture import (
 from barfs.devmem import PhysicalMemory
 from barfs.errors import (
     BarfsError,
+    Cause,
     DeviceGone,
     DriverOwns,
     NoSuchAddress,
@@ -222,10 +224,16 @@ class PciBus:
     def __init__(
         self, sysfs: Path, bars_via: PhysicalMemory | None = None, rules: Rules = NO_RULES
     ) -> None:
+        self.sysfs = sysfs
         self._devices = os.path.join(sysfs, "bus/pci/devices")
         self._bars_via = bars_via
         self._rules = rules
         self._real = _is_sysfs(sysfs)
+
+    @property
+    def bars_via_devmem(self) -> bool:
+        """Whether memory BARs are mapped through /dev/mem."""
+        return self._bars_via is not None
 
     def _all_addresses(self) -> list[PciAddress]:
         try:
@@ -447,33 +455,90 @@ class PciBus:
         finally:
             config.close()
 
+    def sleeping(self, address: PciAddress) -> str | None:
+        """How a function sleeps, `D3hot` or `suspended`; None: it is awake, or not known to sleep.
+
+        DeviceGone. What the kernel knows is asked for, not the function: nothing is woken.
+        """
+        state = self.attribute(address, "power_state")
+        if state in {"D1", "D2", "D3hot", "D3cold"}:
+            return state
+        runtime = self.attribute(address, "power/runtime_status")
+        return runtime if runtime in {"suspended", "suspending"} else None
+
+    def obstacle(
+        self, address: PciAddress, resource: Resource, command: int | None
+    ) -> Cause | None:
+        """What keeps a BAR from answering, as its command register has it; None: nothing known.
+
+        A command of None is one that is not known. Touches no device.
+        """
+        if not resource.assigned:
+            return Cause(
+                "the kernel has given it no address",
+                advice="reboot with pci=realloc on the kernel's command line",
+            )
+        if command is None or self.is_virtual(address):
+            return None
+        if command == COMMAND_ABSENT:
+            return self.silence(address)
+        space, bit = ("memory", COMMAND_MEMORY) if resource.is_memory else ("I/O", COMMAND_IO)
+        if command & bit:
+            return None
+        return Cause(
+            f"{space} decoding is off in the command register", self._mend_decoding(address, bit)
+        )
+
+    def silence(self, address: PciAddress) -> Cause:
+        """Of a function whose config space reads all ones. Touches no device."""
+        return Cause(
+            "the device does not answer, its config space reads all ones: its link is down or its "
+            "power off",
+            self.mend_sleep(address) if self.sleeping(address) else self._mend_silence(address),
+        )
+
     def _check_decoded(self, address: PciAddress, index: int, resource: Resource) -> None:
         """Reads the command register. With decoding off a BAR reads all ones, which is no data."""
-        if not resource.assigned:
-            raise NotDecoded(f"{address} bar{index}: the kernel has given it no address")
-        if self.is_virtual(address):
-            return
-        command = self.command(address)
-        if command == COMMAND_ABSENT:
-            raise NotDecoded(
-                f"{address} bar{index}: the device does not answer, its config space reads all "
-                "ones: its link is down or its power off"
-            )
-        space, bit = ("memory", COMMAND_MEMORY) if resource.is_memory else ("I/O", COMMAND_IO)
-        if not command & bit:
-            raise NotDecoded(
-                f"{address} bar{index}: {space} decoding is off in the command register; "
-                f"{self._mend_decoding(address, bit)}"
-            )
+        answers = resource.assigned and not self.is_virtual(address)
+        command = self.command(address) if answers else None
+        obstacle = self.obstacle(address, resource, command)
+        if obstacle is not None:
+            raise NotDecoded(f"{address} bar{index}: {obstacle}")
 
     def _mend_decoding(self, address: PciAddress, bit: int) -> str:
         """The command that turns decoding on."""
-        enable = self._path(address, "enable")
         # The kernel counts: only the step from 0 to 1 writes the command register
-        # (drivers/pci/pci.c, pci_enable_device_flags).
-        if self.attribute(address, "enable") in {None, "0"}:
-            return f"echo 1 > {enable}"
-        return f"setpci -s {address} COMMAND={bit}:{bit}"
+        # (drivers/pci/pci.c, pci_enable_device_flags). It takes none while there is a driver
+        # (drivers/pci/pci-sysfs.c, enable_store).
+        counted = self.attribute(address, "enable") not in {None, "0"}
+        if not counted and self.driver(address) is None:
+            return f"echo 1 > {self._quoted(address, 'enable')}"
+        # Of a copy; else setpci would write to this machine's own device.
+        path = f"{self.sysfs}/bus/pci"
+        other = (
+            "" if path == "/sys/bus/pci" else f"-A linux-sysfs -O sysfs.path={shlex.quote(path)} "
+        )
+        return f"setpci {other}-s {address} COMMAND={bit}:{bit}"
+
+    def mend_sleep(self, address: PciAddress) -> str:
+        """The command that wakes a function up and keeps it awake."""
+        return f"echo on > {self._quoted(address, 'power/control')}"
+
+    def _mend_silence(self, address: PciAddress) -> str:
+        """The command that forgets a function that does not answer, and looks for it anew."""
+        return f"echo 1 > {self._quoted(address, 'remove')} && {self.mend_absence()}"
+
+    def mend_absence(self) -> str:
+        """The command that looks for functions anew."""
+        return f"echo 1 > {shlex.quote(str(self.sysfs / 'bus/pci/rescan'))}"
+
+    def mend_driver(self, address: PciAddress) -> str:
+        """The command that takes a function from its driver."""
+        return f"echo {address} > {self._quoted(address, 'driver/unbind')}"
+
+    def _quoted(self, address: PciAddress, name: str) -> str:
+        """The path of an attribute for a shell."""
+        return shlex.quote(self._path(address, name))
 
     def open_bar(
         self,

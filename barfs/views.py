@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 from barfs import access
 from barfs.aperture import Aperture, Buffer, SysfsFile
+from barfs.checkup import status
 from barfs.errors import BadRequest, DeviceGone, KernelRefused, ReadOnly
 from barfs.info import describe
 from barfs.journal import LogView
@@ -438,6 +439,8 @@ def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
         return LogView(tree.stream)
     if node.kind is Kind.INFO:
         return SnapshotView(describe(tree.pci, node.function))
+    if node.kind is Kind.STATUS:
+        return SnapshotView(status(tree.machine))
     raise BadRequest(f"{node.path} is not a file")
 
 

@@ -1,11 +1,12 @@
 # Made by tools/completion with shtab; README.md says where it goes.
 
-_shtab_barfs_subparsers=(mount umount demo ls)
+_shtab_barfs_subparsers=(mount umount demo ls doctor)
 
 _shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
 _shtab_barfs_umount_option_strings=(-h --help)
 _shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --sysfs --proc --devmem --bars-via --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json --sysfs)
+_shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_option_strings=(-h --help)
 
 _shtab_barfs_mount_pos_0_COMPGEN=_shtab_compgen_dirs
@@ -18,12 +19,15 @@ _shtab_barfs_demo___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo___devmem_COMPGEN=_shtab_compgen_files
 _shtab_barfs_ls___sysfs_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_doctor___sysfs_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_doctor___proc_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_doctor___devmem_COMPGEN=_shtab_compgen_files
 
 _shtab_barfs_mount___bars_via_choices=(resource devmem)
 _shtab_barfs_mount___loop_choices=(fast stock)
 _shtab_barfs_demo___bars_via_choices=(resource devmem)
 _shtab_barfs_demo___loop_choices=(fast stock)
-_shtab_barfs_pos_0_choices=(mount umount demo ls)
+_shtab_barfs_pos_0_choices=(mount umount demo ls doctor)
 
 _shtab_barfs_mount__h_nargs=0
 _shtab_barfs_mount___help_nargs=0
@@ -46,6 +50,9 @@ _shtab_barfs_ls___help_nargs=0
 _shtab_barfs_ls__v_nargs=0
 _shtab_barfs_ls___verbose_nargs=0
 _shtab_barfs_ls___json_nargs=0
+_shtab_barfs_doctor__h_nargs=0
+_shtab_barfs_doctor___help_nargs=0
+_shtab_barfs_doctor___json_nargs=0
 _shtab_barfs_pos_0_nargs=A...
 _shtab_barfs__h_nargs=0
 _shtab_barfs___help_nargs=0

@@ -49,7 +49,7 @@ def test_allow_other_alone_opens_no_file(machine, public):
 def expected(path, flags, *, member):
     """What the options of `lab` say."""
     name = os.path.basename(path)
-    if not member or "/phys/" in path or name == "log":
+    if not member or "/phys/" in path or name in {"log", "status"}:
         return "EACCES"
     if flags == os.O_RDONLY:
         return "ok"
@@ -80,6 +80,7 @@ def test_modes_and_groups_as_stat_shows_them(lab):
     shown = {}
     for name in (
         *("", "log", "pci", "phys", "phys/u32", "phys/1000+4", DEVICE, f"{DEVICE}/x8", "1af4:1110"),
+        "status",
         *(f"{DEVICE}/{name}" for name in ("bar0", "u32/bar0@40+4", "config", "info")),
         *(f"{PROTECTED}/{name}" for name in ("bar0", "x32/bar0@40", "config", "info")),
         "pci/0000:00:03.0/rom",
@@ -89,6 +90,7 @@ def test_modes_and_groups_as_stat_shows_them(lab):
     assert shown == {
         "": "dr-xr-xr-x 0:0",
         "log": "-r-------- 0:0",
+        "status": "-r-------- 0:0",
         "pci": "dr-xr-xr-x 0:0",
         "phys": "dr-x------ 0:0",
         "phys/u32": "dr-x------ 0:0",
@@ -131,7 +133,7 @@ def test_what_is_read_only_is_so_for_root_too(lab, unchanged):
     assert refused == {
         *(path for path in everything if path.startswith(PROTECTED)),
         *(f"pci/{address}/info" for address in os.listdir(lab.path / "pci")),
-        *("pci/0000:00:03.0/rom", "log"),
+        *("pci/0000:00:03.0/rom", "log", "status"),
         # In these ranges of /proc/iomem lie its BARs; the last name runs to the end of its range.
         *(
             f"phys/{view}{name}"
@@ -191,7 +193,7 @@ def test_only_devices_that_are_allowed_exist(machine, tmp_path):
         machine, tmp_path, "--allow-device", "1AF4:*", "--allow-device", "0000:01:00.?"
     ) as mount:
         assert names(mount.path) == (
-            ["1af4:1110", "1af4:1110.1", "1b36:0010", "log", "pci", "phys"],
+            ["1af4:1110", "1af4:1110.1", "1b36:0010", "log", "pci", "phys", "status"],
             ["0000:00:04.0", "0000:00:05.0", "0000:01:00.0"],
         )
         ways = ["pci/0000:00:03.0", "8086:100e", "8086:100e:1af4:1100"]
@@ -209,7 +211,7 @@ def test_only_devices_that_are_allowed_exist(machine, tmp_path):
         add(machine, "0000:00:04.0", "0000:00:06.0", vendor="0x1af5")
         assert names(mount.path)[0] == [
             *("1af4:1110", "1af4:1110.1", "1af4:1110.2", "1b36:0010", "8086:100e"),
-            *("log", "pci", "phys"),
+            *("log", "pci", "phys", "status"),
         ]
         assert os.readlink(mount.path / "8086:100e") == "pci/0000:01:00.7"
         assert os.readlink(mount.path / "1af4:1110") == "pci/0000:00:02.0"
@@ -247,6 +249,7 @@ def test_without_phys(machine, tmp_path, via):
             "8086:100e",
             "log",
             "pci",
+            "status",
         ]
         for name in ("phys", "phys/1000", "phys/u32", "phys/x32/feb20000", "pci/../phys/1000"):
             assert opened(mount.path / name, os.O_RDONLY) == "ENOENT"

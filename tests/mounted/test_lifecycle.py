@@ -141,7 +141,7 @@ def test_without_dev_fuse(machine, where):
         text=True,
         check=False,
     )
-    assert "/dev/fuse/not is missing; load the module with: modprobe fuse" in one_line(done)
+    assert "/dev/fuse/not is missing; modprobe fuse" in one_line(done)
 
 
 def test_not_being_root(where, tmp_path):

@@ -93,7 +93,7 @@ def test_stat(shared, name, size, blksize):
 
 def test_links_and_listings(shared):
     assert sorted(os.listdir(shared.path)) == [
-        "1af4:1110", "1af4:1110.1", "1b36:0010", "8086:100e", "log", "pci", "phys",
+        "1af4:1110", "1af4:1110.1", "1b36:0010", "8086:100e", "log", "pci", "phys", "status",
     ]  # fmt: skip
     assert os.readlink(shared.path / "1af4:1110.1") == "pci/0000:00:05.0"
     assert os.readlink(shared.path / "1af4:1110:1af4:1100.1") == "pci/0000:00:05.0"

@@ -127,6 +127,7 @@ def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tre
         "|       |-- config  0x1000",
         f"|   |-- {views}",
         "|   `-- 800000000-8ffffffff  0x100000000",
+        "|-- status",
         "|-- 1af4:1110.1 -> pci/0000:00:05.0",
         "`-- 1b36:0010 -> pci/0000:01:00.0",
     } <= set(lines)

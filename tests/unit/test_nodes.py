@@ -118,7 +118,7 @@ def test_a_window_is_kept_while_the_kernel_knows_it_and_is_not_its_bar():
 
 def test_every_listed_name_is_found_as_it_was_listed(tree):
     listed = list(walk(tree))
-    assert len(listed) == 222
+    assert len(listed) == 223
     assert all(tree.lookup(parent, name) == node for parent, name, node in listed)
     for _, group in itertools.groupby(listed, key=lambda entry: entry[0]):
         names = [name for _, name, _ in group]
@@ -313,6 +313,7 @@ def test_what_vanishes_during_a_listing_is_left_out(tree, devices, directory, fi
         (Node(Kind.CONFIG, NVME), 4096, 4, "pci/0000:01:00.0/config"),
         (Node(Kind.ROM, E1000), 1 << 16, 1 << 20, "pci/0000:00:03.0/rom"),
         (Node(Kind.INFO, FIRST), 0, 4096, "pci/0000:00:04.0/info"),
+        (nodes.STATUS, 0, 4096, "status"),
         (Node(Kind.BAR1, E1000), 0x40, 4, "pci/0000:00:03.0/bar1"),
         (window(0x40, 4), 4, 4, "pci/0000:00:04.0/bar0@40+4"),
         (window(0, 0x100), 0x100, 4, "pci/0000:00:04.0/bar0@0+100"),

@@ -190,7 +190,9 @@ def test_a_missing_file_is_a_device_gone(bus, ivshmem, file, ask):
 def test_a_bar_is_not_opened_while_decoding_is_off(machine, ivshmem, via_devmem, command):
     memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
     set_command(ivshmem, command)
-    mends = {"0": f"echo 1 > {ivshmem}/enable", "1": "setpci -s 0000:00:04.0 COMMAND=2:2"}
+    copy = f"-A linux-sysfs -O sysfs.path={machine.sysfs}/bus/pci"
+    setpci = f"setpci {copy} -s 0000:00:04.0 COMMAND=2:2"
+    mends = {"0": f"echo 1 > {ivshmem}/enable", "1": setpci}
     for enabled, mend in mends.items():
         (ivshmem / "enable").write_text(enabled + "\n")
         with pytest.raises(NotDecoded, match=r"^0000:00:04\.0 bar2: .* decoding is off") as caught:
@@ -258,8 +260,13 @@ def e1000(machine):
 def test_a_port_bar_is_not_opened_while_io_decoding_is_off(machine, e1000, via_devmem, command):
     memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
     set_command(e1000, command)
-    mends = {"0": f"echo 1 > {e1000}/enable", "2": "setpci -s 0000:00:03.0 COMMAND=1:1"}
-    for enabled, mend in mends.items():
+    copy = f"-A linux-sysfs -O sysfs.path={machine.sysfs}/bus/pci"
+    setpci = f"setpci {copy} -s 0000:00:03.0 COMMAND=1:1"
+    # With a driver the kernel refuses to be told through `enable`.
+    for enabled, driver in (("0", True), ("2", True), ("2", False), ("0", False)):
+        if not driver:
+            (e1000 / "driver").unlink(missing_ok=True)
+        mend = f"echo 1 > {e1000}/enable" if (enabled, driver) == ("0", False) else setpci
         (e1000 / "enable").write_text(enabled + "\n")
         with pytest.raises(NotDecoded, match=r"^0000:00:03\.0 bar1: I/O decoding is off") as caught:
             PciBus(machine.sysfs, memory).open_bar(E1000, 1, writable=False)
@@ -427,6 +434,11 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         "set_command": (3,),
         "config_size": (),
         "command": (),
+        "sleeping": (),
+        "silence": (),
+        "obstacle": (Resource(0x1000, 0x1FFF, 0x200), 0),
+        "mend_sleep": (),
+        "mend_driver": (),
     }
     for name, arguments in asked.items():
         with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
@@ -448,6 +460,9 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
         *("addresses", "exists", "attribute", "driver", "id", "subsystem", "resources", "bars"),
         *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "command"),
         *("open_bar", "is_virtual", "set_attribute", "set_command"),
+        *("sleeping", "silence", "obstacle", "mend_sleep", "mend_driver"),
+        # These are about no one function.
+        *("sysfs", "bars_via_devmem", "mend_absence"),
         # These are for physical memory as well, where every device lies.
         *("is_present", "presence", "is_read_only", "check_span_writable"),
     }

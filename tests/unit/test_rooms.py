@@ -10,8 +10,9 @@ import barfs
 # A module may import those before it.
 ROOMS = [
     *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "patterns"),
-    *("pci", "decoding", "pciids", "info", "journal", "nodes", "policy", "views", "workers"),
-    *("files", "fs", "loop", "logfile", "uevents", "daemon", "demo", "listing", "cli", "__main__"),
+    *("pci", "decoding", "kernel", "diagnose", "checkup", "pciids", "info", "journal", "nodes"),
+    *("policy", "views", "workers", "files", "fs", "loop", "logfile", "uevents", "daemon"),
+    *("demo", "listing", "doctor", "cli", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.

@@ -667,8 +667,8 @@ def test_an_open_bar_is_given_up_when_its_device_goes_whatever_comes_after(
 
 
 def test_every_listed_file_opens_as_its_kind_says_and_closes(tree):
-    kinds = {Kind.CONFIG: ConfigView, Kind.ROM: SysfsView, Kind.INFO: SnapshotView}
-    kinds[Kind.LOG] = LogView
+    texts = dict.fromkeys((Kind.INFO, Kind.STATUS), SnapshotView)
+    kinds = {Kind.CONFIG: ConfigView, Kind.ROM: SysfsView, Kind.LOG: LogView, **texts}
     seen = set()
     for name, node in files(tree):
         ports = tree.pci.bars(node.address) if node.address and name.startswith("bar") else {}
@@ -686,20 +686,20 @@ def test_every_listed_file_opens_as_its_kind_says_and_closes(tree):
             assert kind_of(view) is kinds.get(node.kind, TextView if node.view.is_text else fixed)
             if node.view.is_text:
                 assert len(view.read(0, 4096)) == tree.attributes(node).size
-            elif node.kind not in {Kind.INFO, Kind.LOG}:
+            elif node.kind not in {Kind.LOG, *texts}:
                 assert view.read(tree.attributes(node).size, 8) == b""
                 assert len(view.read(0, 8)) == 8
             view.close()
         seen.add((node.kind, node.view))
     assert {kind for kind, _ in seen} == {
-        *(Kind.CONFIG, Kind.PHYS_FILE, Kind.BAR0, Kind.BAR1, Kind.BAR2, Kind.ROM, Kind.INFO),
+        *(Kind.CONFIG, Kind.PHYS_FILE, Kind.BAR0, Kind.BAR1, Kind.BAR2, Kind.ROM, *texts),
         Kind.LOG,
     }
     assert {view for _, view in seen} == {0, *VIEWS.values()}
 
 
-@pytest.mark.parametrize("path", [f"{PORTS}/rom", f"{PORTS}/info", f"{BARS}/info"])
-def test_rom_and_info_are_read_only(tree, path):
+@pytest.mark.parametrize("path", [f"{PORTS}/rom", f"{PORTS}/info", f"{BARS}/info", "status"])
+def test_what_is_read_only(tree, path):
     with pytest.raises(ReadOnly, match=re.escape(f"{path} is read-only")) as caught:
         open_view(tree, find(tree, path), writable=True)
     assert caught.value.errno == errno.EROFS
@@ -714,6 +714,18 @@ def test_the_rom_is_read_to_its_end(tree, tmp_path):
     assert view.read(len(whole), 8) == view.read(1 << 40, 8) == b""
     view.close()
     assert behind(tmp_path, "0000:00:03.0/rom", 0, 1 << 20) == whole
+
+
+def test_status_stays_as_it_was_when_it_was_opened(tree, tmp_path):
+    view = open_view(tree, find(tree, "status"), writable=False)
+    before = view.read(0, 1 << 16)
+    assert b"\nok       0000:00:04.0  D0; bar0, bar2 decoded; no driver\n" in before
+    shutil.rmtree(tmp_path / "sys/bus/pci/devices" / str(IVSHMEM))
+    assert view.read(0, 1 << 16) == before
+    view.close()
+    again = open_view(tree, find(tree, "status"), writable=False)
+    assert b"0000:00:04.0" not in again.read(0, 1 << 16)
+    again.close()
 
 
 def test_info_stays_as_it_was_when_it_was_opened(tree, tmp_path):

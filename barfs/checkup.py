@@ -1,0 +1,297 @@
+"""What works on a machine, what does not, and how to mend it: `status` and `barfs doctor`.
+
+The machine that the paths name is looked at: this one, a saved copy, or the simulated one, which
+has no kernel and no users. What the paths have no files for is left out. Config space of a
+function that sleeps is not read, for that would wake it.
+"""
+
+import enum
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from barfs import diagnose, kernel
+from barfs.diagnose import Machine
+from barfs.errors import BarfsError, Cause, DeviceGone, NoSuchAddress
+from barfs.kernel import Kernel
+from barfs.names import PciAddress
+from barfs.pci import COMMAND_ABSENT, PciBus, Resource
+
+FUSE_DEVICE: Final = Path("/dev/fuse")
+
+# PCI Code and ID Assignment Specification: class and subclass of a PCI-to-PCI bridge.
+_BRIDGE: Final = "0x0604"
+
+
+class State(enum.StrEnum):
+    """How much a finding matters, worst first."""
+
+    TROUBLE = "trouble"  # something does not work
+    NOTE = "note"  # something is kept back, or can't be told
+    OK = "ok"
+
+
+class Finding(NamedTuple):
+    """What was looked at, and what came of it; `device` is None for what concerns all of barfs."""
+
+    subject: str
+    state: State
+    cause: Cause
+    device: PciAddress | None = None
+
+
+def examine(
+    machine: Machine, addresses: Iterable[PciAddress], fuse: Path = FUSE_DEVICE
+) -> list[Finding]:
+    """All that is found about a machine and some of its functions, the worst first."""
+    facts = machine.kernel()
+    found = [*_about_machine(machine, facts, fuse)]
+    for address in addresses:
+        try:
+            found += _about_function(machine, facts, address)
+        except DeviceGone:
+            continue
+    order = list(State)
+    return sorted(found, key=lambda finding: order.index(finding.state))
+
+
+def text(findings: Iterable[Finding]) -> str:
+    """Aligned lines: state, subject, what was found. Below it the command that mends it.
+
+    What is no command is a comment, so that what stands below troubles can be pasted as it is.
+    """
+    rows = [(finding.state, finding.subject, finding.cause) for finding in findings]
+    width = max((len(subject) for _, subject, _ in rows), default=0)
+    indent = " " * (7 + 2 + width + 2)
+    lines = []
+    for state, subject, cause in rows:
+        lines.append(f"{state:7}  {subject:{width}}  {cause.sentence}")
+        if cause.mend is not None:
+            lines.append(indent + cause.mend)
+        if cause.advice is not None:
+            lines.append(f"{indent}# {cause.advice}")
+    return "".join(f"{diagnose.printable(line)}\n" for line in lines)
+
+
+def status(machine: Machine) -> str:
+    """The text of `status`."""
+    return text(examine(machine, machine.pci.addresses()))
+
+
+# All of the machine
+
+
+def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Finding]:
+    proc = machine.memory.proc
+    if (proc / "self/status").exists():
+        yield _rights(machine)
+    yield check_fuse(fuse)
+    yield from _fusermount()
+    if machine.phys or machine.pci.bars_via_devmem:
+        yield _devmem(machine, facts)
+    if machine.phys:
+        yield _iomem(machine)
+    if (machine.pci.sysfs / "kernel").is_dir():
+        yield _lockdown(machine, facts)
+    if facts.config is not None or (proc / "sys/kernel/osrelease").exists():
+        yield from _strictness(machine, facts)
+
+
+def _ok(subject: str, sentence: str, device: PciAddress | None = None) -> Finding:
+    return Finding(subject, State.OK, Cause(sentence), device)
+
+
+def _rights(machine: Machine) -> Finding:
+    process = kernel.read_process(machine.memory.proc)
+    if process is None:
+        sentence = f"{machine.memory.proc}/self/status does not say what this process may"
+        return Finding("root", State.NOTE, Cause(sentence))
+    cause = diagnose.unprivileged(process)
+    if cause is not None:
+        return Finding("root", State.TROUBLE, cause)
+    return _ok("root", "this is root, with the capabilities that barfs needs")
+
+
+def check_fuse(device: Path) -> Finding:
+    """Whether there is the device through which file systems are mounted."""
+    if device.exists():
+        return _ok("fuse", f"{device} is there")
+    return Finding("fuse", State.TROUBLE, Cause(f"{device} is missing", "modprobe fuse"))
+
+
+def _fusermount() -> Iterator[Finding]:
+    """Only where it is needed: root mounts without it."""
+    if os.geteuid() != 0 and shutil.which("fusermount3") is None:
+        cause = Cause("fusermount3 is missing", "sudo apt install fuse3")
+        yield Finding("fuse", State.TROUBLE, cause)
+
+
+def _devmem(machine: Machine, facts: Kernel) -> Finding:
+    """Opens it, which touches no memory; not to wait if it is a pipe."""
+    devmem = machine.memory.devmem
+    try:
+        os.close(os.open(devmem, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except FileNotFoundError:
+        return Finding("devmem", State.TROUBLE, diagnose.devmem_missing(machine, facts))
+    except OSError as error:
+        cause = diagnose.devmem_closed(machine, facts, error)
+        sentence = f"{devmem} does not open ({error.strerror})"
+        if cause is None:
+            return Finding("devmem", State.TROUBLE, Cause(sentence))
+        sentence += f": {cause.sentence}"
+        return Finding("devmem", State.TROUBLE, cause._replace(sentence=sentence))
+    return _ok("devmem", f"{devmem} opens")
+
+
+def _iomem(machine: Machine) -> Finding:
+    iomem = machine.memory.proc / "iomem"
+    try:
+        ranges = machine.memory.ranges()
+    except NoSuchAddress as error:
+        return Finding("iomem", State.TROUBLE, Cause(f"phys/ is empty: {error}"))
+    if not ranges:
+        sentence = f"phys/ is empty: {iomem} shows no addresses, which takes CAP_SYS_ADMIN"
+        return Finding("iomem", State.TROUBLE, Cause(sentence))
+    return _ok("iomem", f"{iomem} shows {len(ranges)} ranges")
+
+
+def _lockdown(machine: Machine, facts: Kernel) -> Finding:
+    cause = diagnose.locked_down(machine, facts)
+    if cause is not None:
+        return Finding("lockdown", State.TROUBLE, cause)
+    if facts.lockdown is None:
+        return Finding("lockdown", State.NOTE, diagnose.lockdown_unknown(machine))
+    return _ok("lockdown", "lockdown is not in force")
+
+
+def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
+    if facts.config is None:
+        files = kernel.config_files(machine.memory.proc, machine.boot)
+        sentence = f"how the kernel was built is in none of {', '.join(map(str, files))}"
+        yield Finding("kernel", State.NOTE, Cause(sentence, "modprobe configs"))
+    if facts.strict:
+        yield Finding("System RAM", State.NOTE, diagnose.STRICT)
+    elif facts.strict is not None:
+        yield _ok("System RAM", "the kernel gives System RAM (no CONFIG_STRICT_DEVMEM)")
+    if facts.io_strict:
+        yield Finding("drivers", State.NOTE, diagnose.IO_STRICT)
+    elif facts.io_strict is not None:
+        why = "iomem=relaxed" if facts.relaxed else "no CONFIG_IO_STRICT_DEVMEM"
+        yield _ok("drivers", f"the kernel gives what drivers own to others, too ({why})")
+
+
+# One function
+
+
+def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> list[Finding]:
+    """What does not work; if all does, that it does. DeviceGone."""
+    pci = machine.pci
+    # First of all: what follows may wake it.
+    sleep = pci.sleeping(address)
+    bars = _known_bars(pci, address)
+    found = [*_claims(machine, facts, address, bars)]
+    if sleep is not None:
+        found.append(_sleep(pci, address, sleep, bars))
+        command = None
+    else:
+        command = _command(pci, address)
+        found += _link(pci, address)
+    if command == COMMAND_ABSENT:
+        found.append(_trouble(address, pci.silence(address)))
+    else:
+        found += _obstacles(pci, address, bars, command)
+    return found or [_works(pci, address, bars, command)]
+
+
+def _trouble(address: PciAddress, cause: Cause) -> Finding:
+    return Finding(str(address), State.TROUBLE, cause, address)
+
+
+def _note(address: PciAddress, cause: Cause) -> Finding:
+    return Finding(str(address), State.NOTE, cause, address)
+
+
+def _known_bars(pci: PciBus, address: PciAddress) -> dict[int, Resource]:
+    """None if a saved copy does not have them. DeviceGone."""
+    try:
+        return pci.bars(address)
+    except DeviceGone:
+        if pci.exists(address):
+            return {}
+        raise
+
+
+def _command(pci: PciBus, address: PciAddress) -> int | None:
+    """The command register; None if it can't be read. DeviceGone."""
+    try:
+        return pci.command(address)
+    except BarfsError:
+        if pci.exists(address):
+            return None
+        raise
+
+
+def _sleep(pci: PciBus, address: PciAddress, how: str, bars: dict[int, Resource]) -> Finding:
+    if not bars:
+        return _note(address, Cause(f"it sleeps ({how})", pci.mend_sleep(address)))
+    sentence = f"it sleeps ({how}): its BARs may not answer, and config space is not read here"
+    return _trouble(address, Cause(sentence, pci.mend_sleep(address)))
+
+
+def _obstacles(
+    pci: PciBus, address: PciAddress, bars: dict[int, Resource], command: int | None
+) -> Iterator[Finding]:
+    """What keeps BARs from answering, each with the BARs concerned."""
+    concerned: dict[Cause, list[str]] = {}
+    for index, resource in bars.items():
+        cause = pci.obstacle(address, resource, command)
+        if cause is not None:
+            concerned.setdefault(cause, []).append(f"bar{index}")
+    for cause, names in concerned.items():
+        yield _trouble(address, cause._replace(sentence=f"{', '.join(names)}: {cause.sentence}"))
+
+
+def _claims(
+    machine: Machine, facts: Kernel, address: PciAddress, bars: dict[int, Resource]
+) -> Iterator[Finding]:
+    """The driver that owns a function's BARs, if the kernel keeps them from others."""
+    driver = machine.pci.driver(address) if facts.io_strict else None
+    spans = [bar for bar in bars.values() if bar.is_memory and bar.assigned]
+    if driver is None or not spans:
+        return
+    cause = diagnose.driver_owns(machine.pci, address, driver)
+    try:
+        known = bool(machine.memory.ranges())
+        # The kernel asks for the page that a BAR begins with (pci_mmap_resource).
+        claimed = any(machine.memory.owner(bar.start, 1) for bar in spans)
+    except NoSuchAddress:
+        known = claimed = False
+    if claimed:
+        yield _trouble(address, cause)
+    elif not known:
+        sentence = f"whether driver {driver} owns its BARs is in iomem, which shows no addresses"
+        yield _note(address, Cause(sentence))
+
+
+def _link(pci: PciBus, address: PciAddress) -> Iterator[Finding]:
+    """Of a bridge. Reads config space, as the kernel does for this attribute."""
+    is_bridge = (pci.attribute(address, "class") or "").startswith(_BRIDGE)
+    if is_bridge and pci.attribute(address, "current_link_width") == "0":
+        cause = Cause("its link is down: nothing answers behind it", pci.mend_absence())
+        yield _note(address, cause)
+
+
+def _works(
+    pci: PciBus, address: PciAddress, bars: dict[int, Resource], command: int | None
+) -> Finding:
+    if command is None:
+        return _note(address, Cause("its command register can't be read"))
+    state = pci.attribute(address, "power_state")
+    words = [] if state in {None, "", "unknown"} else [state]
+    if bars:
+        words.append(f"{', '.join(f'bar{index}' for index in bars)} decoded")
+    driver = pci.driver(address)
+    words.append(f"driver {driver}" if driver else "no driver")
+    return _ok(str(address), "; ".join(words), address)

@@ -1,0 +1,241 @@
+"""Why something is refused, and what would mend it.
+
+In the same words wherever it is said: in the log when it happens, in `status` and by `barfs
+doctor` before it does (checkup.py).
+"""
+
+import errno
+import logging
+import re
+import shlex
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from barfs import kernel
+from barfs.devmem import PhysicalMemory
+from barfs.errors import BarfsError, Cause, DeviceGone, DriverOwns, KernelRefused, NotAllowed
+from barfs.kernel import Kernel, Process
+from barfs.names import PciAddress
+from barfs.pci import PciBus
+
+log = logging.getLogger(__name__)
+
+BOOT: Final = Path("/boot")
+
+_COMMAND_LINE: Final = "on the kernel's command line"
+_RELAX: Final = f"reboot with iomem=relaxed {_COMMAND_LINE}"
+
+STRICT: Final = Cause(
+    "the kernel keeps System RAM from /dev/mem (CONFIG_STRICT_DEVMEM)",
+    advice="boot a kernel built without CONFIG_STRICT_DEVMEM; no parameter changes it",
+)
+IO_STRICT: Final = Cause(
+    "the kernel keeps what drivers own from others (CONFIG_IO_STRICT_DEVMEM)", advice=_RELAX
+)
+
+_CACHING: Final = Cause("the kernel uses it in another caching type, and refuses a second one")
+_CONFINED: Final = Cause(
+    "something confines this process",
+    advice="look at the container, or at DeviceAllow= and PrivateDevices= of the systemd unit",
+)
+
+
+class Machine(NamedTuple):
+    """What is diagnosed: this machine, a saved copy of one, or the simulated one.
+
+    Without `phys` its memory is not of interest.
+    """
+
+    pci: PciBus
+    memory: PhysicalMemory
+    boot: Path = BOOT
+    phys: bool = True
+
+    def kernel(self) -> Kernel:
+        """What is known of its kernel now."""
+        return kernel.read_kernel(self.pci.sysfs, self.memory.proc, self.boot)
+
+
+def locked_down(machine: Machine, facts: Kernel) -> Cause | None:
+    """Of a lockdown that is in force; None: it is not, or that can't be told."""
+    if facts.lockdown in {None, "none"}:
+        return None
+    asked = kernel.parameter(machine.memory.proc, "lockdown")
+    forced = f"LOCK_DOWN_KERNEL_FORCE_{str(facts.lockdown).upper()}"
+    if asked in kernel.LOCKDOWN_LEVELS:
+        advice = f"reboot without lockdown={asked} {_COMMAND_LINE}"
+    elif kernel.has_secure_boot(machine.pci.sysfs):
+        advice = "turn Secure Boot off in the firmware's set-up, and reboot"
+    elif facts.has(forced):
+        advice = f"boot a kernel built without CONFIG_{forced}"
+    else:
+        advice = "reboot: it lasts until then"
+    return Cause(
+        f"lockdown is in force ({facts.lockdown}): the kernel refuses memory BARs, /dev/mem, and "
+        "writes to I/O ports and config space",
+        advice=advice,
+    )
+
+
+def lockdown_unknown(machine: Machine) -> Cause:
+    """Of a kernel whose lockdown can't be told."""
+    directory = machine.pci.sysfs / "kernel/security"
+    mend = f"mount -t securityfs securityfs {shlex.quote(str(directory))}"
+    return Cause(
+        f"whether lockdown is in force can't be told without {directory}/lockdown",
+        mend if directory.is_dir() else None,
+    )
+
+
+def unprivileged(process: Process) -> Cause | None:
+    """Of a process that lacks what barfs needs; None if it has all."""
+    if process.uid != 0:
+        return Cause("device memory is for root only, and this is not root", "sudo -s")
+    if process.missing:
+        options = " ".join(f"--cap-add={name.removeprefix('CAP_')}" for name in process.missing)
+        return Cause(
+            f"this root is without {' and '.join(process.missing)}",
+            advice=f"if it is in a container, start that with {options}",
+        )
+    if process.in_namespace:
+        return Cause(
+            "this is root in a user namespace only, and the kernel asks for the machine's root",
+            advice="run it outside of the container",
+        )
+    return None
+
+
+def devmem_missing(machine: Machine, facts: Kernel) -> Cause:
+    """Of a machine without /dev/mem."""
+    sentence = f"{machine.memory.devmem} is missing"
+    if facts.has("DEVMEM") is False:
+        return Cause(sentence, advice="boot a kernel built with CONFIG_DEVMEM")
+    # Documentation/admin-guide/devices.txt
+    return Cause(sentence, f"mknod -m 600 {shlex.quote(str(machine.memory.devmem))} c 1 1")
+
+
+def devmem_closed(machine: Machine, facts: Kernel, error: OSError) -> Cause | None:
+    """Of a /dev/mem that does not open (drivers/char/mem.c, open_port); None: no cause is known."""
+    process = kernel.read_process(machine.memory.proc)
+    lacking = None if process is None else unprivileged(process)
+    match error.errno:
+        case errno.ENOENT:
+            return devmem_missing(machine, facts)
+        case errno.EACCES:
+            return lacking
+        case errno.EPERM:
+            unknown = lockdown_unknown(machine) if facts.lockdown is None else _CONFINED
+            return lacking or locked_down(machine, facts) or unknown
+        case _:
+            return None
+
+
+def driver_owns(pci: PciBus, address: PciAddress, driver: str) -> Cause:
+    """Of a function whose driver has claimed its BARs, where the kernel keeps them from others."""
+    return Cause(
+        f"driver {driver} owns it, and {IO_STRICT.sentence}",
+        pci.mend_driver(address),
+        f"or {_RELAX}",
+    )
+
+
+def explain(error: BarfsError, machine: Machine) -> str:
+    """What an error says, with cause and mend where they can be found out. Never raises.
+
+    For the log, after the fact. Reads what the kernel knows, and touches no device.
+    """
+    try:
+        cause = _cause(error, machine)
+    except BarfsError:  # what it would tell from is not there
+        cause = None
+    except Exception:
+        log.exception("diagnosis of %r failed", error)
+        cause = None
+    return str(error) if cause is None else printable(f"{error}: {cause}")
+
+
+def printable(line: str) -> str:
+    """A line with what could end it, or command a terminal, replaced: names may have anything."""
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
+    )
+
+
+def _cause(error: BarfsError, machine: Machine) -> Cause | None:
+    if not isinstance(error, (KernelRefused, DriverOwns, DeviceGone, NotAllowed)):
+        return None
+    refused = error.__cause__
+    if isinstance(refused, OSError) and refused.filename == str(machine.memory.devmem):
+        return devmem_closed(machine, machine.kernel(), refused)
+    match error:
+        case DeviceGone():
+            return _why_gone(error, machine)
+        case DriverOwns():
+            return _why_owned(error, machine)
+        case KernelRefused() if isinstance(refused, OSError):
+            return _why_refused(error, refused, machine)
+        case NotAllowed():
+            process = kernel.read_process(machine.memory.proc)
+            return None if process is None else unprivileged(process)
+        case _:
+            return None
+
+
+def _function(error: BarfsError) -> PciAddress | None:
+    """The function that a message begins with."""
+    return PciAddress.parse(re.split(r":? ", str(error), maxsplit=1)[0])
+
+
+def _span(error: BarfsError) -> tuple[int, int] | None:
+    """The physical addresses that a message begins with: start and size."""
+    match = re.match(r"phys 0x([0-9a-f]+)\+0x([0-9a-f]+)", str(error))
+    return None if match is None else (int(match[1], 16), int(match[2], 16))
+
+
+def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
+    address = _function(error)
+    if address is None or machine.pci.is_present(address):
+        return None
+    return Cause(
+        "when it is back, open the file again; this looks for it", machine.pci.mend_absence()
+    )
+
+
+def _why_owned(error: BarfsError, machine: Machine) -> Cause:
+    """Of what the kernel keeps from others. The error has said who owns it."""
+    address, span = _function(error), _span(error)
+    if address is None and span is not None:
+        owner = machine.memory.owner(*span)
+        address = None if owner is None else _at(machine.pci, owner.start, owner.end)
+    driver = None if address is None else machine.pci.driver(address)
+    if address is None or driver is None:
+        return IO_STRICT
+    return driver_owns(machine.pci, address, driver)._replace(sentence=IO_STRICT.sentence)
+
+
+def _at(pci: PciBus, start: int, end: int) -> PciAddress | None:
+    """The function with a memory BAR in a physical range, the end included."""
+    for address in pci.addresses():
+        for bar in pci.bars(address).values():
+            if bar.is_memory and bar.assigned and bar.start <= end and start <= bar.end:
+                return address
+    return None
+
+
+def _why_refused(error: BarfsError, refused: OSError, machine: Machine) -> Cause | None:
+    """Of a mapping, or a read or write of an open file, that the kernel refused."""
+    if refused.errno != errno.EPERM:
+        return _CACHING
+    facts = machine.kernel()
+    cause = locked_down(machine, facts)
+    if cause is not None:
+        return cause
+    mapped = machine.pci.bars_via_devmem and ": mapping " in str(error)
+    if _function(error) is not None and not mapped:
+        return lockdown_unknown(machine) if facts.lockdown is None else None
+    # /dev/mem opened, so it is not locked down: it is one of the STRICT_DEVMEMs
+    # (drivers/char/mem.c, range_is_allowed).
+    span = _span(error)
+    if span is None or not machine.memory.is_ram(*span):
+        return _why_owned(error, machine)
+    return STRICT

@@ -1,0 +1,76 @@
+"""What `barfs doctor` prints: what works on a machine, what does not, and how to mend it."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from barfs.checkup import FUSE_DEVICE, Finding, State, examine
+from barfs.devmem import PhysicalMemory
+from barfs.diagnose import BOOT, Machine
+from barfs.errors import NoSuchNode
+from barfs.listing import inspect_all, select
+from barfs.pci import PciBus
+from barfs.pciids import PATHS, PciIds
+
+
+def findings(
+    sysfs: Path,
+    proc: Path,
+    devmem: Path,
+    pattern: str | None,
+    *,
+    boot: Path = BOOT,
+    fuse: Path = FUSE_DEVICE,
+    pci_ids: Iterable[Path] = PATHS,
+) -> list[Finding]:
+    """Of a machine and its functions, or those that `pattern` means, the worst first.
+
+    Reads the command registers of functions that don't sleep. NoSuchNode if nothing matches, or
+    there is no such directory.
+    """
+    for option, path in (("--sysfs", sysfs), ("--proc", proc)):
+        if not path.is_dir():
+            raise NoSuchNode(f"{option} {path} is not a directory")
+    pci = PciBus(sysfs)
+    addresses = pci.addresses()
+    if pattern is not None:
+        functions = select(inspect_all(pci, PciIds(pci_ids)), pattern)
+        if not functions:
+            raise NoSuchNode(f"nothing matches {pattern!a}")
+        addresses = [function.address for function in functions]
+    return examine(Machine(pci, PhysicalMemory(proc, devmem), boot), addresses, fuse)
+
+
+def is_hopeless(found: Iterable[Finding], pattern: str | None) -> bool:
+    """Whether something keeps barfs from working, or from working on what `pattern` means.
+
+    The trouble of a function counts only if it was asked for: some always have theirs.
+    """
+    return any(
+        finding.state is State.TROUBLE and (finding.device is None or pattern is not None)
+        for finding in found
+    )
+
+
+def as_json(found: Iterable[Finding]) -> str:
+    """A list of objects for programs.
+
+    | key | value |
+    |---|---|
+    | `subject` | what was looked at: `root`, `lockdown`, ..., or a PCI address |
+    | `device` | the PCI address, a string; null: it concerns all of barfs |
+    | `state` | `trouble`, `note` or `ok` |
+    | `sentence` | what was found |
+    | `mend` | the command that mends it; null: there is none |
+    | `advice` | what helps where no command does; null: nothing |
+    """
+    objects = [
+        {
+            "subject": finding.subject,
+            "device": finding.device and str(finding.device),
+            "state": finding.state.value,
+            **finding.cause._asdict(),
+        }
+        for finding in found
+    ]
+    return json.dumps(objects, indent=2)

@@ -1,0 +1,327 @@
+"""Cause and mend of refusals, in the words that the log gets."""
+
+import errno
+import logging
+import shutil
+
+import pytest
+from machines import ADMIN, ALL, E1000, FIRST, OPEN, RAWIO, SECOND, STRICT, Fixture
+
+from barfs.aperture import REFUSALS, SysfsFile, refusal
+from barfs.devmem import PhysicalMemory
+from barfs.diagnose import BOOT, Machine, explain
+from barfs.errors import (
+    AccessFault,
+    BadRequest,
+    Cause,
+    DeviceGone,
+    DriverOwns,
+    KernelRefused,
+    NotAllowed,
+    NotDecoded,
+)
+from barfs.names import PciAddress
+from barfs.pci import PciBus
+
+RAM = "phys 0x100000+0x1000"
+CONFIDENTIALITY = "none integrity [confidentiality]"
+INTEGRITY = "none [integrity] confidentiality"
+LOCKED = (
+    "lockdown is in force (confidentiality): the kernel refuses memory BARs, /dev/mem, and writes "
+    "to I/O ports and config space"
+)
+RELAX = "reboot with iomem=relaxed on the kernel's command line"
+KEEPS = "the kernel keeps what drivers own from others (CONFIG_IO_STRICT_DEVMEM)"
+CONTAINER = "if it is in a container, start that with"
+BOTH = "--cap-add=SYS_RAWIO --cap-add=SYS_ADMIN"
+NAMESPACE = "this is root in a user namespace only, and the kernel asks for the machine's root"
+KEEPS_RAM = (
+    "the kernel keeps System RAM from /dev/mem (CONFIG_STRICT_DEVMEM); boot a kernel built without "
+    "CONFIG_STRICT_DEVMEM; no parameter changes it"
+)
+
+
+@pytest.fixture
+def fixture(tmp_path):
+    return Fixture(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch):
+    """Nothing that answers is asked: neither config space nor what is behind BARs."""
+    monkeypatch.setattr(PciBus, "command", None)
+    monkeypatch.setattr(PciBus, "open_bar", None)
+    monkeypatch.setattr(SysfsFile, "read", None)
+
+
+def refused(what, number, filename=None, kind=None):
+    """An error as apertures raise it."""
+    cause = OSError(number, "words of the kernel", filename)
+    error = refusal(what, cause, {**REFUSALS, **({number: kind} if kind else {})})
+    error.__cause__ = cause
+    return error
+
+
+def devmem_refused(fixture, number):
+    """/dev/mem did not open."""
+    return refused(f"{RAM}: {fixture.paths.devmem}", number, str(fixture.paths.devmem))
+
+
+def ending(error, machine):
+    """What is added to an error's own words."""
+    text = explain(error, machine)
+    assert text.startswith(str(error))
+    assert "\n" not in text
+    return text.removeprefix(str(error)).removeprefix(": ")
+
+
+def test_a_cause_as_words():
+    assert str(Cause("it is off")) == "it is off"
+    assert str(Cause("it is off", "echo 1 > on")) == "it is off; echo 1 > on"
+    assert str(Cause("it is off", advice="reboot")) == "it is off; reboot"
+    assert (
+        str(Cause("it is off", "echo 1 > on", "or reboot")) == "it is off; echo 1 > on; or reboot"
+    )
+
+
+def test_what_says_all_by_itself_stays(fixture):
+    for kind in (NotDecoded, AccessFault, BadRequest, KernelRefused):
+        error = kind("0000:00:04.0 bar0: words")
+        assert explain(error, fixture.machine) == "0000:00:04.0 bar0: words"
+
+
+LOCKED_OUT = [
+    refused("0000:00:04.0 bar0: mapping 0x100 bytes at 0x0", errno.EPERM),
+    refused("0000:00:03.0 bar1: write of 4 bytes at 0x0", errno.EPERM),
+    refused("0000:00:04.0 config: write of 0x2 bytes at 0x4", errno.EPERM),
+    refused(f"{RAM}: mapping 0x1000 bytes at 0x0", errno.EPERM),
+]
+
+
+@pytest.mark.parametrize("error", LOCKED_OUT, ids=str)
+@pytest.mark.parametrize("options", [OPEN, STRICT, None])
+def test_lockdown(fixture, error, options):
+    fixture.set_lockdown(CONFIDENTIALITY)
+    fixture.set_parameters("ro lockdown=confidentiality")
+    if options is None:
+        (fixture.proc / "config.gz").unlink()
+    else:
+        fixture.set_config(*options)
+    advice = "reboot without lockdown=confidentiality on the kernel's command line"
+    for machine in (fixture.machine, fixture.via_devmem()):
+        assert ending(error, machine) == f"{LOCKED}; {advice}"
+        assert ending(devmem_refused(fixture, errno.EPERM), machine) == f"{LOCKED}; {advice}"
+
+
+def test_where_lockdown_comes_from(fixture):
+    error = LOCKED_OUT[0]
+    fixture.set_lockdown(INTEGRITY)
+    assert ending(error, fixture.machine).endswith("; reboot: it lasts until then")
+    fixture.set_parameters("lockdown=\x1b[31m")
+    assert ending(error, fixture.machine).endswith("; reboot: it lasts until then")
+    option = "LOCK_DOWN_KERNEL_FORCE_INTEGRITY"
+    fixture.set_config(*OPEN, option)
+    assert ending(error, fixture.machine).endswith(f"; boot a kernel built without CONFIG_{option}")
+    directory = fixture.paths.sysfs / "firmware/efi/efivars"
+    directory.mkdir(parents=True)
+    name = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+    (directory / name).write_bytes(b"\6\0\0\0\1")
+    advice = "turn Secure Boot off in the firmware's set-up, and reboot"
+    assert ending(error, fixture.machine).endswith(f"; {advice}")
+
+
+@pytest.mark.parametrize("error", LOCKED_OUT[:3], ids=str)
+def test_lockdown_that_can_only_be_guessed(fixture, error):
+    (fixture.security / "lockdown").unlink()
+    unknown = f"whether lockdown is in force can't be told without {fixture.security}/lockdown"
+    mount = f"mount -t securityfs securityfs {fixture.security}"
+    assert ending(error, fixture.machine) == f"{unknown}; {mount}"
+    fixture.security.rmdir()
+    assert ending(error, fixture.machine) == unknown
+    # If it is not in force, nothing is known that refuses these.
+    fixture.set_config("DEVMEM")
+    assert ending(error, fixture.machine) == ""
+
+
+def test_system_ram(fixture):
+    error = refused(f"{RAM}: mapping 0x1000 bytes at 0x0", errno.EPERM)
+    for options, words in (
+        (STRICT, ""),
+        (("DEVMEM", "STRICT_DEVMEM"), ""),
+        (STRICT, "iomem=relaxed"),
+    ):
+        fixture.set_config(*options)
+        fixture.set_parameters(words)
+        assert ending(error, fixture.machine) == KEEPS_RAM
+
+
+def test_system_ram_that_is_read_not_mapped(fixture):
+    fixture.set_config(*STRICT)
+    error = refused(f"{RAM}: read at 0x0", errno.EPERM)
+    assert ending(error, fixture.machine) == KEEPS_RAM
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EAGAIN])
+def test_caching_types(fixture, number):
+    error = refused("phys 0x7fe0000+0x10: mapping 0x10 bytes at 0x0", number, kind=KernelRefused)
+    words = "the kernel uses it in another caching type, and refuses a second one"
+    assert ending(error, fixture.machine) == words
+
+
+OWNED = [
+    refused(f"{E1000} bar0: mapping 0x20000 bytes at 0x0", errno.EINVAL, kind=DriverOwns),
+    refused(f"{E1000} bar0@8+4: mapping 0x4 bytes at 0x0", errno.EINVAL, kind=DriverOwns),
+    refused("phys 0xfeb00008+0x4: mapping 0x4 bytes at 0x0", errno.EPERM),
+    refused("phys 0xfeb00008+0x4: mapping 0x4 bytes at 0x0", errno.EPERM, kind=DriverOwns),
+]
+
+
+@pytest.mark.parametrize("error", OWNED, ids=str)
+def test_a_driver(fixture, error):
+    fixture.set_config(*STRICT)
+    fixture.claim()
+    unbind = f"echo {E1000} > {fixture.devices}/{E1000}/driver/unbind"
+    words = f"{KEEPS}; {unbind}; or {RELAX}"
+    assert ending(error, fixture.machine) == words
+    through_devmem = refused(f"{E1000} bar0: mapping 0x20000 bytes at 0x0", errno.EPERM)
+    assert ending(through_devmem, fixture.via_devmem()) == words
+
+
+def test_what_no_driver_of_a_function_owns(fixture):
+    fixture.set_config(*STRICT)
+    error = refused("phys 0xfec00000+0x10: mapping 0x10 bytes at 0x0", errno.EPERM)
+    assert ending(error, fixture.machine) == f"{KEEPS}; {RELAX}"
+    (fixture.devices / E1000 / "driver").unlink()
+    assert ending(OWNED[0], fixture.machine) == f"{KEEPS}; {RELAX}"
+
+
+def test_a_driver_with_a_name_that_is_no_text(fixture):
+    fixture.set_config(*STRICT)
+    driver = fixture.devices / E1000 / "driver"
+    driver.unlink()
+    driver.symlink_to("drivers/a\x1b[31m\nname")
+    error = DriverOwns(
+        f"{E1000} bar0: mapping 0x4 bytes at 0x0: the driver a\x1b[31m\nname owns it"
+    )
+    text = explain(error, fixture.machine)
+    assert "the driver a\ufffd[31m\ufffdname owns it: " in text
+    assert text.isprintable()
+
+
+def test_a_driver_that_owns_a_part_of_a_larger_range(fixture):
+    fixture.set_config(*STRICT)
+    fixture.claim()
+    error = refused("phys 0xfea00000+0x600000: mapping 0x1000 bytes at 0x100000", errno.EPERM)
+    unbind = f"echo {E1000} > {fixture.devices}/{E1000}/driver/unbind"
+    assert ending(error, fixture.machine) == f"{KEEPS}; {unbind}; or {RELAX}"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
+@pytest.mark.parametrize(
+    ("process", "words"),
+    [
+        ({"uid": 1000}, "device memory is for root only, and this is not root; sudo -s"),
+        (
+            {"mask": ALL & ~RAWIO},
+            f"this root is without CAP_SYS_RAWIO; {CONTAINER} --cap-add=SYS_RAWIO",
+        ),
+        (
+            {"mask": ALL & ~RAWIO & ~ADMIN},
+            f"this root is without CAP_SYS_RAWIO and CAP_SYS_ADMIN; {CONTAINER} {BOTH}",
+        ),
+        (
+            {"users": "0 1000 65536"},
+            f"{NAMESPACE}; run it outside of the container",
+        ),
+    ],
+)
+def test_rights(fixture, number, process, words):
+    fixture.set_process(**process)
+    assert ending(devmem_refused(fixture, number), fixture.machine) == words
+
+
+def test_a_confined_root(fixture):
+    text = ending(devmem_refused(fixture, errno.EPERM), fixture.machine)
+    assert text.startswith("something confines this process; look at ")
+    (fixture.security / "lockdown").unlink()
+    text = ending(devmem_refused(fixture, errno.EPERM), fixture.machine)
+    assert text.startswith("whether lockdown is in force can't be told")
+    assert ending(devmem_refused(fixture, errno.EACCES), fixture.machine) == ""
+
+
+def test_files_of_sysfs_that_are_not_for_this_user(fixture):
+    error = refused(f"{FIRST} bar0: {fixture.devices}/{FIRST}/resource0", errno.EACCES, "resource0")
+    assert isinstance(error, NotAllowed)
+    assert ending(error, fixture.machine) == ""
+    fixture.set_process(uid=1000)
+    assert ending(error, fixture.machine).startswith("device memory is for root only")
+    (fixture.proc / "self/status").unlink()
+    assert ending(error, fixture.machine) == ""
+
+
+def test_no_devmem(fixture):
+    devmem = fixture.paths.devmem
+    error = devmem_refused(fixture, errno.ENOENT)
+    assert isinstance(error, DeviceGone)
+    assert ending(error, fixture.machine) == f"{devmem} is missing; mknod -m 600 {devmem} c 1 1"
+    fixture.set_config()
+    words = f"{devmem} is missing; boot a kernel built with CONFIG_DEVMEM"
+    assert ending(error, fixture.machine) == words
+    assert ending(devmem_refused(fixture, errno.ENXIO), fixture.machine) == ""
+
+
+def test_a_device_that_is_gone(fixture):
+    error = DeviceGone(f"{FIRST}: the device is gone (No such device)")
+    moved = DeviceGone(f"{SECOND}: its resources have changed since it was opened")
+    assert ending(error, fixture.machine) == ""
+    shutil.rmtree(fixture.devices / FIRST)
+    rescan = fixture.paths.sysfs / "bus/pci/rescan"
+    words = f"when it is back, open the file again; this looks for it; echo 1 > {rescan}"
+    assert ending(error, fixture.machine) == words
+    assert ending(moved, fixture.machine) == ""
+    assert ending(DeviceGone("config space went"), fixture.machine) == ""
+
+
+def test_a_diagnosis_that_fails_leaves_the_error_as_it_is(fixture, monkeypatch, caplog):
+    def fail(*_):
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr(Machine, "kernel", fail)
+    with caplog.at_level(logging.ERROR):
+        assert explain(LOCKED_OUT[0], fixture.machine) == str(LOCKED_OUT[0])
+    assert "KeyError" in caplog.text
+
+
+@pytest.mark.parametrize("error", [*LOCKED_OUT, *OWNED], ids=str)
+def test_a_machine_of_nothing(tmp_path, error, caplog):
+    memory = PhysicalMemory(tmp_path / "proc", tmp_path / "mem")
+    assert explain(error, Machine(PciBus(tmp_path), memory, tmp_path)).startswith(str(error))
+    assert "Traceback" not in caplog.text
+
+
+def test_the_boot_directory_is_the_machines(fixture):
+    assert Machine(fixture.machine.pci, fixture.machine.memory).boot == BOOT
+
+
+def test_the_sleep_of_what_does_not_answer(fixture):
+    pci, address = fixture.machine.pci, PciAddress.parse(FIRST)
+    rescan = f"echo 1 > {fixture.paths.sysfs}/bus/pci/rescan"
+    anew = f"echo 1 > {fixture.devices}/{FIRST}/remove && {rescan}"
+    for state, runtime, sleep in (
+        *(("D0", "active", None), ("D0", "suspended", "suspended"), ("D3cold", "active", "D3cold")),
+        *(("D0", "suspending", "suspending"), ("unknown", "unsupported", None)),
+        *(("D3hot", "suspended", "D3hot"), ("", "", None), ("error", "error", None)),
+    ):
+        fixture.set_attribute(FIRST, "power_state", state)
+        fixture.set_attribute(FIRST, "power/runtime_status", runtime)
+        assert pci.sleeping(address) == sleep
+        wake = f"echo on > {fixture.devices}/{FIRST}/power/control"
+        assert pci.silence(address).mend == (wake if sleep else anew)
+
+
+def test_paths_are_quoted_for_a_shell(tmp_path):
+    directory = tmp_path / "it's a copy"
+    directory.mkdir()
+    pci, address = Fixture(directory).machine.pci, PciAddress.parse(FIRST)
+    for mend in (pci.mend_sleep(address), pci.mend_absence(), pci.mend_driver(address)):
+        assert f"> '{tmp_path}/it'\"'\"'s a copy/sys/bus/pci/" in mend

@@ -1,0 +1,130 @@
+"""`barfs doctor` and `status` against what the guest's own tools say of its devices."""
+
+import re
+
+from vm.machine import BIN
+
+IVSHMEM = "0000:00:10.0"
+ENABLE = f"/sys/bus/pci/devices/{IVSHMEM}/enable"
+
+
+def rows(text):
+    """Subject to state and sentence, and the lines below each trouble."""
+    return {
+        match[2]: (match[1], match[3])
+        for match in re.finditer(r"^(trouble|note|ok) +(.*?)  +(.*)$", text, re.MULTILINE)
+    }
+
+
+def commands(guest):
+    """The command register of each function, as setpci reads it."""
+    text = guest.run(
+        "for d in /sys/bus/pci/devices/*; do a=${d##*/}; echo $a $(setpci -s $a COMMAND); done"
+    ).text
+    return {line.split()[0]: int(line.split()[1], 16) for line in text.splitlines()}
+
+
+def expected(guest):
+    """What is decoded of the BARs that the kernel shows, by the bits that setpci shows."""
+    result = {}
+    for address, command in commands(guest).items():
+        lines = guest.run(f"cat /sys/bus/pci/devices/{address}/resource").text.splitlines()[:6]
+        flags = {index: int(line.split()[2], 16) for index, line in enumerate(lines)}
+        spaces = {index: 2 if flag & 0x200 else 1 for index, flag in flags.items() if flag & 0x300}
+        result[address] = all(command & bit for bit in spaces.values()), sorted(spaces)
+    return result
+
+
+def test_doctor_and_status(guest, bars):
+    done = guest.try_run(f"{BIN}/barfs doctor")
+    assert guest.run(f"cat {bars}/status").stdout == done.stdout
+    assert (done.status, done.stderr) == (0, b"")
+    found = rows(done.text)
+    assert {subject: found[subject] for subject in ("root", "fuse", "devmem", "lockdown")} == {
+        "root": ("ok", "this is root, with the capabilities that barfs needs"),
+        "fuse": ("ok", "/dev/fuse is there"),
+        "devmem": ("ok", "/dev/mem opens"),
+        "lockdown": ("ok", "lockdown is not in force"),
+    }
+    assert found["System RAM"] == ("ok", "the kernel gives System RAM (no CONFIG_STRICT_DEVMEM)")
+    assert found["drivers"][0] == "ok"
+    ranges = guest.run("grep -c '^[^ ]' /proc/iomem").text.strip()
+    assert found["iomem"] == ("ok", f"/proc/iomem shows {ranges} ranges")
+    functions = expected(guest)
+    assert len(functions) > 8
+    assert {subject for subject in found if ":" in subject} == set(functions)
+    for address, (decoded, bars_there) in functions.items():
+        state, sentence = found[address]
+        names = ", ".join(f"bar{index}" for index in bars_there)
+        assert (state == "ok") == decoded, (address, sentence)
+        if decoded and names:
+            power = guest.run(f"cat /sys/bus/pci/devices/{address}/power_state").text.strip()
+            assert sentence.startswith(f"{names} decoded; " if power == "unknown" else f"{power}; ")
+            assert f"{names} decoded; " in sentence
+        driver = guest.try_run(f"basename $(readlink /sys/bus/pci/devices/{address}/driver)")
+        if state == "ok":
+            name = driver.text.strip() if driver.status == 0 else ""
+            assert sentence.endswith(f"driver {name}" if name else "no driver")
+
+
+def test_decoding_that_is_off_and_its_mend(guest, bars, refusals):
+    before = commands(guest)[IVSHMEM]
+    guest.run(f"while echo 0 > {ENABLE}; do :; done")
+    guest.run(f"setpci -s {IVSHMEM} COMMAND=0")
+    try:
+        words = "bar0, bar2: memory decoding is off in the command register"
+        done = guest.try_run(f"{BIN}/barfs doctor {IVSHMEM}")
+        assert done.status == 1
+        assert rows(done.text)[IVSHMEM] == ("trouble", words)
+        first, mend = done.text.splitlines()[:2]
+        assert first == f"trouble  {IVSHMEM}  {words}"
+        assert mend.strip() == f"echo 1 > {ENABLE}"
+        status = guest.run(f"cat {bars}/status").text
+        assert status.startswith(f"{first}\n{mend}\n")
+        # Of all devices it is one with trouble, which does not keep barfs from working.
+        assert guest.try_run(f"{BIN}/barfs doctor").status == 0
+        assert b"Input/output error" in guest.try_run(f"cat {bars}/1af4:1110/u32/bar0").stderr
+        assert f"register; {mend.strip()} (EIO)" in refusals(bars)
+        guest.run(mend)
+        assert commands(guest)[IVSHMEM] & 2
+        assert rows(guest.run(f"{BIN}/barfs doctor {IVSHMEM}").text)[IVSHMEM][0] == "ok"
+    finally:
+        guest.run(f"setpci -s {IVSHMEM} COMMAND={before:x}")
+
+
+def test_as_somebody_else_it_says_what_it_cannot_see(guest):
+    """Not as root, so neither /dev/mem nor addresses, but the decode bits all the same."""
+    script = (
+        "import os, sys; from barfs.cli import main; os.setgroups([]); os.setgid(65534);"
+        "os.setuid(65534); sys.argv = ['barfs', 'doctor']; main()"
+    )
+    done = guest.try_run(f'{BIN}/python -c "{script}"')
+    assert (done.status, done.stderr) == (1, b"")
+    found = rows(done.text)
+    assert found["root"] == ("trouble", "device memory is for root only, and this is not root")
+    assert found["devmem"][0] == "trouble"
+    assert "does not open (Permission denied)" in found["devmem"][1]
+    assert found["iomem"][0] == "trouble"
+    assert "shows no addresses" in found["iomem"][1]
+    assert found[IVSHMEM] == ("ok", "D0; bar0, bar2 decoded; no driver")
+
+
+def test_a_device_that_sleeps_and_its_mend(guest, bars):
+    power = f"/sys/bus/pci/devices/{IVSHMEM}/power"
+    guest.run(
+        f"echo auto > {power}/control; for i in {{1..100}}; do"
+        f" grep -q suspended {power}/runtime_status && exit; sleep 0.1; done; exit 1"
+    )
+    try:
+        status = guest.run(f"cat {bars}/status").text
+        assert rows(status)[IVSHMEM] == (
+            "trouble",
+            "it sleeps (suspended): its BARs may not answer, and config space is not read here",
+        )
+        mend = status.splitlines()[1].strip()
+        assert mend == f"echo on > {power}/control"
+        assert guest.run(f"cat {power}/runtime_status").text == "suspended\n"
+        guest.run(mend)
+        assert rows(guest.run(f"cat {bars}/status").text)[IVSHMEM][0] == "ok"
+    finally:
+        guest.run(f"echo on > {power}/control")
