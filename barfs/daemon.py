@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -34,7 +35,7 @@ from barfs.nodes import Tree
 from barfs.patterns import NO_RULES, Rules
 from barfs.pci import PciBus
 from barfs.policy import OWNER_ONLY, Policy
-from barfs.uevents import watch
+from barfs.uevents import Watch
 from barfs.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -226,11 +227,11 @@ def _init(operations: Operations, settings: Settings) -> None:
         ) from None
 
 
-def tree_of(settings: Settings) -> Tree:
-    """The tree over the machine that the settings name."""
+def tree_of(settings: Settings, stamp: Callable[[], Hashable | None] = lambda: None) -> Tree:
+    """The tree over the machine that the settings name; `stamp` is that of barfs.pci.PciBus."""
     memory = PhysicalMemory(settings.proc, settings.devmem)
     bars_via = memory if settings.bars_via == "devmem" else None
-    pci = PciBus(settings.sysfs, bars_via, settings.rules)
+    pci = PciBus(settings.sysfs, bars_via, settings.rules, stamp)
     return Tree(
         pci,
         memory if settings.phys else None,
@@ -264,8 +265,15 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """
     _raise_limit()
     loop = Loop(settings.loop)
-    operations = Operations(tree_of(settings), _policy_of(settings), Workers(loop.away))
+    watch = Watch()
+    tree = tree_of(settings, watch.stamp)
+    operations = Operations(tree, _policy_of(settings), Workers(loop.away))
     log_file = _open_log_file(settings, operations.journal)
+    background: list[Callable[[], Awaitable[None]]] = []
+    if log_file is not None:
+        background.append(log_file.follow)
+    if settings.sysfs == REAL_SYSFS:
+        background.append(partial(watch.run, operations.device_changed))
     _init(operations, settings)
     with contextlib.ExitStack() as stack:
         # In this order at the end, each whatever becomes of the others.
@@ -273,7 +281,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
             stack.callback(log_file.close)
         stack.callback(pyfuse3.close, unmount=True)
         stack.callback(operations.close)
-        silent = trio.run(_serve, settings, operations, loop, log_file, ready)
+        silent = trio.run(_serve, settings.mountpoint, loop, background, ready)
     if silent is not None:
         raise MountError(f"the mount on {settings.mountpoint} does not answer: {silent.strerror}")
 
@@ -288,15 +296,13 @@ def _open_log_file(settings: Settings, journal: Journal) -> LogFile | None:
 
 
 async def _serve(
-    settings: Settings,
-    operations: Operations,
+    mountpoint: Path,
     loop: Loop,
-    log_file: LogFile | None,
+    background: Iterable[Callable[[], Awaitable[None]]],
     ready: Callable[[], None],
 ) -> OSError | None:
-    """The loop itself; the error if the mount never answered."""
+    """The loop itself, and the `background` once it answers; the error if it never did."""
     silent = None
-    mountpoint = settings.mountpoint
 
     async def announce() -> None:
         nonlocal silent
@@ -307,6 +313,8 @@ async def _serve(
             loop.end()
         else:
             ready()
+            for task in background:
+                nursery.start_soon(task)
 
     async def end_on_signal(task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -318,10 +326,6 @@ async def _serve(
     async with trio.open_nursery() as nursery:
         await nursery.start(end_on_signal)
         nursery.start_soon(announce)
-        if log_file is not None:
-            nursery.start_soon(log_file.follow)
-        if settings.sysfs == REAL_SYSFS:
-            nursery.start_soon(watch, operations.device_changed)
         await loop.run()
         nursery.cancel_scope.cancel()
     return silent

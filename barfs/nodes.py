@@ -283,19 +283,21 @@ class Tree:
         wanted = LinkName.parse(name)
         if wanted is None:
             raise NoSuchNode(f"there is no {name!a}; a device is <vendor>:<device>, lower case")
-        instance = 0
-        for address in self.pci.addresses():
+        found: list[PciAddress] = []
+        for fresh in (False, True):
+            found = list(self._meant(wanted, fresh=fresh))
+            if wanted.instance < len(found):
+                return Node(Kind.LINK, found[wanted.instance])
+        raise NoSuchNode(f"there is no device {name} ({len(found)} of that name)")
+
+    def _meant(self, wanted: LinkName, *, fresh: bool) -> Iterator[PciAddress]:
+        """The functions of a link's name, whatever its instance."""
+        for address in self.pci.with_id(wanted.id, fresh=fresh):
             try:
-                if self.pci.id(address) != wanted.id:
-                    continue
-                if wanted.subsystem and self.pci.subsystem(address) != wanted.subsystem:
-                    continue
+                if not wanted.subsystem or self.pci.subsystem(address) == wanted.subsystem:
+                    yield address
             except DeviceGone:
                 continue
-            if instance == wanted.instance:
-                return Node(Kind.LINK, address)
-            instance += 1
-        raise NoSuchNode(f"there is no device {name} ({instance} of that name)")
 
     def _lookup_range(self, directory: Node, name: str) -> Node:
         if not directory.view and name in VIEWS:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,7 @@ from barfs.errors import (
     NotDecoded,
     ReadOnly,
 )
+from barfs.index import IdIndex, directory_stamp
 from barfs.names import DeviceId, PciAddress
 from barfs.patterns import NO_RULES, Form, Rules
 
@@ -215,20 +216,29 @@ class PlainPresence(Presence):
 
 
 class PciBus:
-    """The PCI functions below `sysfs`. Everything is read when asked for, nothing is kept.
+    """The PCI functions below `sysfs`. Everything is read when asked for.
+
+    Only which function has which id is kept, for as long as `stamp`, of the kernel's messages,
+    says that none came or went.
 
     With `bars_via` the memory BARs are mapped through it, at their addresses, and otherwise
     through sysfs's `resourceN`. What `rules` don't allow is to all methods as if it were not there.
     """
 
     def __init__(
-        self, sysfs: Path, bars_via: PhysicalMemory | None = None, rules: Rules = NO_RULES
+        self,
+        sysfs: Path,
+        bars_via: PhysicalMemory | None = None,
+        rules: Rules = NO_RULES,
+        stamp: Callable[[], Hashable | None] = lambda: None,
     ) -> None:
         self.sysfs = sysfs
         self._devices = os.path.join(sysfs, "bus/pci/devices")
         self._bars_via = bars_via
         self._rules = rules
         self._real = _is_sysfs(sysfs)
+        in_plain_files = partial(directory_stamp, self._devices)
+        self._index = IdIndex(self._all_ids, stamp if self._real else in_plain_files)
 
     @property
     def bars_via_devmem(self) -> bool:
@@ -245,6 +255,27 @@ class PciBus:
     def addresses(self) -> list[PciAddress]:
         """All functions, lowest address first; none on a machine without PCI."""
         return list(filter(self._is_allowed, self._all_addresses()))
+
+    def _all_ids(self) -> Iterator[tuple[PciAddress, DeviceId]]:
+        for address in self._all_addresses():
+            try:
+                found = self._read_id(address, "vendor", "device")
+            except DeviceGone:
+                continue
+            if found is not None:
+                yield address, found
+
+    def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterator[PciAddress]:
+        """Functions of an id, lowest address first. With `fresh` all functions' ids are read."""
+        for address in self._index.find(device, fresh=fresh):
+            try:
+                if (
+                    self._is_allowed(address)
+                    and self._read_id(address, "vendor", "device") == device
+                ):
+                    yield address
+            except DeviceGone:
+                continue
 
     def is_present(self, address: PciAddress) -> bool:
         """Whether there is such a function now, allowed or not."""

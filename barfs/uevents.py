@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import trio
 
@@ -10,29 +11,59 @@ from barfs.names import PciAddress
 log = logging.getLogger(__name__)
 
 
-async def watch(tell: Callable[[PciAddress, str], None]) -> None:
-    """Call `tell` with each function's address and add, remove, bind, unbind, ..., until cancelled.
+class Watch:
+    """Hears what functions are added, removed, bound, unbound, while `run` does.
 
-    Returns at once where there is no libudev, or no netlink: nothing depends on these messages
-    alone, as an open file looks itself whether its device is there.
+    Nothing depends on these messages alone: an open file looks itself whether its device is there.
     """
-    # Needed only where a real sysfs is mounted, and it takes its time.
-    try:
-        import pyudev  # noqa: PLC0415
 
-        monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
-        monitor.filter_by("pci")
-        monitor.start()
-    except (ImportError, OSError) as error:
-        log.info("no uevents: %s", error)
-        return
-    while True:
-        await trio.lowlevel.wait_readable(monitor)
+    def __init__(self) -> None:
+        self._monitor: Any = None  # pyudev has no types
+        self._tell: Callable[[PciAddress, str], None] = lambda _address, _action: None
+        self._heard = 0
+
+    def stamp(self) -> int | None:
+        """A number that is another one after each message; None if none can be heard.
+
+        Messages that wait are heard first, so that what the kernel has done is known.
+        """
+        if self._monitor is None:
+            return None
+        self._hear()
+        return self._heard
+
+    async def run(self, tell: Callable[[PciAddress, str], None]) -> None:
+        """Call `tell` with each function's address and add, remove, ..., until cancelled.
+
+        Returns at once where there is no libudev, or no netlink.
+        """
+        # Needed only where a real sysfs is mounted, and it takes its time.
         try:
-            while (device := monitor.poll(0)) is not None:
+            import pyudev  # noqa: PLC0415
+
+            monitor = pyudev.Monitor.from_netlink(pyudev.Context(), source="kernel")
+            monitor.filter_by("pci")
+            monitor.start()
+        except (ImportError, OSError) as error:
+            log.info("no uevents: %s", error)
+            return
+        self._tell = tell
+        self._monitor = monitor
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(monitor)
+                self._hear()
+        finally:
+            self._monitor = None
+
+    def _hear(self) -> None:
+        try:
+            while (device := self._monitor.poll(0)) is not None:
+                self._heard += 1
                 address = PciAddress.parse(device.sys_name)
                 if address is not None and device.action is not None:
-                    tell(address, device.action)
+                    self._tell(address, device.action)
         except OSError as error:
             # ENOBUFS: there were more than the socket holds (netlink(7)).
+            self._heard += 1
             log.warning("uevents were lost: %s", error.strerror)

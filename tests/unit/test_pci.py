@@ -462,7 +462,7 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
         *("open_bar", "is_virtual", "set_attribute", "set_command"),
         *("sleeping", "silence", "obstacle", "mend_sleep", "mend_driver"),
         # These are about no one function.
-        *("sysfs", "bars_via_devmem", "mend_absence"),
+        *("sysfs", "bars_via_devmem", "mend_absence", "with_id"),
         # These are for physical memory as well, where every device lies.
         *("is_present", "presence", "is_read_only", "check_span_writable"),
     }

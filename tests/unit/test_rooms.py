@@ -9,7 +9,7 @@ import barfs
 
 # A module may import those before it.
 ROOMS = [
-    *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "patterns"),
+    *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "index", "patterns"),
     *("pci", "decoding", "kernel", "diagnose", "checkup", "pciids", "info", "journal", "nodes"),
     *("policy", "views", "workers", "files", "fs", "loop", "logfile", "uevents", "daemon"),
     *("demo", "listing", "doctor", "cli", "__main__"),

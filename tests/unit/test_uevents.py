@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from barfs.uevents import watch
+from barfs.uevents import Watch
 
 
 class Monitor:
@@ -72,7 +72,9 @@ def test_changes_are_told_in_their_order_and_others_are_not(monitor):
 
     async def main():
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch, lambda address, action: told.append((str(address), action)))
+            nursery.start_soon(
+                Watch().run, lambda address, action: told.append((str(address), action))
+            )
             await trio.testing.wait_all_tasks_blocked()
             assert monitor.started
             assert monitor.subsystems == ["pci"]
@@ -92,7 +94,7 @@ def test_changes_are_told_in_their_order_and_others_are_not(monitor):
 def test_lost_messages_are_logged(monitor, caplog):
     async def main():
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch, lambda *_: None)
+            nursery.start_soon(Watch().run, lambda *_: None)
             await trio.testing.wait_all_tasks_blocked()
             monitor.say(OSError(errno.ENOBUFS, "No buffer space available"))
             await trio.testing.wait_all_tasks_blocked(0.01)
@@ -112,5 +114,5 @@ def test_without_libudev_or_netlink_there_are_none(monkeypatch, error, caplog):
         sys.modules, "pyudev", types.SimpleNamespace(Context=context, Monitor=monitors)
     )
     caplog.set_level("INFO")
-    trio.run(watch, lambda *_: None)
+    trio.run(Watch().run, lambda *_: None)
     assert f"no uevents: {error}" in caplog.text

@@ -1,0 +1,122 @@
+"""Look-ups by vendor:device read all functions only when some may have come or gone."""
+
+import os
+import time
+
+import pytest
+
+from barfs import demo
+from barfs.errors import NoSuchNode
+from barfs.index import IdIndex, directory_stamp
+from barfs.names import DeviceId, PciAddress
+from barfs.nodes import ROOT, Tree
+from barfs.pci import PciBus
+
+IVSHMEM = DeviceId(0x1AF4, 0x1110)
+NVME = DeviceId(0x1B36, 0x0010)
+PLACES = [PciAddress(0, 0, slot, 0) for slot in range(4)]
+
+
+class Machine:
+    def __init__(self):
+        self.functions = [(PLACES[0], IVSHMEM), (PLACES[1], NVME), (PLACES[2], IVSHMEM)]
+        self.stamp, self.scans = 1, 0
+
+    def scan(self):
+        self.scans += 1
+        return iter(self.functions)
+
+
+def test_a_scan_holds_for_as_long_as_the_stamp():
+    machine = Machine()
+    index = IdIndex(machine.scan, lambda: machine.stamp)
+    for _ in range(3):
+        assert index.find(IVSHMEM) == [PLACES[0], PLACES[2]]
+        assert index.find(NVME) == [PLACES[1]]
+        assert list(index.find(DeviceId(1, 2))) == []
+    assert machine.scans == 1
+    del machine.functions[0]
+    machine.stamp = 2
+    assert index.find(IVSHMEM) == [PLACES[2]]
+    assert machine.scans == 2
+
+
+def test_without_a_stamp_or_when_asked_for_each_look_up_scans():
+    machine = Machine()
+    index = IdIndex(machine.scan, lambda: machine.stamp)
+    machine.stamp = None
+    index.find(IVSHMEM)
+    index.find(IVSHMEM)
+    assert machine.scans == 2
+    machine.stamp = 1
+    index.find(IVSHMEM, fresh=True)
+    assert machine.scans == 3
+    index.find(IVSHMEM)
+    assert machine.scans == 3
+
+
+def test_a_directory_that_may_just_have_changed_has_no_stamp(tmp_path):
+    assert directory_stamp(tmp_path / "absent") is None
+    assert directory_stamp(tmp_path) is None
+    os.utime(tmp_path, ns=(0, time.time_ns() - 10**9))
+    before = directory_stamp(tmp_path)
+    assert before is not None
+    (tmp_path / "new").mkdir()
+    assert directory_stamp(tmp_path) != before
+
+
+@pytest.fixture
+def tree(tmp_path):
+    machine = demo.build(tmp_path)
+    return Tree(PciBus(machine.sysfs), None)
+
+
+def settle(directory):
+    """As if the last change had been long ago, and was yet another one."""
+    settle.when = getattr(settle, "when", 0) + 10**9
+    os.utime(directory, ns=(0, settle.when))
+
+
+def target(tree, name):
+    return str(tree.lookup(ROOT, name).address)
+
+
+def test_links_are_right_after_every_change(tree, tmp_path):
+    devices = tmp_path / "sys/bus/pci/devices"
+    settle(devices)
+    assert target(tree, "1af4:1110") == "0000:00:04.0"
+    assert target(tree, "1af4:1110.1") == "0000:00:05.0"
+    (devices / "0000:00:04.0").rename(tmp_path / "unplugged")
+    settle(devices)
+    assert target(tree, "1af4:1110") == "0000:00:05.0"
+    with pytest.raises(NoSuchNode):
+        tree.lookup(ROOT, "1af4:1110.1")
+    (tmp_path / "unplugged").rename(devices / "0000:00:06.0")
+    settle(devices)
+    assert target(tree, "1af4:1110.1") == "0000:00:06.0"
+
+
+def test_ids_that_change_where_they_are_are_found_and_no_longer_found(tree, tmp_path):
+    devices = tmp_path / "sys/bus/pci/devices"
+    settle(devices)
+    assert target(tree, "1b36:0010") == "0000:01:00.0"
+    (devices / "0000:01:00.0/device").write_text("0x0011\n")
+    with pytest.raises(NoSuchNode):
+        tree.lookup(ROOT, "1b36:0010")
+    assert target(tree, "1b36:0011") == "0000:01:00.0"
+
+
+def test_a_look_up_reads_the_ids_of_what_it_finds_only(tree, tmp_path, monkeypatch):
+    devices = tmp_path / "sys/bus/pci/devices"
+    settle(devices)
+    tree.lookup(ROOT, "1af4:1110")
+    asked = []
+    real = PciBus._read_id
+
+    def read_id(self, address, vendor, device):
+        asked.append(str(address))
+        return real(self, address, vendor, device)
+
+    monkeypatch.setattr(PciBus, "_read_id", read_id)
+    tree.lookup(ROOT, "1b36:0010")
+    assert asked == ["0000:01:00.0"]
