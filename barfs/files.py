@@ -13,7 +13,7 @@ from barfs.journal import Caller, Open, Opened, Subject, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
 from barfs.views import GoneView, View, open_view
-from barfs.workers import AT_ONCE, Pace, Place, Workers
+from barfs.workers import AT_ONCE, OPEN_AT_ONCE, Pace, Place, Workers
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
 
@@ -149,7 +149,7 @@ class OpenFiles:
             else:
                 view = await self._workers.run(call, Place(range(0), node.address))
         finally:
-            pace.opens_at_once = perf_counter() - started < AT_ONCE
+            pace.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
         opened = Opened(caller, subject(node), view.width_at)
         handle = next(self._handles)
         self._files[handle] = OpenFile(node, view, opened, pace, self._workers)

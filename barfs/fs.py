@@ -74,9 +74,13 @@ def _caller(ctx: RequestContext) -> Caller:
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
             status = file.read(512)
-        pid = int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
-            process = comm.read().rstrip("\n")
+        group = int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
+        name = status.partition(b"\n")[0].removeprefix(b"Name:\t")
+        if group != pid or b"\\" in name:  # which is escaped here
+            pid = group
+            with open(f"/proc/{pid}/comm", "rb", buffering=0) as comm:
+                name = comm.read(512).rstrip(b"\n")
+        process = name.decode(errors="replace")
     except (OSError, IndexError, ValueError):
         log.debug("nothing is known of process %d", ctx.pid)
     return Caller(ctx.uid, pid, process)

@@ -6,10 +6,17 @@ without 0x, in either case.
 """
 
 import re
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 # One past the highest address that a 64-bit bus has.
 ADDRESS_END = 1 << 64
+
+
+@lru_cache(maxsize=1 << 15)  # asked for several times in every look-up
+def _spell(address: "PciAddress") -> str:
+    domain, bus, device, function = address
+    return f"{domain:04x}:{bus:02x}:{device:02x}.{function}"
 
 
 class PciAddress(NamedTuple):
@@ -21,7 +28,7 @@ class PciAddress(NamedTuple):
     function: int
 
     def __str__(self) -> str:
-        return f"{self.domain:04x}:{self.bus:02x}:{self.device:02x}.{self.function}"
+        return _spell(self)
 
     @classmethod
     def parse(cls, name: str) -> Self | None:

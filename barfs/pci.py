@@ -140,6 +140,14 @@ def parse_resources(address: PciAddress, text: str) -> Mapping[int, Resource]:
     return found
 
 
+def bar_of(address: PciAddress, resources: Mapping[int, Resource], index: int) -> Resource:
+    """One BAR of a function's resources; NoSuchNode."""
+    resource = resources.get(index)
+    if resource is None or index == ROM_RESOURCE:
+        raise NoSuchNode(f"{address}: there is no BAR {index}")
+    return resource
+
+
 def check_window(what: str, offset: int, size: int, whole: int) -> None:
     """NoSuchAddress if `size` bytes from `offset` are not inside `whole` bytes."""
     if offset + size > whole:
@@ -184,6 +192,10 @@ class Presence:
             return os.pread(self._fd, PAGE_SIZE, 0)
         except OSError as error:
             raise DeviceGone(f"{self._what}: the device is gone ({error.strerror})") from error
+
+    def resources(self, address: PciAddress) -> Mapping[int, Resource]:
+        """BARs and expansion ROM as they were when this was made."""
+        return parse_resources(address, self._then.decode(errors="replace"))
 
     def check(self) -> None:
         """DeviceGone if it has gone or moved since."""
@@ -314,11 +326,11 @@ class PciBus:
         return None if None in ids else ":".join(map(str, ids))
 
     def _is_allowed(self, address: PciAddress) -> bool:
-        return self._rules.allows(partial(self._name, address))
+        return not self._rules.allow or self._rules.allows(partial(self._name, address))
 
     def is_read_only(self, address: PciAddress) -> bool:
         """Whether a function, allowed or not, may only be read."""
-        return self._rules.protects(partial(self._name, address))
+        return bool(self._rules.read_only) and self._rules.protects(partial(self._name, address))
 
     def _check_writable(self, address: PciAddress, what: str) -> None:
         if self.is_read_only(address):
@@ -343,10 +355,14 @@ class PciBus:
 
     def _text(self, address: PciAddress, name: str) -> str:
         """The text of a sysfs attribute, allowed or not; DeviceGone if it is not there."""
+        return self._bytes(address, name, PAGE_SIZE, 0).decode(errors="replace")
+
+    def _bytes(self, address: PciAddress, name: str, length: int, offset: int) -> bytes:
+        """Of a sysfs attribute, allowed or not; DeviceGone if it is not there."""
         try:
             fd = os.open(f"{self._devices}/{address}/{name}", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return os.read(fd, PAGE_SIZE).decode(errors="replace")
+                return os.pread(fd, length, offset)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -427,10 +443,7 @@ class PciBus:
 
     def bar(self, address: PciAddress, index: int) -> Resource:
         """One BAR; NoSuchNode, DeviceGone. Reads no config space."""
-        resource = self.resources(address).get(index)
-        if resource is None or index == ROM_RESOURCE:
-            raise NoSuchNode(f"{address}: there is no BAR {index}")
-        return resource
+        return bar_of(address, self.resources(address), index)
 
     def rom_size(self, address: PciAddress) -> int | None:
         """Of the expansion ROM in bytes; None if there is none. Reads no config space.
@@ -469,11 +482,8 @@ class PciBus:
 
     def command(self, address: PciAddress) -> int:
         """The command register, read from config space. DeviceGone."""
-        config = self.open_config(address, writable=False)
-        try:
-            raw = config.read(COMMAND_OFFSET, 2)
-        finally:
-            config.close()
+        self._check_allowed(address)
+        raw = self._bytes(address, "config", 2, COMMAND_OFFSET)
         if len(raw) < 2:
             raise DeviceGone(f"{address} config: the command register cannot be read")
         return int.from_bytes(raw, "little")
@@ -509,13 +519,13 @@ class PciBus:
                 "the kernel has given it no address",
                 advice="reboot with pci=realloc on the kernel's command line",
             )
-        if command is None or self.is_virtual(address):
+        space, bit = ("memory", COMMAND_MEMORY) if resource.is_memory else ("I/O", COMMAND_IO)
+        if command is None or (command & bit and command != COMMAND_ABSENT):
+            return None
+        if self.is_virtual(address):
             return None
         if command == COMMAND_ABSENT:
             return self.silence(address)
-        space, bit = ("memory", COMMAND_MEMORY) if resource.is_memory else ("I/O", COMMAND_IO)
-        if command & bit:
-            return None
         return Cause(
             f"{space} decoding is off in the command register", self._mend_decoding(address, bit)
         )
@@ -530,8 +540,7 @@ class PciBus:
 
     def _check_decoded(self, address: PciAddress, index: int, resource: Resource) -> None:
         """Reads the command register. With decoding off a BAR reads all ones, which is no data."""
-        answers = resource.assigned and not self.is_virtual(address)
-        command = self.command(address) if answers else None
+        command = self.command(address) if resource.assigned else None
         obstacle = self.obstacle(address, resource, command)
         if obstacle is not None:
             raise NotDecoded(f"{address} bar{index}: {obstacle}")
@@ -579,13 +588,16 @@ class PciBus:
         writable: bool,
         offset: int = 0,
         size: int | None = None,
+        resource: Resource | None = None,
     ) -> Aperture:
         """Open a BAR, or `size` bytes of it from `offset`. A memory BAR is mapped uncached.
 
-        Reads the command register, not the BAR. Raises NotDecoded, DriverOwns, KernelRefused,
-        DeviceGone, NoSuchNode, ReadOnly, and NoSuchAddress for a part that is not inside.
+        `resource` is the BAR's, where it is known already. Reads the command register, not the BAR.
+        Raises NotDecoded, DriverOwns, KernelRefused, DeviceGone, NoSuchNode, ReadOnly, and
+        NoSuchAddress for a part that is not inside.
         """
-        resource = self.bar(address, index)
+        if resource is None:
+            resource = self.bar(address, index)
         if size is None:
             size = resource.size
         check_window(f"{address} bar{index}", offset, size, resource.size)

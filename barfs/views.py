@@ -13,7 +13,7 @@ from barfs.errors import BadRequest, DeviceGone, KernelRefused, ReadOnly
 from barfs.info import describe
 from barfs.journal import LogView
 from barfs.nodes import BARS, Kind, Node, Tree
-from barfs.pci import Presence
+from barfs.pci import Presence, Resource, bar_of
 
 
 class View(Protocol):
@@ -418,7 +418,10 @@ def _open_guarded(tree: Tree, node: Node, *, writable: bool) -> View:
             stack.callback(guards[-1].presence.close)
         if tree.decoder is not None and node.kind in BARS:
             stack.callback(tree.decoder.hold(node.function, node.bar))
-        view = _open_span(tree, node, writable=writable)
+        bar = None
+        if node.kind in BARS:
+            bar = bar_of(node.function, guards[0].presence.resources(node.function), node.bar)
+        view = _open_span(tree, node, bar, writable=writable)
         return GuardedView(view, guards, stack.pop_all()) if guards else view
 
 
@@ -444,9 +447,9 @@ def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
     raise BadRequest(f"{node.path} is not a file")
 
 
-def _open_span(tree: Tree, node: Node, *, writable: bool) -> View:
+def _open_span(tree: Tree, node: Node, bar: Resource | None, *, writable: bool) -> View:
     """A BAR, a window or a physical range. Of a text view only the register itself is opened."""
-    size = node.size or tree.pci.bar(node.function, node.bar).size
+    size = node.size or (bar.size if bar else 0)
     if node.view.is_text:
         if size < node.view.width:
             raise BadRequest(f"{node.path}: {size} bytes hold no register of {node.view.width}")
@@ -459,7 +462,12 @@ def _open_span(tree: Tree, node: Node, *, writable: bool) -> View:
     else:
         apertures = [
             tree.pci.open_bar(
-                node.function, node.bar, writable=writable, offset=node.start, size=size
+                node.function,
+                node.bar,
+                writable=writable,
+                offset=node.start,
+                size=size,
+                resource=bar,
             )
         ]
     try:

@@ -16,6 +16,10 @@ T = TypeVar("T")
 # How long a request may hold up all others, in seconds.
 AT_ONCE: Final = 0.001
 
+# How long opening may. A function that has to wake up takes 10 ms and more (PCI Power Management
+# 1.2, 5.6.1: D3hot to D0), one that is awake 0.1 ms.
+OPEN_AT_ONCE: Final = 0.005
+
 # A read of a register takes about 1 us on PCIe: what is tried at once before anything is measured,
 # and the most that ever is, in bytes.
 FIRST_TRY: Final = 4096

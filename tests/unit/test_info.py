@@ -197,17 +197,19 @@ def test_of_the_device_only_the_command_register_is_read_and_after_the_power_sta
     bus, pci_ids, monkeypatch
 ):
     reads = []
-    files, attribute = SysfsFile.read, PciBus.attribute
+    raw, attribute = PciBus._bytes, PciBus.attribute
 
-    def read_file(file, offset, length):
-        reads.append((file._what, offset, length))
-        return files(file, offset, length)
+    def read_raw(bus, address, name, length, offset):
+        if name == "config":
+            reads.append((f"{address} config", offset, length))
+        return raw(bus, address, name, length, offset)
 
     def read_attribute(bus, address, name):
         reads.append(name)
         return attribute(bus, address, name)
 
-    monkeypatch.setattr(SysfsFile, "read", read_file)
+    monkeypatch.setattr(PciBus, "_bytes", read_raw)
+    monkeypatch.setattr(SysfsFile, "read", None)
     monkeypatch.setattr(PciBus, "attribute", read_attribute)
     for opening in ("open_bar", "open_rom"):
         monkeypatch.setattr(PciBus, opening, None)
