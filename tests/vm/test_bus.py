@@ -1,6 +1,11 @@
 """The real sysfs and /dev/mem: what is listed, plugged, shared and refused."""
 
+import json
+import time
+
 import pytest
+
+from vm.machine import BIN, COMMAND_TIMEOUT
 
 
 def test_the_tree_is_the_machines(guest, bars):
@@ -63,6 +68,125 @@ assert len(os.pread(os.open(root / "bar2", os.O_RDWR), 4, 0)) == 4
 """)
 
 
+@pytest.fixture
+def changes(guest, bars):
+    """What the mount's log tells since the test began of functions that come and go."""
+    start = len(guest.run(f"cat {bars}/log").stdout)
+
+    def shown():
+        text = guest.run(f"tail -c +{start + 1} {bars}/log").text
+        records = map(json.loads, text.splitlines())
+        return [
+            (record["event"], record["device"])
+            for record in records
+            if record["event"] in {"add", "remove"}
+        ]
+
+    return shown
+
+
+GIVE_UP = """
+import errno, os, pathlib, subprocess, time
+bars, address = "{bars}", "{address}"
+device = pathlib.Path("/sys/bus/pci/devices", address)
+lines = device.joinpath("resource").read_text().splitlines()
+start, end = (int(word, 16) for word in lines[{bar}].split()[:2])
+def until(condition, what):
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise TimeoutError(what)
+def daemon():
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            words = (entry / "cmdline").read_bytes().decode().split("\\0")
+            if bars in words and "mount" in words:
+                return entry
+def mapped():
+    # Of the BAR: through resourceN, or through /dev/mem at its address.
+    found = 0
+    for line in (daemon() / "maps").read_text().splitlines():
+        words = line.split()
+        found += f"{{address}}/resource{bar}" in line
+        found += words[-1] == "/dev/mem" and start <= int(words[2], 16) <= end
+    return found
+def gone(fd):
+    for call in lambda: os.pread(fd, 4, 0), lambda: os.pwrite(fd, b"0x42", 0):
+        try:
+            call()
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                return False
+        else:
+            return False
+    return True
+bar = os.open(f"{{bars}}/pci/{{address}}/bar{bar}", os.O_RDWR)
+phys = os.open(f"{{bars}}/phys/{{start:x}}+10", os.O_RDWR)
+config = os.open(f"{{bars}}/pci/{{address}}/config", os.O_RDWR)
+elsewhere = os.open(f"{{bars}}/phys/100000+10", os.O_RDONLY)
+other = os.open(f"{{bars}}/1b36:0010/bar0", os.O_RDONLY)
+assert all(len(os.pread(fd, 4, 0)) == 4 for fd in (bar, phys, config, elsewhere, other))
+assert mapped() == 2, mapped()
+{unplug}
+# Its mapping goes without anybody touching or closing the file; that of phys stays, unreachable.
+until(lambda: mapped() == 1, "it stays mapped")
+assert gone(bar) and gone(phys) and gone(config)
+{plug}
+assert gone(bar) and gone(phys) and gone(config)
+assert all(len(os.pread(fd, 4, 0)) == 4 for fd in (elsewhere, other))
+"""
+
+
+def test_a_removed_device_is_unmapped_and_logged_at_once(guest, bars, changes):
+    address = "0000:00:11.0"
+    program = GIVE_UP.format(
+        bars=bars,
+        address=address,
+        bar=2,
+        unplug='(device / "remove").write_text("1")',
+        plug='pathlib.Path("/sys/bus/pci/rescan").write_text("1"); assert device.exists()',
+    )
+    guest.python(program)
+    guest.run(f"echo 1 > /sys/bus/pci/devices/{address}/enable")
+    assert changes() == [("remove", address), ("add", address)]
+
+
+def test_a_bar_that_moves_is_not_what_comes_to_its_address(guest, bars):
+    """The kernel places both anew: the first lies where the second was, or where it was itself."""
+    first, second = "0000:00:10.0", "0000:00:11.0"
+    guest.poke(0, 0, b"one ")
+    guest.poke(1, 0, b"two ")
+    guest.python(f"""
+import errno, os, pathlib
+devices = pathlib.Path("/sys/bus/pci/devices")
+addresses = "{first}", "{second}"
+def where(address):
+    return devices.joinpath(address, "resource").read_text().splitlines()[2].split()[0]
+held = [os.open(f"{bars}/pci/{{address}}/bar2", os.O_RDWR) for address in addresses]
+assert [os.pread(fd, 4, 0) for fd in held] == [b"one ", b"two "]
+old = list(map(where, addresses))
+for address in addresses:
+    devices.joinpath(address, "remove").write_text("1")
+pathlib.Path("/sys/bus/pci/rescan").write_text("1")
+for address in addresses:
+    devices.joinpath(address, "enable").write_text("1")
+now = list(map(where, addresses))
+assert set(old) & set(now), "nothing has come to where something was"
+for fd in held:
+    try:
+        os.pwrite(fd, b"lost", 0)
+    except OSError as error:
+        assert error.errno == errno.ENODEV
+    else:
+        raise SystemExit("written")
+""")
+    assert guest.peek(0, 0, 4) == b"one "
+    assert guest.peek(1, 0, 4) == b"two "
+    for address, data in ((first, b"one "), (second, b"two ")):
+        assert guest.run(f"dd if={bars}/pci/{address}/bar2 bs=4 count=1").stdout == data
+
+
 def test_an_instance_that_goes_makes_the_next_one_move_up(guest, bars):
     guest.run("echo 1 > /sys/bus/pci/devices/0000:00:10.0/remove")
     assert guest.run(f"readlink {bars}/1af4:1110").text == "pci/0000:00:11.0\n"
@@ -72,9 +196,8 @@ def test_an_instance_that_goes_makes_the_next_one_move_up(guest, bars):
     guest.run("echo 1 > /sys/bus/pci/devices/0000:00:10.0/enable")
 
 
-@pytest.fixture(scope="module")
-def twins(guest):
-    """Two functions plugged in together, with small BARs that share a page."""
+def plug_twins(guest):
+    """Plug them in, together; their addresses."""
     for function in (1, 0):  # function 0 last: that is what makes the kernel look
         memory = guest.directory / f"twin{function}"
         memory.write_bytes(b"twin %d" % function + bytes((1 << 20) - 6))
@@ -97,6 +220,22 @@ def twins(guest):
     ).text
     assert "0000:01:00.1" in listed
     return ["0000:01:00.0", "0000:01:00.1"]
+
+
+@pytest.fixture(scope="module")
+def twins(guest):
+    """Two functions plugged in together, with small BARs that share a page."""
+    return plug_twins(guest)
+
+
+def forget_twins(guest):
+    """Once QEMU has let go of them, drop their memory: QEMU 7.2 cannot plug it in again."""
+    deadline = time.monotonic() + COMMAND_TIMEOUT
+    while "twin" in str(guest.qmp.cmd("qom-list", path="/machine/peripheral")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for function in (0, 1):
+        guest.qmp.cmd("object-del", id=f"t{function}")
 
 
 @pytest.mark.parametrize("enabled", [0, 1])
@@ -176,3 +315,30 @@ def test_tables_that_the_kernel_keeps_cached_can_be_read(guest, bars):
 def test_names_that_are_not_there(guest, bars, name, message):
     done = guest.try_run(f"dd if={bars}/{name} bs=4 count=1")
     assert message in done.stderr.decode()
+
+
+def test_a_device_that_is_unplugged_is_unmapped_and_logged(guest, bars, twins, changes):
+    """By device_del, which takes both functions of the slot."""
+    guest.run(f"for a in {' '.join(twins)}; do echo 1 > /sys/bus/pci/devices/$a/enable; done")
+    program = GIVE_UP.format(
+        bars=bars,
+        address=twins[0],
+        bar=2,
+        unplug='pathlib.Path("/run/unplug").touch(); until(lambda: not device.exists(), "unplug")',
+        plug="",
+    )
+    guest.run(f"rm -f /run/unplug; cat > /run/give-up.py <<'END'\n{program}\nEND")
+    guest.run(
+        f"setsid {BIN}/python /run/give-up.py > /run/give-up.log 2>&1 & echo $! > /run/give-up.pid;"
+        " for i in {1..600}; do test -e /run/unplug && exit; sleep 0.1; done;"
+        " cat /run/give-up.log; exit 1"
+    )
+    guest.qmp.cmd("device_del", id="twin0")
+    done = guest.run(
+        "for i in {1..600}; do test -e /proc/$(cat /run/give-up.pid)/exe || break; sleep 0.1; done;"
+        " cat /run/give-up.log"
+    )
+    assert done.text == ""
+    assert sorted(changes()) == [("remove", address) for address in twins]
+    forget_twins(guest)
+    plug_twins(guest)
