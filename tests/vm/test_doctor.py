@@ -2,6 +2,9 @@
 
 import re
 
+import pytest
+
+from vm.conftest import MOUNTS, bar_address, new_lines
 from vm.machine import BIN
 
 IVSHMEM = "0000:00:10.0"
@@ -128,3 +131,86 @@ def test_a_device_that_sleeps_and_its_mend(guest, bars):
         assert rows(guest.run(f"cat {bars}/status").text)[IVSHMEM][0] == "ok"
     finally:
         guest.run(f"echo on > {power}/control")
+
+
+RNG = "0000:00:17.0"  # its driver has claimed BAR 4
+KEEPS = "the kernel keeps what drivers own from others (CONFIG_IO_STRICT_DEVMEM)"
+
+
+def open_all(guest, where, names):
+    """Try to open files, and give what the daemon has logged about it, a line each."""
+    said = new_lines(guest)
+    for name in names:
+        assert guest.try_run(f"head -c 4 {where}/{name}").status != 0, name
+    return said(where).splitlines()
+
+
+@pytest.mark.parametrize("via", MOUNTS)
+def test_on_a_strict_kernel(strict_guest, via):
+    where = MOUNTS[via]
+    done = strict_guest.try_run(f"{BIN}/barfs doctor")
+    assert strict_guest.run(f"cat {where}/status").stdout == done.stdout
+    assert done.status == 0
+    found = rows(done.text)
+    ram = "the kernel keeps System RAM from /dev/mem (CONFIG_STRICT_DEVMEM)"
+    assert found["System RAM"] == ("note", ram)
+    assert found["drivers"] == ("note", KEEPS)
+    assert found["lockdown"][0] == "note"  # nobody has mounted securityfs
+    assert found[IVSHMEM][0] == "ok"
+    owned = f"driver virtio-pci owns it, and {KEEPS}"
+    unbind = f"echo {RNG} > /sys/bus/pci/devices/{RNG}/driver/unbind"
+    assert found[RNG] == ("trouble", owned)
+    assert f"  {unbind}\n" in done.text
+    assert strict_guest.try_run(f"{BIN}/barfs doctor {RNG}").status == 1
+    start = bar_address(strict_guest, RNG, 4)
+    lines = open_all(
+        strict_guest, where, (f"pci/{RNG}/bar4", f"phys/{start:x}+8", "phys/1000000+8")
+    )
+    relax = "or reboot with iomem=relaxed on the kernel's command line"
+    for line in lines[:2]:
+        assert line.endswith(f": {KEEPS}; {unbind}; {relax} (EBUSY)")
+    assert f": {ram}; boot a kernel built without CONFIG_STRICT_DEVMEM" in lines[2]
+    assert lines[2].endswith("(EPERM)")
+
+
+def test_the_mend_of_what_a_driver_owns(strict_guest):
+    bar = f"{MOUNTS['resource']}/pci/{RNG}/bar4"
+    (line,) = open_all(strict_guest, MOUNTS["resource"], [f"pci/{RNG}/bar4"])
+    mend = re.search(r"; (echo \S+ > \S+);", line)[1]
+    try:
+        strict_guest.run(mend)
+        strict_guest.run(f"head -c 4 {bar}")
+        assert rows(strict_guest.run(f"{BIN}/barfs doctor {RNG}").text)[RNG][0] == "ok"
+    finally:
+        strict_guest.run(f"echo {RNG} > /sys/bus/pci/drivers/virtio-pci/bind")
+
+
+@pytest.mark.parametrize("via", MOUNTS)
+def test_under_lockdown(locked_guest, via):
+    where = MOUNTS[via]
+    text = locked_guest.try_run(f"{BIN}/barfs doctor").text
+    security = "/sys/kernel/security"
+    if locked_guest.try_run(f"test -e {security}/lockdown").status != 0:
+        assert rows(text)["lockdown"][0] == "note"
+        (mount,) = re.findall(r"^ +(mount .*)$", text, re.MULTILINE)[:1]
+        locked_guest.run(mount)
+    done = locked_guest.try_run(f"{BIN}/barfs doctor")
+    assert done.status == 1
+    assert locked_guest.run(f"cat {where}/status").stdout == done.stdout
+    words = (
+        "lockdown is in force (confidentiality): the kernel refuses memory BARs, /dev/mem, and "
+        "writes to I/O ports and config space"
+    )
+    advice = "reboot without lockdown=confidentiality on the kernel's command line"
+    found = rows(done.text)
+    assert found["lockdown"] == ("trouble", words)
+    opening = f"/dev/mem does not open (Operation not permitted): {words}"
+    assert found["devmem"] == ("trouble", opening)
+    assert f"# {advice}\n" in done.text
+    assert rows(done.text)[IVSHMEM][0] == "ok"
+    for line in open_all(locked_guest, where, (f"pci/{IVSHMEM}/bar0", "phys/1000000+8")):
+        assert line.endswith(f": {words}; {advice} (EPERM)")
+    said = new_lines(locked_guest)
+    config = f"{where}/pci/{IVSHMEM}/config"
+    assert locked_guest.try_run(f"printf '\\3' | dd of={config} bs=1 seek=4").status != 0
+    assert said(where).splitlines()[-1].endswith(f": {words}; {advice} (EPERM)")
