@@ -1,6 +1,7 @@
 """Arguments and output."""
 
 import argparse
+import logging
 import os
 import shutil
 import signal
@@ -14,15 +15,16 @@ from barfs.daemon import (
     REAL_DEVMEM,
     REAL_PROC,
     REAL_SYSFS,
-    MountError,
     Settings,
     run_in_background,
     run_in_foreground,
-    unmount,
 )
 from barfs.errors import BarfsError
+from barfs.mountpoint import MountError, unmount
 from barfs.patterns import DevicePattern, Rules
 from barfs.policy import parse_mode
+
+log = logging.getLogger(__name__)
 
 
 def _say(text: str) -> None:
@@ -47,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="mount options, comma-separated: ro, allow_other, ...",
+    )
+    mounting.add_argument(
+        "--force", action="store_true", help="replace a dead mount; a live one never"
     )
     mounting.add_argument("--sysfs", type=Path, metavar="DIR", help="instead of /sys")
     mounting.add_argument("--proc", type=Path, metavar="DIR", help="instead of /proc")
@@ -82,6 +87,9 @@ def parser() -> argparse.ArgumentParser:
     mount.set_defaults(run=_mount)
 
     umount = commands.add_parser("umount", help="unmount")
+    umount.add_argument(
+        "-q", "--quiet", action="store_true", help="it is no error if nothing is mounted"
+    )
     umount.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
     umount.set_defaults(run=_umount)
 
@@ -189,6 +197,7 @@ def _settings(arguments: argparse.Namespace, mountpoint: Path) -> Settings:
         proc=(arguments.proc or REAL_PROC).absolute(),
         devmem=(arguments.devmem or REAL_DEVMEM).absolute(),
         bars_via=arguments.bars_via,
+        force=arguments.force,
         enable=arguments.enable,
         log_file=arguments.log and arguments.log.absolute(),
         log_reads=arguments.log_reads,
@@ -226,13 +235,13 @@ def _mount(arguments: argparse.Namespace) -> None:
 
     def ready() -> None:
         if arguments.foreground:
-            _say(f"barfs: mounted on {settings.mountpoint}")
+            log.info("mounted on %s", settings.mountpoint)
 
     _run(arguments, settings, ready, lambda: None)
 
 
 def _umount(arguments: argparse.Namespace) -> None:
-    unmount(arguments.mountpoint.absolute())
+    unmount(arguments.mountpoint.absolute(), quiet=arguments.quiet)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -2,18 +2,14 @@
 
 import contextlib
 import dataclasses
-import errno
 import grp
 import logging
-import logging.handlers
 import os
 import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +18,7 @@ from typing import Final, Literal
 import pyfuse3
 import trio
 
+from barfs import confine
 from barfs.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.decoding import Decoder
 from barfs.devmem import PhysicalMemory
@@ -31,7 +28,9 @@ from barfs.journal import Journal
 from barfs.logfile import LogFile
 from barfs.loop import Kind as LoopKind
 from barfs.loop import Loop
+from barfs.mountpoint import MountError, check_free, clear_dead, mount_table, resolve
 from barfs.nodes import Tree
+from barfs.outlets import StandardError, Syslog, log_to, notify
 from barfs.patterns import NO_RULES, Rules
 from barfs.pci import PciBus
 from barfs.policy import OWNER_ONLY, Policy
@@ -40,7 +39,6 @@ from barfs.workers import Workers
 
 log = logging.getLogger(__name__)
 
-SYSLOG_SOCKET: Final = Path("/dev/log")
 REAL_SYSFS: Final = Path("/sys")
 REAL_PROC: Final = Path("/proc")
 REAL_DEVMEM: Final = Path("/dev/mem")
@@ -49,15 +47,14 @@ REAL_DEVMEM: Final = Path("/dev/mem")
 # (vm.max_map_count); threads and buffers need some too.
 MOST_FILES: Final = 1 << 15
 
+# The signals that end a mount.
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 # Mount options that break barfs, and why.
 REFUSED_OPTIONS: Final = {
     "max_read": "cuts requests into other accesses than were asked for",
     "writeback_cache": "writes later than asked, in other pieces",
 }
-
-
-class MountError(Exception):
-    """The mount can't be; the message is for the user, one line, with what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +67,7 @@ class Settings:
     proc: Path = REAL_PROC
     devmem: Path = REAL_DEVMEM
     bars_via: Literal["resource", "devmem"] = "resource"
+    force: bool = False  # replace a dead mount
     enable: bool = False
     log_file: Path | None = None
     log_reads: bool = False
@@ -91,22 +89,6 @@ class Settings:
         return bool(chosen) and chosen[-1] == "ro"
 
 
-def mounted_at(mountpoint: Path) -> str | None:
-    """The type of the file system mounted there, from /proc/self/mountinfo; None if there is none.
-
-    Does not touch the mountpoint, which may be dead.
-    """
-    wanted = os.path.realpath(mountpoint)
-    found = None
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        fields, _, rest = line.partition(" - ")
-        where = fields.split()[4].encode("utf-8", "surrogateescape")
-        # Spaces and the like are written as octal escapes (fs/proc_namespace.c, mangle).
-        if os.fsdecode(where.decode("unicode_escape").encode("latin-1")) == wanted:
-            found = rest.split()[0]
-    return found
-
-
 def check(settings: Settings) -> None:
     """Raise MountError for what can be known before mounting. Changes nothing."""
     for option in settings.options:
@@ -114,7 +96,7 @@ def check(settings: Settings) -> None:
         if reason:
             raise MountError(f"-o {option} {reason}; leave it out")
     _check_sharing(settings)
-    _check_mountpoint(settings.mountpoint)
+    check_free(settings.mountpoint, replace_dead=settings.force)
     if not settings.sysfs.is_dir():
         raise MountError(f"--sysfs {settings.sysfs} is not a directory")
     if settings.phys and not settings.proc.is_dir():
@@ -157,48 +139,30 @@ def _group_id(settings: Settings) -> int:
 
 def _check_covered(settings: Settings) -> None:
     """A mount over what barfs itself reads would wait for itself for ever."""
-    mountpoint = os.path.realpath(settings.mountpoint)
+    mounts = mount_table()
+    mountpoint = resolve(settings.mountpoint, mounts)
     paths = [settings.sysfs / "bus/pci/devices"]
     if settings.phys:
         paths.append(settings.proc / "iomem")
     if settings.uses_devmem:
         paths.append(settings.devmem)
     for path in paths:
-        read = os.path.realpath(path)
+        read = resolve(path, mounts)
         if os.path.commonpath((mountpoint, read)) in {mountpoint, read}:
             raise MountError(f"{mountpoint} would hide {path}; choose another directory")
     if settings.log_file is not None:
-        written = os.path.realpath(settings.log_file)
+        written = resolve(settings.log_file, mounts)
         if os.path.commonpath((mountpoint, written)) == mountpoint:
             raise MountError(f"{mountpoint} would hide {settings.log_file}; log to another place")
 
 
-def _check_mountpoint(mountpoint: Path) -> None:
-    kind = mounted_at(mountpoint)
-    try:
-        is_directory = mountpoint.is_dir()
-    except OSError as error:
-        if error.errno == errno.ENOTCONN:
-            raise MountError(
-                f"{mountpoint} holds a dead mount; clear it with: barfs umount {mountpoint}"
-            ) from None
-        raise MountError(f"{mountpoint}: {error.strerror}") from None
-    if kind == "fuse.barfs":
-        raise MountError(
-            f"{mountpoint} is already mounted; unmount with: barfs umount {mountpoint}"
-        )
-    if kind is not None:
-        raise MountError(f"{mountpoint} is already a {kind} mount; choose another directory")
-    if not os.path.lexists(mountpoint):
-        raise MountError(f"{mountpoint} does not exist; create it with: mkdir -p {mountpoint}")
-    if not is_directory:
-        raise MountError(f"{mountpoint} is not a directory; mount on a directory")
-
-
 @contextlib.contextmanager
 def _captured_stderr(into: list[str]) -> Iterator[None]:
-    """Collect what libfuse and fusermount3 print, line by line, instead of showing it."""
-    with tempfile.TemporaryFile() as collected:
+    """Collect what libfuse and fusermount3 print, line by line, instead of showing it.
+
+    In memory: the disk may be full.
+    """
+    with os.fdopen(os.memfd_create("stderr"), "rb") as collected:
         saved = os.dup(2)
         try:
             os.dup2(collected.fileno(), 2)
@@ -211,7 +175,10 @@ def _captured_stderr(into: list[str]) -> Iterator[None]:
 
 
 def _fuse_options(settings: Settings) -> set[str]:
-    return {*pyfuse3.default_options, "fsname=barfs", "subtype=barfs", *settings.options}
+    options = {*pyfuse3.default_options, "subtype=barfs", *settings.options}
+    if not any(option.startswith("fsname=") for option in options):
+        options.add("fsname=barfs")
+    return options
 
 
 def _init(operations: Operations, settings: Settings) -> None:
@@ -260,9 +227,15 @@ def _policy_of(settings: Settings) -> Policy:
 def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """Mount, answer requests until unmounted or signalled, unmount. Raises MountError.
 
-    `ready` is called once the mount has answered a request. Raises this process's limit on open
-    files as far as it may.
+    `ready` is called once the mount has answered a request; the service manager is told, too.
+    Raises this process's limit on open files as far as it may, and gives up capabilities that are
+    not needed, for good.
     """
+
+    def announce() -> None:
+        notify(f"READY=1\nSTATUS=mounted on {settings.mountpoint}")
+        ready()
+
     _raise_limit()
     loop = Loop(settings.loop)
     watch = Watch()
@@ -274,16 +247,55 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         background.append(log_file.follow)
     if settings.sysfs == REAL_SYSFS:
         background.append(partial(watch.run, operations.device_changed))
-    _init(operations, settings)
-    with contextlib.ExitStack() as stack:
-        # In this order at the end, each whatever becomes of the others.
-        if log_file is not None:
-            stack.callback(log_file.close)
-        stack.callback(pyfuse3.close, unmount=True)
-        stack.callback(operations.close)
-        silent = trio.run(_serve, settings.mountpoint, loop, background, ready)
+    # Until the loop takes signals they wait: their default would leave a dead mount.
+    with _signals_blocked():
+        _init(operations, settings)
+        # In this order at the end, the last first, each whatever becomes of the others.
+        with contextlib.ExitStack() as ending:
+            if log_file is not None:
+                ending.callback(log_file.close)
+            ending.callback(pyfuse3.close, unmount=True)
+            ending.callback(operations.close)
+            ending.callback(notify, "STOPPING=1")
+            _give_up_rights(settings)
+            silent = trio.run(_serve, settings.mountpoint, loop, background, announce)
     if silent is not None:
         raise MountError(f"the mount on {settings.mountpoint} does not answer: {silent.strerror}")
+
+
+def _give_up_rights(settings: Settings) -> None:
+    """Keep the capabilities that serving takes, and gain none by running a program.
+
+    Who is not root has none, and unmounts at the end by fusermount3, whose set-user-ID bit
+    no_new_privs would switch off.
+    """
+    if os.geteuid() != 0:
+        return
+    keep = confine.SERVING
+    real = {REAL_SYSFS, REAL_PROC, REAL_DEVMEM}
+    log_directory = settings.log_file and os.path.dirname(settings.log_file)
+    # The log is opened anew when it was moved away.
+    if not {settings.sysfs, settings.proc, settings.devmem} <= real or (
+        log_directory and not confine.may_enter(log_directory, keep, writing=True)
+    ):
+        keep |= confine.OTHER_PEOPLES_FILES
+    mounted_in = os.path.dirname(resolve(settings.mountpoint, mount_table()))
+    if not confine.may_enter(mounted_in, keep):
+        keep |= confine.OTHER_PEOPLES_DIRECTORIES
+    try:
+        confine.keep_only(keep)
+    except OSError as error:
+        raise MountError(f"capabilities cannot be given up: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Signals that end a mount wait."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _open_log_file(settings: Settings, journal: Journal) -> LogFile | None:
@@ -317,11 +329,15 @@ async def _serve(
                 nursery.start_soon(task)
 
     async def end_on_signal(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(*_ENDING) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
             task_status.started()
-            async for number in signals:
-                log.info("%s: unmounting", signal.Signals(number).name)
-                loop.end()
+            try:
+                async for number in signals:
+                    log.info("%s: unmounting", signal.Signals(number).name)
+                    loop.end()
+            finally:
+                signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
 
     async with trio.open_nursery() as nursery:
         await nursery.start(end_on_signal)
@@ -331,17 +347,18 @@ async def _serve(
     return silent
 
 
-def _log_to(handler: logging.Handler, form: str) -> None:
-    handler.setFormatter(logging.Formatter(form))
-    root = logging.getLogger("barfs")
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+def _prepare(settings: Settings) -> None:
+    """Check, and make room where a dead mount is to be replaced. Raises MountError."""
+    check(settings)
+    if settings.force:
+        clear_dead(settings.mountpoint)
+        check_free(settings.mountpoint)
 
 
 def run_in_foreground(settings: Settings, ready: Callable[[], None]) -> None:
     """Check and serve in this process, with the log on standard error. Raises MountError."""
-    _log_to(logging.StreamHandler(), "barfs: %(message)s")
-    check(settings)
+    log_to(StandardError(), "barfs: %(message)s")
+    _prepare(settings)
     serve(settings, ready)
 
 
@@ -351,16 +368,20 @@ def run_in_background(settings: Settings, finish: Callable[[], None]) -> None:
     The child logs to syslog where there is one, and calls `finish` at its end. Raises MountError
     if the mount can't be; nothing is left mounted then.
     """
-    check(settings)
+    _prepare(settings)
     receive, send = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.fork():
+    child = os.fork()
+    if child:
         os.close(send)
         with os.fdopen(receive) as answers:
             answer = answers.read()
         if answer != "mounted":
-            raise MountError(answer or "the daemon ended at once; see why with: barfs mount -f")
+            _, status = os.waitpid(child, 0)
+            # It may have been killed after it had mounted.
+            clear_dead(settings.mountpoint)
+            raise MountError(answer or _how_it_ended(status))
         return
     os.close(receive)
     status = 1
@@ -386,6 +407,16 @@ def run_in_background(settings: Settings, finish: Callable[[], None]) -> None:
         os._exit(status)
 
 
+def _how_it_ended(status: int) -> str:
+    """Of a daemon that said nothing; the status as wait(2) has it."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        how = f"was ended by signal {number} ({signal.strsignal(number)})"
+    else:
+        how = f"ended with status {os.WEXITSTATUS(status)}"
+    return f"the daemon {how} before the mount answered; see why with: barfs mount -f"
+
+
 def _detach() -> None:
     """Leave the terminal, the session, the working directory and the standard streams."""
     os.setsid()
@@ -394,26 +425,4 @@ def _detach() -> None:
     for stream in (0, 1, 2):
         os.dup2(null, stream)
     os.close(null)
-    if SYSLOG_SOCKET.exists():
-        handler: logging.Handler = logging.handlers.SysLogHandler(
-            str(SYSLOG_SOCKET), logging.handlers.SysLogHandler.LOG_DAEMON
-        )
-    else:
-        handler = logging.NullHandler()
-    _log_to(handler, f"barfs[{os.getpid()}]: %(message)s")
-
-
-def unmount(mountpoint: Path) -> None:
-    """Unmount a barfs mount, a dead one too. Raises MountError."""
-    kind = mounted_at(mountpoint)
-    if kind != "fuse.barfs":
-        raise MountError(f"{mountpoint} is not a barfs mount")
-    where = os.path.realpath(mountpoint)
-    command = ["umount", where] if os.geteuid() == 0 else ["fusermount3", "-u", where]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except FileNotFoundError:
-        raise MountError(f"{command[0]} is missing; install util-linux and fuse3") from None
-    if done.returncode:
-        words = done.stderr.strip().replace("\n", "; ")
-        raise MountError(f"{words}; see who uses it with: fuser -vm {where}")
+    log_to(Syslog(), f"barfs[{os.getpid()}]: %(message)s")

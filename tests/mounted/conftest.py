@@ -95,6 +95,32 @@ def machine_options(machine):
     return ["--sysfs", machine.sysfs, "--proc", machine.proc, "--devmem", machine.devmem]
 
 
+def barfs(*arguments, **more):
+    """Run the command, however it ends."""
+    return subprocess.run(
+        [*BARFS, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=False, **more
+    )
+
+
+def one_line(done):
+    """What a refusal says: one line on standard error, no traceback, and status 1."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    assert done.stderr.startswith("barfs: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture
+def where(tmp_path):
+    """An empty directory to mount on; at the end nothing may be left."""
+    path = tmp_path / "bars"
+    path.mkdir()
+    yield path
+    assert not is_mounted(path)
+    wait_until(lambda: not daemons(path), "a daemon is left")
+
+
 @pytest.fixture(scope="session")
 def fuse(require):
     require(Path("/dev/fuse").exists(), "/dev/fuse")

@@ -11,8 +11,9 @@ import barfs
 ROOMS = [
     *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "index", "patterns"),
     *("pci", "decoding", "kernel", "diagnose", "checkup", "pciids", "info", "journal", "nodes"),
-    *("policy", "views", "workers", "files", "fs", "loop", "logfile", "uevents", "daemon"),
-    *("demo", "listing", "doctor", "cli", "__main__"),
+    *("policy", "views", "workers", "files", "fs", "loop", "logfile", "uevents", "mountpoint"),
+    *("outlets", "confine", "daemon", "demo", "listing", "doctor", "cli", "mount_helper"),
+    "__main__",
 ]
 
 # Who may import these, in the package or out of it.

@@ -22,6 +22,9 @@ BIN = Path(sys.executable).parent
 BOOT_TIMEOUT = 180
 COMMAND_TIMEOUT = 120
 
+# The program in the guest that carries out commands.
+AGENT = [str(BIN / "python"), str(HERE / "guest_agent.py")]
+
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -58,12 +61,14 @@ class Done:
 class Guest:
     """A running guest. `directory` receives its files: console, trace, memory of devices.
 
-    `arguments` are more of the kernel's.
+    `arguments` are more of the kernel's. With `units`, a directory, its first process is systemd
+    with these units alone; guest.target has to start the agent.
     """
 
-    def __init__(self, kernel, directory, arguments=""):
+    def __init__(self, kernel, directory, arguments="", units=None):
         self.arguments = arguments
         self.directory = directory
+        self.units = units
         self.console = directory / "console"
         self.trace_log = directory / "trace"
         self.memory = [directory / f"ivshmem{n}" for n in range(3)]
@@ -121,7 +126,7 @@ class Guest:
 
     def _command_line(self):
         """Boot the host's own root, read-only, over 9p."""
-        init = shlex.join([str(BIN / "python"), str(HERE / "guest_agent.py")])
+        init = shlex.join(AGENT if self.units is None else ["--systemd", str(self.units)])
         return (
             "root=root rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=512000"
             f",cache=loose ro init={HERE / 'guest_init'} console=ttyS0 panic=-1 {self.arguments}"
