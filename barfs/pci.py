@@ -180,6 +180,7 @@ class Presence:
 
     def __init__(self, path: str, what: str) -> None:
         self._what = what
+        self._lost = ""  # why, once it is
         self._fd = open_file(path, what, writable=False)
         try:
             self._then = self._read()
@@ -198,7 +199,17 @@ class Presence:
         return parse_resources(address, self._then.decode(errors="replace"))
 
     def check(self) -> None:
-        """DeviceGone if it has gone or moved since."""
+        """DeviceGone if it has gone or moved since; for good, even if it comes back."""
+        if self._lost:
+            raise DeviceGone(self._lost)
+        try:
+            self._look()
+        except DeviceGone as error:
+            self._lost = str(error)
+            raise
+
+    def _look(self) -> None:
+        """DeviceGone if it is gone now, or elsewhere."""
         if self._read() != self._then:
             raise DeviceGone(f"{self._what}: its resources have changed since it was opened")
 
@@ -217,13 +228,13 @@ class PlainPresence(Presence):
         super().__init__(path, what)
         self._changed = os.fstat(self._fd).st_ctime_ns
 
-    def check(self) -> None:
+    def _look(self) -> None:
         """See Presence."""
         now = os.fstat(self._fd)
         if now.st_nlink == 0:
             raise DeviceGone(f"{self._what}: the device is gone")
         if now.st_ctime_ns != self._changed:
-            super().check()
+            super()._look()
             self._changed = now.st_ctime_ns
 
 
