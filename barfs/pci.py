@@ -23,7 +23,7 @@ from barfs.aperture import (
     refusal,
     refuse_mapping,
 )
-from barfs.devmem import PhysicalMemory
+from barfs.devmem import OFFSET_END, PhysicalMemory
 from barfs.errors import (
     BarfsError,
     Cause,
@@ -109,9 +109,11 @@ def parse_hex(text: str, *, bits: int) -> int:
 def parse_resource(line: str) -> Resource | None:
     """`<start> <end> <flags>` in hex; None where there is no resource. ValueError if garbage.
 
-    Addresses that no file offset can reach, from 2**63 on, are garbage too.
+    Addresses that no file can reach, from 2**63 - 1 on, are garbage too.
     """
     start, end, flags = (parse_hex(word, bits=63) for word in line.split())
+    if end >= OFFSET_END:
+        raise ValueError(line)
     if flags == 0 or end < start:
         return None
     return Resource(start, end, flags)
