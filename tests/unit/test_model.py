@@ -1,19 +1,19 @@
 """Random walks over the simulated machine: every byte, every errno, every single access."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-from barfs import aperture
-from barfs.devmem import PhysicalMemory
-from barfs.errors import BarfsError
-from barfs.nodes import ROOT, Kind, Tree
-from barfs.pci import PciBus
-from barfs.views import open_view
 from walks import walk
 from walks.contract import merged
 from walks.machine import Machine
+
+from barfs import aperture
+from barfs.daemon import Settings, tree_of
+from barfs.errors import BarfsError
+from barfs.nodes import ROOT, Kind
+from barfs.views import open_view
 
 STEPS = 4400  # of each of the two walks
 
@@ -24,9 +24,8 @@ class Recorder:
     def __init__(self):
         self.made = []
 
-    def note(self, verb, kind, fd, at, width):
-        file = os.fstat(fd)
-        self.made.append((verb, kind, (file.st_dev, file.st_ino), at, width))
+    def note(self, verb, kind, file, at, width):
+        self.made.append((verb, kind, file, at, width))
 
     def span(self, real):
         """A class of spans that tell what they are told to do, and do it."""
@@ -35,7 +34,7 @@ class Recorder:
         class Span:
             def __init__(self, fd, offset, length, writable):
                 self._real = real(fd, offset, length, writable)
-                self._fd, self._start = os.dup(fd), offset
+                self._file, self._start = identity(fd), offset
 
             def load_run(self, offset, width, into):
                 self._real.load_run(offset, width, into)
@@ -47,31 +46,35 @@ class Recorder:
 
             def _run(self, verb, offset, width, data):
                 for at in range(offset, offset + len(data), width):
-                    note(verb, "one", self._fd, self._start + at, width)
+                    note(verb, "one", self._file, self._start + at, width)
 
             def copy_out(self, offset, into):
                 self._real.copy_out(offset, into)
-                note("load", "copy", self._fd, self._start + offset, len(into))
+                note("load", "copy", self._file, self._start + offset, len(into))
 
             def copy_in(self, offset, data):
                 self._real.copy_in(offset, data)
-                note("store", "copy", self._fd, self._start + offset, len(data))
+                note("store", "copy", self._file, self._start + offset, len(data))
 
             def close(self):
                 self._real.close()
-                os.close(self._fd)
 
         return Span
 
     def preadv(self, fd, buffers, offset, real=os.preadv):
         done = real(fd, buffers, offset)
-        self.note("load", "one", fd, offset, done)
+        self.note("load", "one", identity(fd), offset, done)
         return done
 
     def pwritev(self, fd, buffers, offset, real=os.pwritev):
         done = real(fd, buffers, offset)
-        self.note("store", "one", fd, offset, done)
+        self.note("store", "one", identity(fd), offset, done)
         return done
+
+
+def identity(fd):
+    file = os.fstat(fd)
+    return file.st_dev, file.st_ino
 
 
 class Direct:
@@ -79,9 +82,8 @@ class Direct:
 
     def __init__(self, machine, recorder):
         self._machine, self._recorder = machine, recorder
-        files = machine.files
-        memory = PhysicalMemory(files.proc, files.devmem)
-        self._tree = Tree(PciBus(files.sysfs, memory if machine.via == "devmem" else None), memory)
+        places = vars(machine.files)
+        self._tree = tree_of(Settings(Path("/nowhere"), **places, bars_via=machine.via))
         self._backings = {}
         for backing, path in machine.backings():
             file = path.stat()

@@ -38,6 +38,7 @@ def hexadecimal(number, *, plain):
 NEAR = st.one_of(st.sampled_from([0, 8, 4, 0, -4, -8, -16]), st.integers(-9, 17))
 INSIDE = st.tuples(st.sampled_from(list(PLACES)), NEAR)
 ANYWHERE = st.tuples(st.sampled_from([*PLACES, *PLACES, *FAR]), NEAR)
+FURTHER = st.sampled_from([0, 4, 11, 64, 300, 5000])
 LENGTHS = st.one_of(
     st.sampled_from([1, 2, 4, 8]),
     st.sampled_from([1, 2, 4, 8, 16]),

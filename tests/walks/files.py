@@ -12,8 +12,8 @@ def width_of(view):
 class File:
     """A BAR's or a physical range's file by its name, before it is opened."""
 
-    def __init__(self, view, stretches, function, bar):
-        self.view, self.stretches, self.function, self.bar = view, stretches, function, bar
+    def __init__(self, view, stretches, owners, bar):
+        self.view, self.stretches, self.owners, self.bar = view, stretches, owners, bar
         self.size = sum(stretch.size for stretch in stretches)
 
     @property
@@ -33,7 +33,7 @@ class File:
     def refusals(self):
         """Why it can't be opened now."""
         why = set()
-        if self.function and not self.function.decoded(self.bar):
+        if self.bar is not None and not self.owners[0][2].decoded(self.bar):
             why.add(errno.EIO)
         if self.view:
             width = width_of(self.view)
@@ -55,6 +55,23 @@ class Refused(Exception):
         self.errnos = errnos
 
 
+class Watch:
+    """A part of an open file, and the function that it belonged to at the time."""
+
+    def __init__(self, start, end, function):
+        self.start, self.end, self.function = start, end, function
+        self.then = (function.address, function.plugged, function.text)
+        self.gone = False
+
+    def is_gone(self, machine):
+        """As those know who have asked before: if nobody asks, it may come back."""
+        function = self.function
+        there = machine.plugged.get(function.address) is function
+        now = (function.address, function.plugged, function.text)
+        self.gone |= not there or self.then != now
+        return self.gone
+
+
 class Handle:
     """An open file. Requests give what must come back, and leave in `made` the accesses for it."""
 
@@ -62,18 +79,15 @@ class Handle:
         self.file, self.writable = file, writable
         self.made = []
         self.line = b""
-        function = file.function
-        self.seen = (function.plugged, function.text) if function else None
-        self.address = function.address if function else None
-        self.gone = False
+        self.watches = [Watch(*owner) for owner in file.owners]
 
-    def _check(self, machine):
-        function = self.file.function
-        if function:
-            there = machine.plugged.get(self.address) is function
-            self.gone |= not there or self.seen != (function.plugged, function.text)
-        if self.gone:
-            raise Refused(errno.ENODEV)
+    def _check(self, machine, offset, length):
+        """Who has gone is gone for good; a text is all of its register."""
+        whole = self.file.view[:1] == "x"
+        for watch in self.watches:
+            touched = whole or (offset < watch.end and watch.start < offset + length)
+            if touched and watch.is_gone(machine):
+                raise Refused(errno.ENODEV)
 
     def _go(self, verb, part, accesses):
         self.made += [(verb, kind, part.backing, at, width) for kind, at, width in accesses]
@@ -84,7 +98,7 @@ class Handle:
 
     def read(self, machine, offset, length):
         self.made = []
-        self._check(machine)
+        self._check(machine, offset, length)
         file = self.file
         if file.view[:1] == "x":
             return self._read_line(offset, length)
@@ -98,7 +112,7 @@ class Handle:
 
     def write(self, machine, offset, data):
         self.made = []
-        self._check(machine)
+        self._check(machine, offset, len(data))
         file = self.file
         if file.view[:1] == "x":
             return self._write_line(data)

@@ -95,6 +95,12 @@ class Machine:
                     self.poke(self.memory, start, f"{device.address} {bar} {end:x}".encode()[:16])
         rows = [row for row in demo.IOMEM.splitlines() if row[0] != " "]
         ends = [[int(n, 16) for n in row.split()[0].split("-")] for row in rows]
+        # What belongs to functions, by the name that it has there.
+        self.owned = [
+            (*(int(n, 16) for n in row.split()[0].split("-")), row.split()[2])
+            for row in demo.IOMEM.splitlines()
+            if row.endswith(".0")
+        ]
         self.ranges = [
             (start, end, "System RAM" in row) for row, (start, end) in zip(rows, ends, strict=True)
         ]
@@ -216,7 +222,7 @@ class Machine:
             memory_like=bool(flags & 0x2000),
             widest=8 if flags & 0x200 else 4,
         )
-        return File(view, [stretch], function, bar)
+        return File(view, [stretch], [(0, ADDRESS_END, function)], bar)
 
     def phys_file(self, view, form, first, second):
         end = {"": None, "+": first + second - 1, "-": second}[form]
@@ -238,7 +244,13 @@ class Machine:
                 at += size
         if at <= end:
             return {errno.ENXIO}
-        return File(view, stretches, None, None)
+        size = width_of(view) if view[:1] == "x" else end + 1 - first
+        owners = [
+            (start - first, last + 1 - first, self.plugged[address])
+            for start, last, address in self.owned
+            if start < first + size and first <= last and address in self.plugged
+        ]
+        return File(view, stretches, owners, None)
 
     def listing(self, address, view):
         """The names in a function's directory."""
