@@ -64,11 +64,11 @@ def open_file(path: StrPath, what: str, *, writable: bool, flags: int = 0) -> in
     TooManyFiles already where RESERVED_FILES more would be too many.
     """
     access = os.O_RDWR if writable else os.O_RDONLY
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         fd = os.open(path, os.O_CLOEXEC | access | flags)
     except OSError as error:
         raise refusal(f"{what}: {path}", error, REFUSALS) from error
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and fd >= limit - RESERVED_FILES:
         os.close(fd)
         raise TooManyFiles(

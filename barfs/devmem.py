@@ -21,8 +21,8 @@ from barfs.names import AddressRange, PciAddress
 
 log = logging.getLogger(__name__)
 
-# One past the last byte that a file offset (off_t) can name.
-OFFSET_END: Final = 1 << 63
+# One past the last byte that a file can have: its size is an off_t too.
+OFFSET_END: Final = (1 << 63) - 1
 
 # A mapping in another caching type than the kernel's own of the same page: the remapping fails,
 # which mmap_mem calls EAGAIN (drivers/char/mem.c; arch/x86/mm/pat/memtype.c, reserve_pfn_range).
@@ -65,7 +65,7 @@ class IomemRange(NamedTuple):
 def parse_iomem(text: str) -> Sequence[IomemRange]:
     """The ranges in /proc/iomem, in its order; lines of another form are left out and logged.
 
-    So are ranges that no file offset can reach, from 2**63 on. A reader without CAP_SYS_ADMIN sees
+    So are ranges that no file can reach, from 2**63 - 1 on. A reader without CAP_SYS_ADMIN sees
     all addresses as 0: no ranges then.
     """
     ranges = []

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import lru_cache, partial
 from itertools import count
 from time import perf_counter
@@ -150,11 +151,15 @@ class OpenFiles:
                 view = await self._workers.run(call, Place(range(0), node.address))
         finally:
             pace.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
-        opened = Opened(caller, subject(node), view.width_at)
-        handle = next(self._handles)
-        self._files[handle] = OpenFile(node, view, opened, pace, self._workers)
-        if node.kind is not Kind.LOG:
-            self._journal.add(Open(opened, _MODES[mode]))
+        with ExitStack() as unless_kept:
+            unless_kept.callback(view.close)
+            opened = Opened(caller, subject(node), view.width_at)
+            file = OpenFile(node, view, opened, pace, self._workers)
+            if node.kind is not Kind.LOG:
+                self._journal.add(Open(opened, _MODES[mode]))
+            handle = next(self._handles)
+            unless_kept.pop_all()
+        self._files[handle] = file
         return handle
 
     def opened(self, handle: int) -> Opened:

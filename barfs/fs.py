@@ -11,6 +11,7 @@ import select
 import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import count
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
@@ -86,6 +87,15 @@ def _caller(ctx: RequestContext) -> Caller:
     return Caller(ctx.uid, pid, process)
 
 
+def _errno_of(error: Exception) -> int:
+    """What an exception says to the kernel: EIO where it has no errno, or none for a refusal.
+
+    One that comes from a system call may be ENOSYS, which would switch the operation off for good.
+    """
+    number = error.errno if isinstance(error, (BarfsError, FUSEError)) else errno.EIO
+    return number if number in errno.errorcode and number != errno.ENOSYS else errno.EIO
+
+
 def refuse(what: str) -> NoReturn:
     """For operations that change the tree, which is the machine's alone to change."""
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
@@ -128,17 +138,25 @@ class Operations(pyfuse3.Operations):
 
     def _answer(self, name: str, args: tuple[Any, ...], error: Exception) -> FUSEError:
         """What the kernel is told of an exception, after the logs have been."""
-        if isinstance(error, FUSEError):
-            return error
+        number = _errno_of(error)
+        try:
+            if not isinstance(error, FUSEError):
+                self._explain(name, args, number, error)
+        except Exception:
+            # Of an exception that can't even be printed, or of the printing.
+            with suppress(Exception):
+                log.exception("%s: not explained (%s)", name, errno.errorcode[number])
+        return FUSEError(number)
+
+    def _explain(self, name: str, args: tuple[Any, ...], number: int, error: Exception) -> None:
+        """A line in both logs."""
         if isinstance(error, BarfsError):
-            number = error.errno
             message = explain(error, self._tree.machine)
-            log.warning("%s: %s (%s)", name, message, errno.errorcode.get(number, number))
+            log.warning("%s: %s (%s)", name, message, errno.errorcode[number])
         else:
-            number, message = errno.EIO, f"unforeseen: {type(error).__name__}"
+            message = f"unforeseen: {type(error).__name__}"
             log.error("%s: unforeseen (EIO)", name, exc_info=error)
         self._record_refusal(name, args, number, message)
-        return FUSEError(number)
 
     def _record_refusal(
         self, operation: str, args: tuple[Any, ...], number: int, message: str

@@ -23,7 +23,7 @@ from barfs.aperture import (
     refusal,
     refuse_mapping,
 )
-from barfs.devmem import PhysicalMemory
+from barfs.devmem import OFFSET_END, PhysicalMemory
 from barfs.errors import (
     BarfsError,
     Cause,
@@ -109,9 +109,11 @@ def parse_hex(text: str, *, bits: int) -> int:
 def parse_resource(line: str) -> Resource | None:
     """`<start> <end> <flags>` in hex; None where there is no resource. ValueError if garbage.
 
-    Addresses that no file offset can reach, from 2**63 on, are garbage too.
+    Addresses that no file can reach, from 2**63 - 1 on, are garbage too.
     """
     start, end, flags = (parse_hex(word, bits=63) for word in line.split())
+    if end >= OFFSET_END:
+        raise ValueError(line)
     if flags == 0 or end < start:
         return None
     return Resource(start, end, flags)
@@ -180,6 +182,7 @@ class Presence:
 
     def __init__(self, path: str, what: str) -> None:
         self._what = what
+        self._lost = ""  # why, once it is
         self._fd = open_file(path, what, writable=False)
         try:
             self._then = self._read()
@@ -198,7 +201,17 @@ class Presence:
         return parse_resources(address, self._then.decode(errors="replace"))
 
     def check(self) -> None:
-        """DeviceGone if it has gone or moved since."""
+        """DeviceGone if it has gone or moved since; for good, even if it comes back."""
+        if self._lost:
+            raise DeviceGone(self._lost)
+        try:
+            self._look()
+        except DeviceGone as error:
+            self._lost = str(error)
+            raise
+
+    def _look(self) -> None:
+        """DeviceGone if it is gone now, or elsewhere."""
         if self._read() != self._then:
             raise DeviceGone(f"{self._what}: its resources have changed since it was opened")
 
@@ -217,13 +230,13 @@ class PlainPresence(Presence):
         super().__init__(path, what)
         self._changed = os.fstat(self._fd).st_ctime_ns
 
-    def check(self) -> None:
+    def _look(self) -> None:
         """See Presence."""
         now = os.fstat(self._fd)
         if now.st_nlink == 0:
             raise DeviceGone(f"{self._what}: the device is gone")
         if now.st_ctime_ns != self._changed:
-            super().check()
+            super()._look()
             self._changed = now.st_ctime_ns
 
 

@@ -12,6 +12,7 @@ from barfs.checkup import status
 from barfs.errors import BadRequest, DeviceGone, KernelRefused, ReadOnly
 from barfs.info import describe
 from barfs.journal import LogView
+from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
 from barfs.pci import Presence, Resource, bar_of
 
@@ -395,12 +396,24 @@ class GuardedView:
 
     def close(self) -> None:
         """See View."""
-        self._view.close()
-        self._held.close()
+        try:
+            self._view.close()
+        finally:
+            self._held.close()
 
 
 # A range with more functions in it than this is a part of the bus rather than of a device.
 MOST_GUARDS: Final = 64
+
+
+def _functions_behind(tree: Tree, node: Node) -> list[tuple[int, int, PciAddress]]:
+    """What of a file in `phys` belongs to functions, as offsets in the file."""
+    if node.view.is_text:
+        # Offsets in the text say nothing of where in the register an access is: it is all of it.
+        register = node._replace(size=node.view.width)
+        return [(0, sys.maxsize, address) for *_, address in tree.functions_within(register)]
+    parts = tree.functions_within(node)
+    return [] if len(parts) > MOST_GUARDS else parts
 
 
 def _open_guarded(tree: Tree, node: Node, *, writable: bool) -> View:
@@ -408,14 +421,14 @@ def _open_guarded(tree: Tree, node: Node, *, writable: bool) -> View:
     with ExitStack() as stack:
         # First the watch, then what is watched: a change between the two is seen.
         if node.kind is Kind.PHYS_FILE:
-            parts = tree.functions_within(node)
-            parts = [] if len(parts) > MOST_GUARDS else parts
+            parts = _functions_behind(tree, node)
         else:
             parts = [(0, sys.maxsize, node.function)]
         guards = []
         for start, end, address in parts:
-            guards.append(Guard(start, end, tree.pci.presence(address)))
-            stack.callback(guards[-1].presence.close)
+            presence = tree.pci.presence(address)
+            stack.callback(presence.close)
+            guards.append(Guard(start, end, presence))
         if tree.decoder is not None and node.kind in BARS:
             stack.callback(tree.decoder.hold(node.function, node.bar))
         bar = None
@@ -470,12 +483,15 @@ def _open_span(tree: Tree, node: Node, bar: Resource | None, *, writable: bool) 
                 resource=bar,
             )
         ]
-    try:
-        return _view(node, apertures)
-    except BadRequest as error:
+    with ExitStack() as unless_shown:
         for aperture in apertures:
-            aperture.close()
-        raise BadRequest(f"{node.path}: {error}") from error
+            unless_shown.callback(aperture.close)
+        try:
+            view = _view(node, apertures)
+        except BadRequest as error:
+            raise BadRequest(f"{node.path}: {error}") from error
+        unless_shown.pop_all()
+        return view
 
 
 def _view(node: Node, apertures: Sequence[Aperture]) -> View:

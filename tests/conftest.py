@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# What compares for several tests, and should say what it has compared.
+pytest.register_assert_rewrite("walks")
+
 
 @pytest.fixture(scope="session")
 def require():

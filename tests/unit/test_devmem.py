@@ -127,10 +127,10 @@ def test_a_range_opens_as_its_stretches_of_one_kind(memory, tmp_path, expected):
 
 def test_a_refusal_of_one_stretch_gives_up_those_before_it(memory, tmp_path):
     last = (1 << 63) - 0x1000  # past what any file can be mapped at
-    text = f"0-{last - 1:x} : Reserved\n{last:x}-{last + 0xFFF:x} : System RAM\n"
+    text = f"0-{last - 1:x} : Reserved\n{last:x}-{last + 0xFFE:x} : System RAM\n"
     (tmp_path / "iomem").write_text(text)
     with pytest.raises(BarfsError, match=f"phys {last:#x}"):
-        memory.open(0, last + 0x1000, writable=False)
+        memory.open(0, last + 0xFFF, writable=False)
     opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
     assert str(tmp_path / "mem") not in opened
     assert str(tmp_path / "mem") not in Path("/proc/self/maps").read_text()

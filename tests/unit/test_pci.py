@@ -223,6 +223,18 @@ def test_presence_ends_when_a_device_goes_or_its_resources_change(bus, ivshmem, 
     presence.close()
 
 
+def test_presence_does_not_come_back_with_the_resources(bus, ivshmem):
+    presence = bus.presence(IVSHMEM)
+    text = (ivshmem / "resource").read_text()
+    set_line(ivshmem, 0, f"0xfeb40000 0xfeb400ff {demo.MEM:#x}")
+    for now in (None, text):
+        if now:
+            (ivshmem / "resource").write_text(now)
+        with pytest.raises(DeviceGone, match="its resources have changed since it was opened"):
+            presence.check()
+    presence.close()
+
+
 def test_presence_of_a_function_that_is_not_there(bus, ivshmem):
     shutil.rmtree(ivshmem)
     with pytest.raises(DeviceGone, match=str(IVSHMEM)):
