@@ -6,11 +6,13 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
-from barfs import daemon, mountpoint
+from barfs import daemon, demo, mountpoint
 from barfs.mountpoint import MountError
 from mounted.conftest import (
     BARFS,
@@ -180,7 +182,7 @@ process=$(pgrep -f -- '[-]-sysfs {machine.sysfs} ')
 # A shell of his in it. Without files a process is gone but for its parent.
 setpriv --reuid 65534 --regid 65534 --clear-groups \\
     bash -c 'cd {where} && echo in && exec sleep infinity >/dev/null' > {directory}/shell &
-until grep -q in {directory}/shell; do :; done
+until grep -q in {directory}/shell; do kill -0 $!; done
 kill -9 $process
 while [ -e /proc/$process/fd/0 ]; do :; done
 ! {clearer} $mounting
@@ -207,14 +209,24 @@ main()
 """
 
 
+@pytest.fixture
+def open_to_all(fuse):
+    """A directory that somebody else may enter; a start of pytest closes those that it makes."""
+    with tempfile.TemporaryDirectory(prefix="barfs-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "machine").mkdir()
+        (directory / "bars").mkdir()
+        yield directory
+
+
 @pytest.mark.parametrize("clearer", ["somebody", "root"])
-def test_the_dead_mount_of_somebody_else(machine, where, tmp_path, clearer):
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory == tmp_path or "pytest" in directory.name:
-            directory.chmod(0o755)
-    sh(f"chown -R nobody {machine.sysfs.parent} {where}")
+def test_the_dead_mount_of_somebody_else(open_to_all, clearer):
+    machine = demo.build(open_to_all / "machine")
+    where = open_to_all / "bars"
+    sh(f"chown -R nobody {open_to_all}/machine {where}")
     script = AS_SOMEBODY.format(
-        directory=tmp_path,
+        directory=open_to_all,
         python=sys.executable,
         program=BECOME_NOBODY,
         machine=machine,
