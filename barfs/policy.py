@@ -54,8 +54,6 @@ class Policy:
             return stat.S_IFLNK | 0o777
         if kind in DIRECTORIES:
             return stat.S_IFDIR | (0o500 if kind is Kind.PHYS else 0o555)
-        if kind is Kind.STATUS:
-            return stat.S_IFREG | READ_BITS
         bits = OWNER_ONLY
         if kind in BARS:
             bits = self.mode
