@@ -17,7 +17,8 @@ from barfs.diagnose import Machine
 from barfs.errors import BarfsError, Cause, DeviceGone, NoSuchAddress
 from barfs.kernel import Kernel
 from barfs.names import PciAddress
-from barfs.pci import COMMAND_ABSENT, PciBus, Resource
+from barfs.pci import COMMAND_ABSENT, PciBus
+from barfs.resources import Resource
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 

@@ -11,18 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from barfs.daemon import (
-    REAL_DEVMEM,
-    REAL_PROC,
-    REAL_SYSFS,
-    Settings,
-    run_in_background,
-    run_in_foreground,
-)
 from barfs.errors import BarfsError
 from barfs.mountpoint import MountError, unmount
 from barfs.patterns import DevicePattern, Rules
 from barfs.policy import parse_mode
+from barfs.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +209,9 @@ def _run(
     finish: Callable[[], None],
 ) -> None:
     """Serve in the foreground, or return once a background daemon answers."""
+    # Not needed by the other commands, so that they start faster.
+    from barfs.daemon import run_in_background, run_in_foreground  # noqa: PLC0415
+
     if arguments.foreground:
         try:
             run_in_foreground(settings, ready)

@@ -8,7 +8,8 @@ from threading import Lock
 
 from barfs.errors import BarfsError, DeviceGone
 from barfs.names import PciAddress
-from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus, Presence
+from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
+from barfs.presence import Presence
 
 log = logging.getLogger(__name__)
 

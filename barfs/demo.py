@@ -13,7 +13,7 @@ from typing import Final
 
 from barfs.names import DeviceId, PciAddress
 from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Node, Tree
-from barfs.pci import (
+from barfs.resources import (
     IORESOURCE_IO,
     IORESOURCE_MEM,
     IORESOURCE_MEM_64,

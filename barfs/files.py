@@ -13,7 +13,8 @@ from barfs.errors import BadRequest, BarfsError, PastEnd
 from barfs.journal import Caller, Open, Opened, Subject, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
-from barfs.views import GoneView, View, open_view
+from barfs.opening import open_view
+from barfs.views import GoneView, View
 from barfs.workers import AT_ONCE, OPEN_AT_ONCE, Pace, Place, Workers
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}

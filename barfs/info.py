@@ -12,17 +12,9 @@ from typing import Final, NamedTuple, TypeVar
 
 from barfs.errors import BarfsError, DeviceGone
 from barfs.names import DeviceId, PciAddress
-from barfs.pci import (
-    COMMAND_ABSENT,
-    COMMAND_IO,
-    COMMAND_MASTER,
-    COMMAND_MEMORY,
-    ROM_RESOURCE,
-    PciBus,
-    Resource,
-    parse_hex,
-)
+from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, PciBus
 from barfs.pciids import PATHS, PciIds
+from barfs.resources import ROM_RESOURCE, Resource, parse_hex
 
 T = TypeVar("T")
 

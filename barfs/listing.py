@@ -9,8 +9,9 @@ from barfs import info
 from barfs.errors import DeviceGone, NoSuchNode
 from barfs.info import Decoding, Function
 from barfs.names import LinkName, PciAddress
-from barfs.pci import PciBus, Resource
+from barfs.pci import PciBus
 from barfs.pciids import PATHS, PciIds
+from barfs.resources import Resource
 
 Form: TypeAlias = Literal["table", "text", "json"]
 

@@ -19,7 +19,8 @@ from barfs.diagnose import Machine
 from barfs.errors import BarfsError, DeviceGone, NoSuchNode
 from barfs.journal import Journal, Stream
 from barfs.names import AddressRange, BarName, LinkName, PciAddress
-from barfs.pci import PciBus, check_window
+from barfs.pci import PciBus
+from barfs.resources import check_window
 
 # st_blksize. Tools that buffer ask for this much at a time: on registers no more than one access,
 # elsewhere enough to be fast.

@@ -3,13 +3,11 @@
 import errno
 import logging
 import os
-import re
 import shlex
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 from barfs.aperture import (
     PAGE_SIZE,
@@ -19,34 +17,32 @@ from barfs.aperture import (
     PortAperture,
     RomFile,
     SysfsFile,
-    open_file,
     refusal,
     refuse_mapping,
 )
-from barfs.devmem import OFFSET_END, PhysicalMemory
+from barfs.devmem import PhysicalMemory
 from barfs.errors import (
     BarfsError,
     Cause,
     DeviceGone,
     DriverOwns,
-    NoSuchAddress,
-    NoSuchNode,
     NotDecoded,
     ReadOnly,
 )
 from barfs.index import IdIndex, directory_stamp
 from barfs.names import DeviceId, PciAddress
 from barfs.patterns import NO_RULES, Form, Rules
+from barfs.presence import PlainPresence, Presence, is_sysfs
+from barfs.resources import (
+    ROM_RESOURCE,
+    Resource,
+    bar_of,
+    check_window,
+    parse_hex,
+    parse_resources,
+)
 
 log = logging.getLogger(__name__)
-
-# include/linux/ioport.h
-IORESOURCE_IO: Final = 0x00000100
-IORESOURCE_MEM: Final = 0x00000200
-IORESOURCE_PREFETCH: Final = 0x00002000
-IORESOURCE_MEM_64: Final = 0x00100000
-IORESOURCE_DISABLED: Final = 0x10000000
-IORESOURCE_UNSET: Final = 0x20000000
 
 # PCI Local Bus Specification 3.0, 6.2.2: the command register and some of its bits.
 COMMAND_OFFSET: Final = 4
@@ -55,189 +51,8 @@ COMMAND_MEMORY: Final = 1 << 1
 COMMAND_ABSENT: Final = 0xFFFF  # no device has this; it is what a read without an answer gives
 COMMAND_MASTER: Final = 1 << 2
 
-# The lines of sysfs's `resource`: the BARs, then the expansion ROM.
-N_BARS: Final = 6
-ROM_RESOURCE: Final = 6
 
 _READ_ONLY_HERE: Final = "is read-only in this mount (--read-only-device)"
-
-
-class Resource(NamedTuple):
-    """A line of sysfs's `resource`: bus addresses, the end included, and the kernel's flags."""
-
-    start: int
-    end: int
-    flags: int
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self.end - self.start + 1
-
-    @property
-    def is_memory(self) -> bool:
-        """MMIO, not port I/O."""
-        return bool(self.flags & IORESOURCE_MEM)
-
-    @property
-    def is_64bit(self) -> bool:
-        """A memory BAR whose address has 64 bits."""
-        return bool(self.flags & IORESOURCE_MEM_64)
-
-    @property
-    def prefetchable(self) -> bool:
-        """Reads have no side effects."""
-        return bool(self.flags & IORESOURCE_PREFETCH)
-
-    @property
-    def assigned(self) -> bool:
-        """The kernel has given it an address and not switched it off."""
-        return not self.flags & (IORESOURCE_UNSET | IORESOURCE_DISABLED)
-
-
-def parse_hex(text: str, *, bits: int) -> int:
-    """A number as sysfs prints it, hex with 0x; ValueError if it is not, or too large.
-
-    Not int(), which takes signs, underscores and the digits of any script.
-    """
-    match = re.fullmatch(r"\s*(?:0x)?([0-9a-fA-F]+)\s*", text)
-    if match is None or int(match[1], 16) >> bits:
-        raise ValueError(text)
-    return int(match[1], 16)
-
-
-def parse_resource(line: str) -> Resource | None:
-    """`<start> <end> <flags>` in hex; None where there is no resource. ValueError if garbage.
-
-    Addresses that no file can reach, from 2**63 - 1 on, are garbage too.
-    """
-    start, end, flags = (parse_hex(word, bits=63) for word in line.split())
-    if end >= OFFSET_END:
-        raise ValueError(line)
-    if flags == 0 or end < start:
-        return None
-    return Resource(start, end, flags)
-
-
-@lru_cache(maxsize=1 << 14)  # of what a text means, whatever function has it
-def _parse_resources(text: str) -> tuple[Mapping[int, Resource], tuple[tuple[int, str], ...]]:
-    """BARs and expansion ROM by line, and the lines that are garbage."""
-    found, garbage = {}, []
-    for index, line in enumerate(text.splitlines()[: ROM_RESOURCE + 1]):
-        try:
-            resource = parse_resource(line)
-        except ValueError:
-            garbage.append((index, line))
-            continue
-        if resource is not None and resource.flags & (IORESOURCE_MEM | IORESOURCE_IO):
-            found[index] = resource
-    return MappingProxyType(found), tuple(garbage)
-
-
-def parse_resources(address: PciAddress, text: str) -> Mapping[int, Resource]:
-    """BARs and expansion ROM in a function's `resource`, by line; garbage is logged, left out."""
-    found, garbage = _parse_resources(text)
-    for index, line in garbage:
-        log.warning("%s: line %d of resource is garbage: %a", address, index, line)
-    return found
-
-
-def bar_of(address: PciAddress, resources: Mapping[int, Resource], index: int) -> Resource:
-    """One BAR of a function's resources; NoSuchNode."""
-    resource = resources.get(index)
-    if resource is None or index == ROM_RESOURCE:
-        raise NoSuchNode(f"{address}: there is no BAR {index}")
-    return resource
-
-
-def check_window(what: str, offset: int, size: int, whole: int) -> None:
-    """NoSuchAddress if `size` bytes from `offset` are not inside `whole` bytes."""
-    if offset + size > whole:
-        raise NoSuchAddress(f"{what}: {size:#x} bytes at {offset:#x}, but it ends at {whole:#x}")
-
-
-def _is_sysfs(path: Path) -> bool:
-    """Whether `path` is a real sysfs rather than a tree of plain files."""
-    try:
-        device = path.stat().st_dev
-        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    number = f"{os.major(device)}:{os.minor(device)}"
-    # mountinfo: id, parent, major:minor, ... " - " type, source, options
-    return any(
-        line.split()[2] == number and line.partition(" - ")[2].startswith("sysfs ")
-        for line in mounts
-    )
-
-
-class Presence:
-    """Tells whether a function is still there, with its resources where they were.
-
-    A mapping outlives its device, and another one may come to lie at its addresses. The open file
-    knows: sysfs answers ENODEV once the function is removed, and for ever, whatever is plugged in
-    at the same place later. One check is one read of `resource`, about 1 us; config space is not
-    read.
-    """
-
-    def __init__(self, path: str, what: str) -> None:
-        self._what = what
-        self._lost = ""  # why, once it is
-        self._fd = open_file(path, what, writable=False)
-        try:
-            self._then = self._read()
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def _read(self) -> bytes:
-        try:
-            return os.pread(self._fd, PAGE_SIZE, 0)
-        except OSError as error:
-            raise DeviceGone(f"{self._what}: the device is gone ({error.strerror})") from error
-
-    def resources(self, address: PciAddress) -> Mapping[int, Resource]:
-        """BARs and expansion ROM as they were when this was made."""
-        return parse_resources(address, self._then.decode(errors="replace"))
-
-    def check(self) -> None:
-        """DeviceGone if it has gone or moved since; for good, even if it comes back."""
-        if self._lost:
-            raise DeviceGone(self._lost)
-        try:
-            self._look()
-        except DeviceGone as error:
-            self._lost = str(error)
-            raise
-
-    def _look(self) -> None:
-        """DeviceGone if it is gone now, or elsewhere."""
-        if self._read() != self._then:
-            raise DeviceGone(f"{self._what}: its resources have changed since it was opened")
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-
-class PlainPresence(Presence):
-    """Of a plain file, in a simulated machine: when the function goes, only the file's name does.
-
-    Whether the file was written to since shows in its time of change.
-    """
-
-    def __init__(self, path: str, what: str) -> None:
-        super().__init__(path, what)
-        self._changed = os.fstat(self._fd).st_ctime_ns
-
-    def _look(self) -> None:
-        """See Presence."""
-        now = os.fstat(self._fd)
-        if now.st_nlink == 0:
-            raise DeviceGone(f"{self._what}: the device is gone")
-        if now.st_ctime_ns != self._changed:
-            super()._look()
-            self._changed = now.st_ctime_ns
 
 
 class PciBus:
@@ -261,7 +76,7 @@ class PciBus:
         self._devices = os.path.join(sysfs, "bus/pci/devices")
         self._bars_via = bars_via
         self._rules = rules
-        self._real = _is_sysfs(sysfs)
+        self._real = is_sysfs(sysfs)
         in_plain_files = partial(directory_stamp, self._devices)
         self._index = IdIndex(self._all_ids, stamp if self._real else in_plain_files)
 

@@ -111,8 +111,8 @@ def test_wrong_usage():
 
 def test_without_dev_fuse(machine, where):
     script = (
-        "import pathlib; from barfs import cli, daemon;"
-        "daemon.FUSE_DEVICE = pathlib.Path('/dev/fuse/not'); cli.main()"
+        "import pathlib; from barfs import cli, settings;"
+        "settings.FUSE_DEVICE = pathlib.Path('/dev/fuse/not'); cli.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "mount", *machine_options(machine), where],

@@ -33,7 +33,7 @@ from barfs.errors import (
     ReadOnly,
     TooManyFiles,
 )
-from barfs.pci import Presence
+from barfs.presence import Presence
 
 SIZE = 0x400
 CONTENTS = bytes((at * 7 + (at >> 8)) & 0xFF for at in range(SIZE))
@@ -808,7 +808,7 @@ import errno, json, os, resource, sys
 from pathlib import Path
 from barfs.aperture import RESERVED_FILES, MappedAperture, SysfsFile
 from barfs.errors import TooManyFiles
-from barfs.pci import Presence
+from barfs.presence import Presence
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 path = Path(sys.argv[1])

@@ -300,10 +300,15 @@ def test_a_bar_without_an_address(fixture):
 )
 def test_config_space_of_what_sleeps_is_not_read(fixture, monkeypatch, state, runtime):
     read = []
-    ask = SysfsFile.read
-    monkeypatch.setattr(
-        SysfsFile, "read", lambda file, *where: read.append(file._what) or ask(file, *where)
-    )
+    ask = PciBus._bytes
+
+    def ask_and_note(bus, address, name, *where):
+        if name == "config":
+            read.append(f"{address} config")
+        return ask(bus, address, name, *where)
+
+    monkeypatch.setattr(PciBus, "_bytes", ask_and_note)
+    monkeypatch.setattr(SysfsFile, "read", None)
     monkeypatch.setattr(PciBus, "open_bar", None)
     monkeypatch.setattr(PciBus, "open_rom", None)
     asked = []

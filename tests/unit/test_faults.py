@@ -14,10 +14,11 @@ import trio
 
 import barfs
 from barfs import demo, errors
-from barfs.daemon import Settings, tree_of
+from barfs.daemon import tree_of
 from barfs.fs import Operations
 from barfs.nodes import ROOT_INODE
 from barfs.policy import Policy
+from barfs.settings import Settings
 from barfs.workers import FIRST_TRY, Workers
 
 SOURCES = str(Path(barfs.__file__).parent)

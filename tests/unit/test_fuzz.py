@@ -20,9 +20,10 @@ from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchAddress, NoSu
 from barfs.info import describe
 from barfs.names import AddressRange, BarName, DeviceId, LinkName, PciAddress
 from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node, Tree
-from barfs.pci import PciBus, parse_hex, parse_resource
+from barfs.opening import open_view
+from barfs.pci import PciBus
 from barfs.pciids import PciIds
-from barfs.views import open_view
+from barfs.resources import parse_hex, parse_resource
 
 OFFSET_MAX = (1 << 63) - 1  # the largest st_size
 WORD = st.integers(0, 0xFFFF)

@@ -10,10 +10,11 @@ from walks.contract import merged
 from walks.machine import Machine
 
 from barfs import aperture
-from barfs.daemon import Settings, tree_of
+from barfs.daemon import tree_of
 from barfs.errors import BarfsError
 from barfs.nodes import ROOT, Kind
-from barfs.views import open_view
+from barfs.opening import open_view
+from barfs.settings import Settings
 
 STEPS = 4400  # of each of the two walks
 

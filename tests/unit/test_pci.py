@@ -13,7 +13,9 @@ from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded, ReadOnly
 from barfs.names import DeviceId, PciAddress
 from barfs.patterns import DevicePattern, Rules
-from barfs.pci import PciBus, Presence, Resource, check_window, parse_resource
+from barfs.pci import PciBus
+from barfs.presence import Presence
+from barfs.resources import Resource, check_window, parse_resource
 
 E1000 = PciAddress(0, 0, 3, 0)
 IVSHMEM = PciAddress(0, 0, 4, 0)

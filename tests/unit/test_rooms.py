@@ -10,9 +10,21 @@ import barfs
 # A module may import those before it.
 ROOMS = [
     *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "index", "patterns"),
+    *("resources", "presence"),
     *("pci", "decoding", "kernel", "diagnose", "checkup", "pciids", "info", "journal", "nodes"),
-    *("policy", "views", "workers", "files", "fs", "loop", "logfile", "uevents", "mountpoint"),
-    *("outlets", "confine", "daemon", "demo", "listing", "doctor", "cli", "mount_helper"),
+    *("policy", "views", "opening", "workers", "files", "fs", "loop", "logfile", "uevents"),
+    *(
+        "mountpoint",
+        "settings",
+        "outlets",
+        "confine",
+        "daemon",
+        "demo",
+        "listing",
+        "doctor",
+        "cli",
+        "mount_helper",
+    ),
     "__main__",
 ]
 

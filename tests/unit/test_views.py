@@ -26,6 +26,7 @@ from barfs.errors import (
 from barfs.journal import LogView
 from barfs.names import PciAddress
 from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node, Tree
+from barfs.opening import open_view
 from barfs.patterns import DevicePattern, Rules
 from barfs.pci import PciBus
 from barfs.views import (
@@ -38,7 +39,6 @@ from barfs.views import (
     SnapshotView,
     SysfsView,
     TextView,
-    open_view,
 )
 
 SIZE = 64

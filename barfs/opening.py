@@ -1,0 +1,134 @@
+"""What is opened for a file of the tree: its view, over its apertures, watched over."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Final
+
+from barfs import access
+from barfs.aperture import Aperture
+from barfs.checkup import status
+from barfs.errors import BadRequest, ReadOnly
+from barfs.info import describe
+from barfs.journal import LogView
+from barfs.names import PciAddress
+from barfs.nodes import BARS, Kind, Node, Tree
+from barfs.resources import Resource, bar_of
+from barfs.views import (
+    ConfigView,
+    FixedView,
+    Guard,
+    GuardedView,
+    JoinedView,
+    RawView,
+    SnapshotView,
+    SysfsView,
+    TextView,
+    View,
+)
+
+# A range with more functions in it than this is a part of the bus rather than of a device.
+MOST_GUARDS: Final = 64
+
+
+def _functions_behind(tree: Tree, node: Node) -> list[tuple[int, int, PciAddress]]:
+    """What of a file in `phys` belongs to functions, as offsets in the file."""
+    if node.view.is_text:
+        # Offsets in the text say nothing of where in the register an access is: it is all of it.
+        register = node._replace(size=node.view.width)
+        return [(0, sys.maxsize, address) for *_, address in tree.functions_within(register)]
+    parts = tree.functions_within(node)
+    return [] if len(parts) > MOST_GUARDS else parts
+
+
+def _open_guarded(tree: Tree, node: Node, *, writable: bool) -> View:
+    """A BAR or physical range, with a watch over the functions that it belongs to."""
+    with ExitStack() as stack:
+        # First the watch, then what is watched: a change between the two is seen.
+        if node.kind is Kind.PHYS_FILE:
+            parts = _functions_behind(tree, node)
+        else:
+            parts = [(0, sys.maxsize, node.function)]
+        guards = []
+        for start, end, address in parts:
+            presence = tree.pci.presence(address)
+            stack.callback(presence.close)
+            guards.append(Guard(start, end, presence))
+        if tree.decoder is not None and node.kind in BARS:
+            stack.callback(tree.decoder.hold(node.function, node.bar))
+        bar = None
+        if node.kind in BARS:
+            bar = bar_of(node.function, guards[0].presence.resources(node.function), node.bar)
+        view = _open_span(tree, node, bar, writable=writable)
+        return GuardedView(view, guards, stack.pop_all()) if guards else view
+
+
+def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
+    """Open what is behind a file; NoSuchNode and all that opening an aperture raises.
+
+    BadRequest for a width that the place or the kind of BAR does not allow.
+    """
+    if node.kind is Kind.PHYS_FILE or node.kind in BARS:
+        return _open_guarded(tree, node, writable=writable)
+    if node.kind is Kind.CONFIG:
+        return ConfigView(tree.pci.open_config(node.function, writable=writable))
+    if writable:
+        raise ReadOnly(f"{node.path} is read-only")
+    if node.kind is Kind.ROM:
+        return SysfsView(tree.pci.open_rom(node.function))
+    if node.kind is Kind.LOG:
+        return LogView(tree.stream)
+    if node.kind is Kind.INFO:
+        return SnapshotView(describe(tree.pci, node.function))
+    if node.kind is Kind.STATUS:
+        return SnapshotView(status(tree.machine))
+    raise BadRequest(f"{node.path} is not a file")
+
+
+def _open_span(tree: Tree, node: Node, bar: Resource | None, *, writable: bool) -> View:
+    """A BAR, a window or a physical range. Of a text view only the register itself is opened."""
+    size = node.size or (bar.size if bar else 0)
+    if node.view.is_text:
+        if size < node.view.width:
+            raise BadRequest(f"{node.path}: {size} bytes hold no register of {node.view.width}")
+        size = node.view.width
+    apertures: Sequence[Aperture]
+    if node.kind is Kind.PHYS_FILE:
+        if writable:
+            tree.pci.check_span_writable(node.start, size)
+        apertures = tree.memory.open(node.start, size, writable=writable)
+    else:
+        apertures = [
+            tree.pci.open_bar(
+                node.function,
+                node.bar,
+                writable=writable,
+                offset=node.start,
+                size=size,
+                resource=bar,
+            )
+        ]
+    with ExitStack() as unless_shown:
+        for aperture in apertures:
+            unless_shown.callback(aperture.close)
+        try:
+            view = _view(node, apertures)
+        except BadRequest as error:
+            raise BadRequest(f"{node.path}: {error}") from error
+        unless_shown.pop_all()
+        return view
+
+
+def _view(node: Node, apertures: Sequence[Aperture]) -> View:
+    views: Sequence[RawView | FixedView]
+    if not node.view:
+        views = [RawView(aperture) for aperture in apertures]
+    else:
+        width = node.view.width
+        for aperture in apertures:
+            access.check_base(aperture.base, width, aperture.max_width)
+        if node.view.is_text:
+            (aperture,) = apertures
+            return TextView(aperture, width)
+        views = [FixedView(aperture, width) for aperture in apertures]
+    return views[0] if len(views) == 1 else JoinedView(views)
