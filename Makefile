@@ -1,7 +1,9 @@
 # make demo        mount a simulated machine and run a session on it
 # make test        lint, types, and all tests; builds the test kernel once (ten minutes)
+# make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
+# make performance the same, and write docs/performance.svg and the tables of docs/performance.md
 # make generated   what is committed but made: docs/session.svg and contrib/completion
-# make clean       remove what demo and test have made in this directory
+# make clean       remove what the others have made in this directory
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -10,7 +12,7 @@ SCRIPTS := tools/setup tools/article tests/vm/build-kernel tests/vm/guest_init .
 # What the virtual environment was made of.
 INPUTS := pyproject.toml tools/setup barfs/_mmio.c
 
-.PHONY: demo test generated clean
+.PHONY: demo test bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -23,11 +25,17 @@ test: .venv/test
 	$(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
 		.venv/bin/python -m pytest -p no:cacheprovider --durations=10
 
+bench: .venv/bench
+	$(SUDO) .venv/bin/python -m bench $(ARGS)
+
+performance: bench
+	$(SUDO) .venv/bin/python bench/plot
+
 generated: .venv/test
 	.venv/bin/python tools/completion
 	$(SUDO) .venv/bin/python tools/screenshot
 
-.venv/demo .venv/test: .venv/%: $(INPUTS)
+.venv/demo .venv/test .venv/bench: .venv/%: $(INPUTS)
 	tools/setup $*
 	touch $@
 

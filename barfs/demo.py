@@ -7,7 +7,7 @@ side effects, refused mappings. Nor is a BAR's `resourceN` the same bytes as its
 
 import dataclasses
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -195,17 +195,19 @@ class SimulatedMachine:
     devmem: Path
 
 
-def build(directory: Path) -> SimulatedMachine:
+def build(
+    directory: Path, devices: Iterable[Device] = DEVICES, iomem: str = IOMEM
+) -> SimulatedMachine:
     """Make the files of a simulated machine in an empty directory.
 
     `devmem` is as large as the highest address and sparse: it takes a few KiB of disk.
     """
     machine = SimulatedMachine(directory / "sys", directory / "proc", directory / "mem")
-    for device in DEVICES:
+    for device in devices:
         _write_device(machine.sysfs / "bus/pci/devices", device)
     machine.proc.mkdir()
-    (machine.proc / "iomem").write_text(IOMEM)
-    highest = max(int(line.split()[0].split("-")[1], 16) for line in IOMEM.splitlines())
+    (machine.proc / "iomem").write_text(iomem)
+    highest = max(int(line.split()[0].split("-")[1], 16) for line in iomem.splitlines())
     with machine.devmem.open("wb") as memory:
         memory.truncate(highest + 1)
         memory.seek(UTSNAME_ADDRESS)
