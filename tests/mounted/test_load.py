@@ -17,7 +17,7 @@ PROCESSES, THREADS = 8, 8
 CLIENT = Path(__file__).parent / "load_client.py"
 COMING_AND_GOING = (8, 9)
 # What the daemon may have grown by since it got warm, in KiB.
-GROWTH = 4 << 10
+GROWTH = 6 << 10
 
 
 class Watched:
