@@ -8,7 +8,7 @@ from typing import Final
 
 from barfs import demo
 from barfs.names import DeviceId, LinkName, PciAddress
-from barfs.pci import Resource
+from barfs.resources import Resource
 
 # The function whose BARs are read and written, and those BARs.
 SUBJECT: Final = PciAddress(0, 0, 1, 0)
