@@ -29,7 +29,7 @@ bench: .venv/bench
 	$(SUDO) .venv/bin/python -m bench $(ARGS)
 
 performance: bench
-	$(SUDO) .venv/bin/python bench/plot
+	.venv/bin/python bench/plot
 
 generated: .venv/test
 	.venv/bin/python tools/completion
