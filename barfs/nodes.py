@@ -8,7 +8,7 @@ one node, whichever device sits at that address.
 import enum
 from collections import Counter
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -284,21 +284,29 @@ class Tree:
         wanted = LinkName.parse(name)
         if wanted is None:
             raise NoSuchNode(f"there is no {name!a}; a device is <vendor>:<device>, lower case")
-        found: list[PciAddress] = []
         for fresh in (False, True):
-            found = list(self._meant(wanted, fresh=fresh))
-            if wanted.instance < len(found):
-                return Node(Kind.LINK, found[wanted.instance])
-        raise NoSuchNode(f"there is no device {name} ({len(found)} of that name)")
+            found = self._meant(wanted, fresh=fresh)
+            if found is not None:
+                return Node(Kind.LINK, found)
+        raise NoSuchNode(f"there is no device {name}")
 
-    def _meant(self, wanted: LinkName, *, fresh: bool) -> Iterator[PciAddress]:
-        """The functions of a link's name, whatever its instance."""
-        for address in self.pci.with_id(wanted.id, fresh=fresh):
+    def _meant(self, wanted: LinkName, *, fresh: bool) -> PciAddress | None:
+        """The function of a link's name; None if there is none, or it has another id by now."""
+
+        def fits(address: PciAddress) -> bool:
             try:
-                if not wanted.subsystem or self.pci.subsystem(address) == wanted.subsystem:
-                    yield address
+                return self.pci.subsystem(address) == wanted.subsystem
             except DeviceGone:
-                continue
+                return False
+
+        candidates = self.pci.with_id(wanted.id, fresh=fresh)
+        if wanted.subsystem:
+            candidates = filter(fits, candidates)
+        found = next(islice(candidates, wanted.instance, None), None)
+        try:
+            return found if found and self.pci.id(found) == wanted.id else None
+        except DeviceGone:
+            return None
 
     def _lookup_range(self, directory: Node, name: str) -> Node:
         if not directory.view and name in VIEWS:

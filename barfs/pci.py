@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import shlex
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -105,17 +105,13 @@ class PciBus:
             if found is not None:
                 yield address, found
 
-    def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterator[PciAddress]:
-        """Functions of an id, lowest address first. With `fresh` all functions' ids are read."""
-        for address in self._index.find(device, fresh=fresh):
-            try:
-                if (
-                    self._is_allowed(address)
-                    and self._read_id(address, "vendor", "device") == device
-                ):
-                    yield address
-            except DeviceGone:
-                continue
+    def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterable[PciAddress]:
+        """Functions that had an id when ids were last read, lowest address first.
+
+        That is now if `fresh`, and if functions may have come or gone since.
+        """
+        found = self._index.find(device, fresh=fresh)
+        return filter(self._is_allowed, found) if self._rules.allow else found
 
     def is_present(self, address: PciAddress) -> bool:
         """Whether there is such a function now, allowed or not."""
@@ -329,11 +325,19 @@ class PciBus:
 
         DeviceGone. What the kernel knows is asked for, not the function: nothing is woken.
         """
-        state = self.attribute(address, "power_state")
-        if state in {"D1", "D2", "D3hot", "D3cold"}:
+        state = self._low_power(address)
+        if state is not None:
             return state
         runtime = self.attribute(address, "power/runtime_status")
         return runtime if runtime in {"suspended", "suspending"} else None
+
+    def _low_power(self, address: PciAddress) -> str | None:
+        """Its state, if it is one in which a function does not answer at its BARs; DeviceGone.
+
+        As the kernel has it: nothing is woken (PCI Power Management 1.2, 5.4).
+        """
+        state = self.attribute(address, "power_state")
+        return state if state in {"D1", "D2", "D3hot", "D3cold"} else None
 
     def obstacle(
         self, address: PciAddress, resource: Resource, command: int | None
@@ -367,7 +371,14 @@ class PciBus:
         )
 
     def _check_decoded(self, address: PciAddress, index: int, resource: Resource) -> None:
-        """Reads the command register. With decoding off a BAR reads all ones, which is no data."""
+        """Reads the command register, unless the function sleeps: that would wake it for a moment.
+
+        With decoding off, or asleep, a BAR reads all ones, which is no data.
+        """
+        state = self._low_power(address)
+        if state is not None:
+            asleep = Cause(f"the device sleeps ({state})", self.mend_sleep(address))
+            raise NotDecoded(f"{address} bar{index}: {asleep}")
         command = self.command(address) if resource.assigned else None
         obstacle = self.obstacle(address, resource, command)
         if obstacle is not None:

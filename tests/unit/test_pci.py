@@ -187,6 +187,27 @@ def test_a_missing_file_is_a_device_gone(bus, ivshmem, file, ask):
     assert caught.value.errno == errno.ENODEV
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_bar_is_not_opened_while_its_device_sleeps(bus, e1000, monkeypatch, index):
+    """Its config space is not read either: that would wake it for a moment."""
+    bus.open_bar(E1000, index, writable=False).close()
+    monkeypatch.setattr(PciBus, "command", None)
+    for state in ("D1", "D2", "D3hot", "D3cold"):
+        (e1000 / "power_state").write_text(state + "\n")
+        with pytest.raises(NotDecoded) as caught:
+            bus.open_bar(E1000, index, writable=False)
+        assert str(caught.value) == (
+            f"0000:00:03.0 bar{index}: the device sleeps ({state}); echo on > {e1000}/power/control"
+        )
+        assert caught.value.errno == errno.EIO
+    monkeypatch.undo()
+    for state in ("D0", "unknown"):
+        (e1000 / "power_state").write_text(state + "\n")
+        bus.open_bar(E1000, index, writable=False).close()
+    (e1000 / "power_state").unlink()
+    bus.open_bar(E1000, index, writable=False).close()
+
+
 @pytest.mark.parametrize("via_devmem", [False, True])
 @pytest.mark.parametrize("command", [0x0000, 0x0001, 0x0404, 0xFFFD])
 def test_a_bar_is_not_opened_while_decoding_is_off(machine, ivshmem, via_devmem, command):
