@@ -21,7 +21,7 @@ DEVICES = Path("/sys/bus/pci/devices")
 FIRST_REGISTER = 0x10  # above those that have a meaning (QEMU, docs/specs/ivshmem-spec.txt)
 EDU, STAYS = "1234:11e8", "0000:00:10.0"
 MARK = 0x88  # the edu device keeps what is written there
-PATIENCE = 60
+PATIENCE = 30
 
 wrong = []
 
@@ -81,7 +81,7 @@ class Client(threading.Thread):
     """Uses its files, one after the other, until it is stopped."""
 
     def __init__(self, files):
-        super().__init__()
+        super().__init__(daemon=True)
         self.files, self.stopped = files, False
 
     def run(self):
@@ -161,7 +161,7 @@ def main():
         others.append(Used(f"{mountpoint}/{EDU}/u32/bar0", 4, bytes(4)))
     bystander = Client(others)
     bystander.start()
-    starts, holdings = [], []
+    starts = []
     try:
         for number in range(int(rounds)):
             starts.append(go_round(number, address, directory, mountpoints))
@@ -173,6 +173,8 @@ def main():
     finally:
         bystander.stop()
     wrong.extend(f"{file.path} noticed" for file in others if file.gone or not file.done)
+    if not (DEVICES / address).exists():
+        ask(directory, address, "plug")
     (DEVICES / address / "enable").write_text("1")
     holdings = [held(daemon) for daemon in daemons(mountpoints)]
     used = sum(file.done for file in others)
