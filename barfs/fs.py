@@ -39,14 +39,11 @@ from barfs.workers import Workers
 
 log = logging.getLogger(__name__)
 
-# How long the kernel may keep the names that it was told, in seconds. `pci` and `phys` are always
-# there; all else is asked for anew each time: plug and unplug are right at the next look-up.
+# How long the kernel may keep what it was told, in seconds. `pci` and `phys` are always there;
+# all else is asked for anew each time, so that plug and unplug are right at the next look-up, and
+# in a directory or file that is held open too.
 FIXED_TIMEOUT: Final = 1
 TIMEOUT: Final = 0
-
-# And the attributes that came with a name: long enough for the open that the look-up was for, which
-# asks for them twice otherwise.
-ATTRIBUTES_TIMEOUT: Final = 0.1
 
 # Always ready, as a file without a poll operation is (include/linux/poll.h).
 DEFAULT_POLLMASK: Final = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
@@ -136,9 +133,8 @@ class Operations(pyfuse3.Operations):
         entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
         modified = self._tree.stream.modified if node.kind is Kind.LOG else self._started
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
-        entry.entry_timeout = FIXED_TIMEOUT if node.kind in FIXED_DIRECTORIES else TIMEOUT
-        # `log` grows with each request, and `tail -f` looks at its size.
-        entry.attr_timeout = TIMEOUT if node.kind is Kind.LOG else ATTRIBUTES_TIMEOUT
+        timeout = FIXED_TIMEOUT if node.kind in FIXED_DIRECTORIES else TIMEOUT
+        entry.entry_timeout = entry.attr_timeout = timeout
         return entry
 
     def _answer(self, name: str, args: tuple[Any, ...], error: Exception) -> FUSEError:

@@ -7,7 +7,7 @@ one node, whichever device sits at that address.
 
 import enum
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -288,10 +288,19 @@ class Tree:
             found = self._meant(wanted, fresh=fresh)
             if found is not None:
                 return Node(Kind.LINK, found)
-        raise NoSuchNode(f"there is no device {name}")
+        others = sum(1 for _ in self._named(wanted, fresh=False))
+        raise NoSuchNode(f"there is no device {name} ({others} of that name)")
 
     def _meant(self, wanted: LinkName, *, fresh: bool) -> PciAddress | None:
         """The function of a link's name; None if there is none, or it has another id by now."""
+        found = next(islice(self._named(wanted, fresh=fresh), wanted.instance, None), None)
+        try:
+            return found if found and self.pci.id(found) == wanted.id else None
+        except DeviceGone:
+            return None
+
+    def _named(self, wanted: LinkName, *, fresh: bool) -> Iterable[PciAddress]:
+        """The functions of a link's name, whatever its instance."""
 
         def fits(address: PciAddress) -> bool:
             try:
@@ -300,13 +309,7 @@ class Tree:
                 return False
 
         candidates = self.pci.with_id(wanted.id, fresh=fresh)
-        if wanted.subsystem:
-            candidates = filter(fits, candidates)
-        found = next(islice(candidates, wanted.instance, None), None)
-        try:
-            return found if found and self.pci.id(found) == wanted.id else None
-        except DeviceGone:
-            return None
+        return filter(fits, candidates) if wanted.subsystem else candidates
 
     def _lookup_range(self, directory: Node, name: str) -> Node:
         if not directory.view and name in VIEWS:

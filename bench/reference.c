@@ -56,15 +56,10 @@ static bool is_fixed(fuse_ino_t inode)
     return inode <= STATUS;
 }
 
-/* How long the kernel may keep a name, and attributes, in seconds: as barfs has it. */
+/* How long the kernel may keep what it was told, in seconds: as barfs has it. */
 static double timeout_of(fuse_ino_t inode)
 {
     return inode <= PHYS ? 1 : 0;
-}
-
-static double attributes_timeout_of(fuse_ino_t inode)
-{
-    return inode == LOG ? 0 : 0.1;
 }
 
 static void describe(fuse_ino_t inode, struct stat *st)
@@ -128,7 +123,7 @@ static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         return;
     }
     struct fuse_entry_param entry = {.ino = inode,
-                                     .attr_timeout = attributes_timeout_of(inode),
+                                     .attr_timeout = timeout_of(inode),
                                      .entry_timeout = timeout_of(inode)};
     describe(inode, &entry.attr);
     fuse_reply_entry(req, &entry);
@@ -139,7 +134,7 @@ static void on_getattr(fuse_req_t req, fuse_ino_t inode, struct fuse_file_info *
     struct stat st;
     (void)info;
     describe(inode, &st);
-    fuse_reply_attr(req, &st, attributes_timeout_of(inode));
+    fuse_reply_attr(req, &st, timeout_of(inode));
 }
 
 static void on_readlink(fuse_req_t req, fuse_ino_t inode)
@@ -173,7 +168,7 @@ static void on_readdirplus(fuse_req_t req, fuse_ino_t directory, size_t length, 
         fuse_ino_t inode;
         const char *name = root_entry(place, &inode);
         struct fuse_entry_param entry = {.ino = inode,
-                                         .attr_timeout = attributes_timeout_of(inode),
+                                         .attr_timeout = timeout_of(inode),
                                          .entry_timeout = timeout_of(inode)};
         describe(inode, &entry.attr);
         size_t more = fuse_add_direntry_plus(req, buffer + used, length - used, name, &entry,
