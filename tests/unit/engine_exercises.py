@@ -239,7 +239,10 @@ def faults_in_threads():
     over.set()
     other.join()
     for (offset, _), found in zip(works, faults, strict=True):
-        assert found == [(offset, signal.SIGBUS, BUS_ADRERR)] * 200, (offset, set(found))
+        # The first may come in the midst of a run, as the file shrinks at any time.
+        assert found[0][0] >= offset, found[0]
+        assert found[0][1:] == (signal.SIGBUS, BUS_ADRERR), found[0]
+        assert found[1:] == [(offset, signal.SIGBUS, BUS_ADRERR)] * 199, (offset, set(found))
     os.truncate(file.name, SIZE)
     assert span.load(SIZE - 8, 8) == 0
     span.close()
