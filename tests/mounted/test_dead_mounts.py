@@ -176,7 +176,8 @@ somebody() {{ {python} -c '{program}' "$@"; }}
 # All of its threads: the last one closes its files. Its parent may not have asked for it yet.
 ended() {{
     while [ -e /proc/$1/stat ]; do
-        ! grep -qs ') Z' /proc/$1/stat || [ "$(ls /proc/$1/task 2>/dev/null | wc -l)" -gt 1 ] || break
+        threads=$(ls /proc/$1/task 2>/dev/null | wc -l)
+        ! grep -qs ') Z' /proc/$1/stat || [ $threads -gt 1 ] || break
     done
 }}
 mounting="mount --sysfs {machine.sysfs} --proc {machine.proc} --devmem {machine.devmem} {where}"
