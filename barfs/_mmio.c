@@ -69,7 +69,9 @@ static operation *const store_runs[] = {
  * never a byte outside. Not memcpy: above about 2 KiB that is `rep movsb`, which moves single
  * bytes on uncached memory (Intel SDM vol. 1, 7.3.9.3: fast strings need WB or WC memory), and it
  * reads overlapping heads and tails. The volatile keeps compilers from turning the loop back into
- * memcpy.
+ * memcpy. Not 32 bytes, which takes AVX: on ordinary memory that gains a twentieth, and where a BAR
+ * is emulated KVM has to know the instruction (arch/x86/kvm/emulate.c: SSE's moves, and in most
+ * kernels none of AVX), or the virtual machine ends.
  */
 typedef uint64_t wide __attribute__((vector_size(16)));
 
@@ -115,6 +117,22 @@ static void copy_out(const struct job *job)
     }
 }
 
+/*
+ * Stores through a write-combining mapping may wait in the CPU's buffers for more: have them leave,
+ * for a write is done when it returns (Intel SDM vol. 3, "Buffering of Write Combining Memory
+ * Locations").
+ */
+static void drain_stores(void)
+{
+#if defined(__SSE__)
+    __builtin_ia32_sfence();
+#elif defined(__aarch64__)
+    __asm__ volatile("dsb st" : : : "memory");
+#else
+    __sync_synchronize();
+#endif
+}
+
 static void copy_in(const struct job *job)
 {
     size_t done = 0;
@@ -132,6 +150,7 @@ static void copy_in(const struct job *job)
         }
         done += blocks * sizeof(wide);
     }
+    drain_stores();
 }
 
 /* ---- the fault guard --------------------------------------------------------------------- */
@@ -203,8 +222,8 @@ static void on_fault(int signum, siginfo_t *info, void *context)
 }
 
 /*
- * See to it that our handler is the current one. Needs the GIL. Asked before every piece of work
- * because the answer can change at any time; two sigaction queries cost some 0.1 us.
+ * See to it that our handler is the current one. Needs the GIL. For each span anew, as others may
+ * have installed theirs; not for each access, as asking takes longer than the access does.
  */
 static int arm(void)
 {
@@ -280,10 +299,6 @@ static int span_run(Span *self, operation *operation, Py_ssize_t offset, void *d
     guard.first = (unsigned char *)((uintptr_t)job.at & ~(page - 1));
     guard.last = (unsigned char *)(((uintptr_t)job.at + job.length + page - 1) & ~(page - 1));
     guard.fault = NULL;
-    if (arm()) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return -1;
-    }
     if (release_gil) {
         self->users++;
         PyThreadState *state = PyEval_SaveThread();
@@ -490,6 +505,8 @@ static PyObject *span_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         PyErr_Format(PyExc_ValueError, "cannot map %zd bytes at %lld", length, offset);
         return NULL;
     }
+    if (arm())
+        return PyErr_SetFromErrno(PyExc_OSError);
     Span *self = (Span *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
@@ -536,7 +553,8 @@ static PyMethodDef span_methods[] = {
 
 PyDoc_STRVAR(span_doc, "Span(fd, offset, length, writable)\n--\n\n"
                        "`length` bytes of a file from `offset`, which need not be page-aligned, "
-                       "mapped shared. OSError as mmap(2).");
+                       "mapped shared, with the guard against faults in force. "
+                       "OSError as mmap(2).");
 
 static PyType_Slot span_slots[] = {
     {Py_tp_doc, (void *)span_doc}, {Py_tp_new, span_new},       {Py_tp_dealloc, span_dealloc},

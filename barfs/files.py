@@ -9,12 +9,13 @@ from time import perf_counter
 from typing import Final, ParamSpec, Self, TypeVar
 
 from barfs.aperture import Buffer
+from barfs.bounce import Bounce
 from barfs.errors import BadRequest, BarfsError, PastEnd
 from barfs.journal import Caller, Open, Opened, Subject, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
 from barfs.opening import open_view
-from barfs.views import GoneView, View
+from barfs.views import Allocate, GoneView, View
 from barfs.workers import AT_ONCE, OPEN_AT_ONCE, Pace, Place, Workers
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
@@ -63,11 +64,11 @@ class OpenFile:
         """Whether a write reads first, and nothing of this mount may come between the two."""
         return self._is_text and b":" in data
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray) -> Buffer:
         """As View.read."""
         started = perf_counter()
         try:
-            data = self._view.read(offset, length)
+            data = self._view.read(offset, length, allocate)
         except (BadRequest, PastEnd) as error:
             raise self._named(error) from error
         except BarfsError:
@@ -135,6 +136,7 @@ class OpenFiles:
         self._pace = lru_cache(maxsize=1024)(lambda _: Pace())
         self._files: dict[int, OpenFile] = {}
         self._handles = count(1)
+        self._bounce = Bounce()
 
     async def open(self, node: Node, mode: int, caller: Caller) -> int:
         """Open what is behind a node; `mode` is O_RDONLY, O_WRONLY or O_RDWR.
@@ -168,11 +170,14 @@ class OpenFiles:
         return self._files[handle].opened
 
     def read(self, handle: int, offset: int, length: int) -> Buffer | None:
-        """As View.read; None if it could hold up others, and is to be made by `read_later`."""
+        """As View.read; None if it could hold up others, and is to be made by `read_later`.
+
+        The next read may overwrite what this one returns.
+        """
         file = self._files[handle]
         if not file.is_prompt(offset, length, writing=False):
             return None
-        data = file.read(offset, length)
+        data = file.read(offset, length, self._bounce.take)
         if self._journal.reads:
             self._record_read(file, offset, data)
         return data

@@ -290,7 +290,7 @@ class LogView:
         self._rest = b""
         self._records = 0
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int, _: object = None, /) -> bytes:
         """Up to `length` bytes at `offset`, none at the end as it is now."""
         self._stream.refresh()
         if self._notice_at <= offset < self._notice_at + len(self._notice):

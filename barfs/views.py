@@ -2,21 +2,24 @@
 
 import sys
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from barfs import access
 from barfs.aperture import Aperture, Buffer, SysfsFile
 from barfs.errors import DeviceGone, KernelRefused, ReadOnly
 from barfs.presence import Presence
 
+# Gives room for so many bytes, whatever is in there.
+Allocate: TypeAlias = Callable[[int], bytearray | memoryview]
+
 
 class View(Protocol):
-    """An open file. Offsets and lengths are bytes; `read` gives a buffer that the caller owns."""
+    """An open file. Offsets and lengths are bytes."""
 
-    def read(self, offset: int, length: int) -> Buffer:
-        """Up to `length` bytes, fewer only at the end."""
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
+        """Up to `length` bytes, fewer only at the end; in room from `allocate`, if need be."""
 
     def write(self, offset: int, data: bytes) -> int:
         """How many bytes were written, fewer than asked only at the end; PastEnd at and past it."""
@@ -64,10 +67,10 @@ class RawView:
         self.base, self.size = aperture.base, aperture.size
         self._aperture = aperture
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View."""
         length = access.clip_read(offset, length, self.size)
-        data = bytearray(length)
+        data = allocate(length)
         if length == 0:
             return data
         aperture = self._aperture
@@ -125,14 +128,14 @@ class FixedView:
         self._aperture = aperture
         self.width = width
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View. What counts is the request as cut short at the end.
 
         Python's read() asks for one byte more than the file has.
         """
         length = access.clip_read(offset, length, self.size)
         access.check_fixed(offset, length, self.width)
-        data = bytearray(length)
+        data = allocate(length)
         if length:
             self._aperture.load_run(offset, self.width, data)
         return data
@@ -185,7 +188,7 @@ class TextView:
             return length > 0 and offset < access.text_size(self._width)
         return False
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View."""
         if self._samples(offset, length):
             self._line = access.format_value(self._load(), self._width)
@@ -247,7 +250,7 @@ class JoinedView:
             index += 1
         return parts
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View."""
         length = access.clip_read(offset, length, self._size)
         return b"".join(view.read(at, extent) for view, at, extent in self._parts(offset, length))
@@ -290,7 +293,7 @@ class SysfsView(_NoAccesses):
         del writing
         return _reach(0, self._file.size, offset, length)
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View. A ROM's image may end before its BAR does."""
         return self._file.read(offset, access.clip_read(offset, length, self._file.size))
 
@@ -307,7 +310,7 @@ class SysfsView(_NoAccesses):
 class ConfigView(SysfsView):
     """Config space, of which the kernel shows 64 bytes to those without CAP_SYS_ADMIN."""
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View. KernelRefused where the kernel ends config space before its end."""
         data = super().read(offset, length)
         if not data and access.clip_read(offset, length, self._file.size):
@@ -321,7 +324,7 @@ class SnapshotView(_NoAccesses):
     def __init__(self, text: str) -> None:
         self._text = text.encode()
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View."""
         return self._text[offset : offset + length]
 
@@ -339,7 +342,7 @@ class GoneView(_NoAccesses):
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """DeviceGone."""
         raise DeviceGone(f"{self._path}: read of {length:#x} at {offset:#x}: the device is gone")
 
@@ -379,10 +382,10 @@ class GuardedView:
             if offset < end and start < offset + length:
                 presence.check()
 
-    def read(self, offset: int, length: int) -> Buffer:
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View. DeviceGone, before any access."""
         self._check(offset, length)
-        return self._view.read(offset, length)
+        return self._view.read(offset, length, allocate)
 
     def write(self, offset: int, data: bytes) -> int:
         """See View. DeviceGone, before any access."""

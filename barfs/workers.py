@@ -21,9 +21,10 @@ AT_ONCE: Final = 0.001
 OPEN_AT_ONCE: Final = 0.005
 
 # A read of a register takes about 1 us on PCIe: what is tried at once before anything is measured,
-# and the most that ever is, in bytes.
+# and the most that ever is, in bytes. That is more than any request, so that where all are made at
+# once none is measured.
 FIRST_TRY: Final = 4096
-LARGEST: Final = 1 << 20
+LARGEST: Final = 2 << 20
 
 # The most threads for one device; more requests wait for their turn, so that one device's clients
 # leave threads to those of others.

@@ -56,9 +56,11 @@ class FakeView:
         if self.error:
             raise self.error
 
-    def read(self, offset, length):
+    def read(self, offset, length, allocate=bytearray):
         self._request(f"read {offset}+{length}")
-        return bytes(range(min(length, 256)))
+        data = allocate(min(length, 256))
+        data[:] = bytes(range(len(data)))
+        return data
 
     def write(self, offset, data):
         self._request(f"write {offset}+{len(data)}")
@@ -194,6 +196,21 @@ def test_small_requests_are_made_at_once_and_large_ones_later(bench):
             f"read 0+{FIRST_TRY + 1} later",
             f"write 0+{FIRST_TRY + 1} later",
         ]
+
+    trio.run(main)
+
+
+def test_reads_at_once_take_the_same_memory_and_each_read_in_a_thread_its_own(bench):
+    async def main():
+        handle, view = await bench.open(BAR)
+        view.go_on.set()
+        at_once = [await bench.read(handle, 0, 4) for _ in range(2)]
+        view.cost = AT_ONCE * 0.9  # neither slow nor so fast that more is tried
+        later = [await bench.read(handle, 0, FIRST_TRY + 1) for _ in range(2)]
+        assert at_once[0] is at_once[1]
+        at_once[0][0] = 99
+        assert later == [bytes(range(256))] * 2
+        assert later[0] is not later[1]
 
     trio.run(main)
 
@@ -430,7 +447,7 @@ def test_writes_are_recorded_as_far_as_they_went_and_reads_where_asked_for(tmp_p
             view.error = None
             await bench.read(handle, 0, 4)
             await bench.read(handle, 0, 9)
-            monkeypatch.setattr(view, "read", lambda offset, length: b"")
+            monkeypatch.setattr(view, "read", lambda *_: b"")
             await bench.read(handle, 0x100, 9)  # the end
 
         trio.run(main)

@@ -281,11 +281,11 @@ import ctypes, faulthandler, importlib.util, mmap, os, signal, sys, tempfile
 spec = importlib.util.spec_from_file_location("_mmio", {library!r})
 _mmio = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(_mmio)
-with tempfile.TemporaryFile() as file:
-    file.truncate(8192)
-    span = _mmio.Span(file.fileno(), 0, 8192, True)
-    os.ftruncate(file.fileno(), 4096)
 def guarded():
+    with tempfile.TemporaryFile() as file:
+        file.truncate(8192)
+        span = _mmio.Span(file.fileno(), 0, 8192, True)
+        os.ftruncate(file.fileno(), 4096)
     try:
         span.load(4096, 4)
     except _mmio.Fault:

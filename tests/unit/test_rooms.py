@@ -12,7 +12,18 @@ ROOMS = [
     *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "index", "patterns"),
     *("resources", "presence"),
     *("pci", "decoding", "kernel", "diagnose", "checkup", "pciids", "info", "journal", "nodes"),
-    *("policy", "views", "opening", "workers", "files", "fs", "loop", "logfile", "uevents"),
+    *(
+        "policy",
+        "views",
+        "opening",
+        "bounce",
+        "workers",
+        "files",
+        "fs",
+        "loop",
+        "logfile",
+        "uevents",
+    ),
     *(
         "mountpoint",
         "settings",
@@ -33,7 +44,7 @@ RESERVED = {
     "pyfuse3": {"fs", "loop", "daemon"},
     "pyudev": {"uevents"},
     "barfs._mmio": {"aperture"},
-    "mmap": set(),
+    "mmap": {"bounce"},
 }
 
 SOURCES = {path.stem: path.read_text() for path in Path(barfs.__file__).parent.glob("*.py")}
