@@ -1,6 +1,7 @@
 """The daemon's life: checks before the mount, the mount, readiness, signals, the end."""
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -132,6 +133,9 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         background.append(log_file.follow)
     if settings.sysfs == REAL_SYSFS:
         background.append(partial(watch.run, operations.device_changed))
+    # What is there by now stays: the garbage collector, for which all requests have to wait, need
+    # not look through it.
+    gc.freeze()
     # Until the loop takes signals they wait: their default would leave a dead mount.
     with _signals_blocked():
         _init(operations, settings)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import lru_cache, partial
 from itertools import count
 from time import perf_counter
@@ -154,14 +153,15 @@ class OpenFiles:
                 view = await self._workers.run(call, Place(range(0), node.address))
         finally:
             pace.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
-        with ExitStack() as unless_kept:
-            unless_kept.callback(view.close)
+        try:
             opened = Opened(caller, subject(node), view.width_at)
             file = OpenFile(node, view, opened, pace, self._workers)
             if node.kind is not Kind.LOG:
                 self._journal.add(Open(opened, _MODES[mode]))
             handle = next(self._handles)
-            unless_kept.pop_all()
+        except BaseException:
+            view.close()
+            raise
         self._files[handle] = file
         return handle
 

@@ -1,13 +1,13 @@
 """The FUSE side: pyfuse3's operations, handles, attributes. No policy.
 
 This is the one place where exceptions become errno. pyfuse3 ends the mount on any exception but
-FUSEError, and switches an operation off for good on ENOSYS: neither leaves this module.
+FUSEError, and the kernel switches an operation off for good on ENOSYS: neither leaves this module,
+but for operations that are better off.
 """
 
 import errno
 import logging
 import os
-import select
 import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -33,7 +33,17 @@ from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.files import OpenFiles
 from barfs.journal import Caller, Change, Refusal
 from barfs.names import PciAddress
-from barfs.nodes import DIRECTORIES, FIXED_DIRECTORIES, PCI, InodeNumbers, Kind, Node, Tree
+from barfs.nodes import (
+    DIRECTORIES,
+    FILES,
+    FIXED_DIRECTORIES,
+    PCI,
+    Attributes,
+    InodeNumbers,
+    Kind,
+    Node,
+    Tree,
+)
 from barfs.policy import Policy
 from barfs.workers import Workers
 
@@ -45,8 +55,9 @@ log = logging.getLogger(__name__)
 FIXED_TIMEOUT: Final = 1
 TIMEOUT: Final = 0
 
-# Always ready, as a file without a poll operation is (include/linux/poll.h).
-DEFAULT_POLLMASK: Final = select.POLLIN | select.POLLOUT | select.POLLRDNORM | select.POLLWRNORM
+# But for the attributes of a file: a look-up gives them, and the open that it is for need not ask
+# again. The kernel makes of this the next but one tick of its clock, 20 ms at the most.
+FILE_TIMEOUT: Final = 1e-6
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +77,27 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
     return bounded
 
 
+def _text_of(path: str) -> bytes:
+    """The beginning of a file in /proc. OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 512)
+    finally:
+        os.close(fd)
+
+
+def _process_of(pid: int) -> int:
+    """The process that a thread's number belongs to. OSError, IndexError, ValueError."""
+    try:
+        # The CPU time of process `pid`, which only a process has (clock_getcpuclockid(3);
+        # kernel/time/posix-cpu-timers.c, pid_for_clock): soon asked, and nearly always enough.
+        time.clock_gettime_ns(~pid << 3 | 2)
+    except OSError:
+        status = _text_of(f"/proc/{pid}/status")
+        return int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
+    return pid
+
+
 def _caller(ctx: RequestContext) -> Caller:
     """Who asks. The kernel gives a pid of 0 for a process of another namespace.
 
@@ -74,15 +106,9 @@ def _caller(ctx: RequestContext) -> Caller:
     """
     pid, process = ctx.pid, None
     try:
-        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-            status = file.read(512)
-        group = int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
-        name = status.partition(b"\n")[0].removeprefix(b"Name:\t")
-        if group != pid or b"\\" in name:  # which is escaped here
-            pid = group
-            with open(f"/proc/{pid}/comm", "rb", buffering=0) as comm:
-                name = comm.read(512).rstrip(b"\n")
-        process = name.decode(errors="replace")
+        if pid:
+            pid = _process_of(pid)
+            process = _text_of(f"/proc/{pid}/comm").rstrip(b"\n").decode(errors="replace")
     except (OSError, IndexError, ValueError):
         log.debug("nothing is known of process %d", ctx.pid)
     return Caller(ctx.uid, pid, process)
@@ -118,9 +144,10 @@ class Operations(pyfuse3.Operations):
         self._handles = count(1)
         self._started = time.time_ns()
 
-    def _entry(self, node: Node) -> EntryAttributes:
-        """Attributes of a node for the kernel."""
-        attributes = self._tree.attributes(node)
+    def _entry(self, node: Node, attributes: Attributes | None = None) -> EntryAttributes:
+        """Attributes of a node for the kernel, as they are now unless they are given."""
+        if attributes is None:
+            attributes = self._tree.attributes(node)
         entry = EntryAttributes()
         entry.st_ino = self._inodes.number(node)
         entry.st_mode = self._policy.mode_of(node, writable=self._tree.is_writable(node))
@@ -133,8 +160,10 @@ class Operations(pyfuse3.Operations):
         entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
         modified = self._tree.stream.modified if node.kind is Kind.LOG else self._started
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
-        timeout = FIXED_TIMEOUT if node.kind in FIXED_DIRECTORIES else TIMEOUT
-        entry.entry_timeout = entry.attr_timeout = timeout
+        kind = node.kind
+        fixed = kind in FIXED_DIRECTORIES
+        entry.entry_timeout = FIXED_TIMEOUT if fixed else TIMEOUT
+        entry.attr_timeout = FILE_TIMEOUT if kind in FILES else entry.entry_timeout
         return entry
 
     def _answer(self, name: str, args: tuple[Any, ...], error: Exception) -> FUSEError:
@@ -207,8 +236,8 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """See pyfuse3.Operations."""
-        node = self._tree.lookup(self._inodes.node(parent_inode), os.fsdecode(name))
-        entry = self._entry(node)
+        node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
+        entry = self._entry(node, attributes)
         self._inodes.remember(entry.st_ino)
         return entry
 
@@ -290,10 +319,6 @@ class Operations(pyfuse3.Operations):
         """See pyfuse3.Operations."""
         del self._listings[fh]
 
-    @boundary
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """There is nothing to write back."""
-
     # Files
 
     @boundary
@@ -326,19 +351,6 @@ class Operations(pyfuse3.Operations):
             return await self._files.write_later(fh, off, buf) if done is None else done
         except Exception as error:
             raise self._answer("write", (fh, off, buf), error) from None
-
-    @boundary
-    async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:
-        """Always ready."""
-        return DEFAULT_POLLMASK
-
-    @boundary
-    async def flush(self, fh: int) -> None:
-        """A write is done when it returns."""
-
-    @boundary
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        """A write is done when it returns."""
 
     @boundary
     async def release(self, fh: int) -> None:
@@ -412,6 +424,25 @@ class Operations(pyfuse3.Operations):
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Refused."""
         refuse(f"rmdir of {name!a}")
+
+    # What the kernel need not ask, and does not after an ENOSYS: it takes writes for done then, and
+    # files for always ready. That saves a request at each close.
+
+    async def flush(self, fh: int) -> None:
+        """Nothing is kept back."""
+        raise FUSEError(errno.ENOSYS)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """Nothing is kept back."""
+        raise FUSEError(errno.ENOSYS)
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Nothing is kept back."""
+        raise FUSEError(errno.ENOSYS)
+
+    async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:
+        """Always ready."""
+        raise FUSEError(errno.ENOSYS)
 
     # Extended attributes: there are none. ENOTSUP rather than ENOSYS, and no line in the log: ls
     # asks for some on every file.

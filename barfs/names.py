@@ -7,13 +7,17 @@ without 0x, in either case.
 
 import re
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 # One past the highest address that a 64-bit bus has.
 ADDRESS_END = 1 << 64
 
 
-@lru_cache(maxsize=1 << 15)  # asked for several times in every look-up
+# Names and what they mean are kept for so many: they are asked for several times in every look-up.
+_SPELLINGS: Final = 1 << 15
+
+
+@lru_cache(maxsize=_SPELLINGS)
 def _spell(address: "PciAddress") -> str:
     domain, bus, device, function = address
     return f"{domain:04x}:{bus:02x}:{device:02x}.{function}"
@@ -31,6 +35,7 @@ class PciAddress(NamedTuple):
         return _spell(self)
 
     @classmethod
+    @lru_cache(maxsize=_SPELLINGS)
     def parse(cls, name: str) -> Self | None:
         """`0000:00:04.0`; domains beyond 16 bits exist (`10000:01:00.0` behind Intel's VMD)."""
         match = re.fullmatch(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", name)
@@ -111,6 +116,7 @@ class BarName(NamedTuple):
     window: AddressRange | None
 
     @classmethod
+    @lru_cache(maxsize=_SPELLINGS)
     def parse(cls, name: str) -> Self | None:
         """`bar0`, `bar0@40`, `bar0@40+4`, `bar0@40-5f`. None if the window is empty."""
         match = re.fullmatch(r"bar([0-5])(?:@(.*))?", name)

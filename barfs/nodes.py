@@ -8,6 +8,7 @@ one node, whichever device sits at that address.
 import enum
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,7 +21,7 @@ from barfs.errors import BarfsError, DeviceGone, NoSuchNode
 from barfs.journal import Journal, Stream
 from barfs.names import AddressRange, BarName, LinkName, PciAddress
 from barfs.pci import PciBus
-from barfs.resources import check_window
+from barfs.resources import Resource, check_window
 
 # st_blksize. Tools that buffer ask for this much at a time: on registers no more than one access,
 # elsewhere enough to be fast.
@@ -87,6 +88,8 @@ READ_ONLY: Final = frozenset((Kind.ROM, Kind.INFO, Kind.LOG, Kind.STATUS))
 # What a function has whatever its resources are.
 _PLAIN_PARTS: Final = frozenset((Kind.FUNCTION, Kind.ROM, Kind.INFO))
 DIRECTORIES: Final = FIXED_DIRECTORIES | {Kind.FUNCTION}
+# Regular files whose size does not change by itself.
+FILES: Final = frozenset(Kind) - DIRECTORIES - {Kind.LINK, Kind.LOG}
 
 
 class Node(NamedTuple):
@@ -152,6 +155,22 @@ class Attributes(NamedTuple):
     blksize: int
 
 
+_OF_DIRECTORIES: Final = Attributes(0, 4096)
+
+
+@lru_cache(maxsize=1 << 14)
+def _node_of(number: int) -> Node:
+    """What InodeNumbers makes a number of, backwards."""
+    try:
+        kind, view, place = Kind(number & 0xFF), ViewKind(number >> 8 & 0xF), number >> 12
+    except ValueError:
+        raise NoSuchNode(f"inode {number:#x} is not known") from None
+    if kind in WITHOUT_FUNCTION:
+        return Node(kind, view=view)
+    address = PciAddress(place >> 16, place >> 8 & 0xFF, place >> 3 & 0x1F, place & 7)
+    return Node(kind, address, view=view)
+
+
 class InodeNumbers:
     """Nodes to numbers and back.
 
@@ -187,14 +206,7 @@ class InodeNumbers:
                 return self._nodes[number]
             except KeyError:
                 raise NoSuchNode(f"inode {number:#x} is not known") from None
-        try:
-            kind, view, place = Kind(number & 0xFF), ViewKind(number >> 8 & 0xF), number >> 12
-        except ValueError:
-            raise NoSuchNode(f"inode {number:#x} is not known") from None
-        if kind in WITHOUT_FUNCTION:
-            return Node(kind, view=view)
-        address = PciAddress(place >> 16, place >> 8 & 0xFF, place >> 3 & 0x1F, place & 7)
-        return Node(kind, address, view=view)
+        return _node_of(number)
 
     def remember(self, number: int) -> None:
         """The kernel was told of a node once more."""
@@ -262,16 +274,25 @@ class Tree:
 
     def lookup(self, parent: Node, name: str) -> Node:
         """The node of a name in a directory; NoSuchNode, NoSuchAddress."""
+        return self._lookup(parent, name)[0]
+
+    def find(self, parent: Node, name: str) -> tuple[Node, Attributes]:
+        """As `lookup`, and `attributes` as they were then."""
+        node, attributes = self._lookup(parent, name)
+        return node, attributes or self.attributes(node)
+
+    def _lookup(self, parent: Node, name: str) -> tuple[Node, Attributes | None]:
+        """The node, and its attributes if they are known by now."""
         match parent.kind:
             case Kind.ROOT:
-                return self._fixed.get(name) or self._lookup_link(name)
+                return self._fixed.get(name) or self._lookup_link(name), None
             case Kind.PCI:
                 address = PciAddress.parse(name)
                 if address is None or not self.pci.exists(address):
                     raise NoSuchNode(f"pci: there is no function {name!a}")
-                return Node(Kind.FUNCTION, address)
+                return Node(Kind.FUNCTION, address), _OF_DIRECTORIES
             case Kind.PHYS:
-                return self._lookup_range(parent, name)
+                return self._lookup_range(parent, name), None
             case Kind.FUNCTION:
                 try:
                     return self._lookup_file(parent, name)
@@ -322,23 +343,25 @@ class Tree:
         start, size = self.memory.resolve(wanted)
         return Node(Kind.PHYS_FILE, start=start, size=size, view=directory.view)
 
-    def _lookup_file(self, directory: Node, name: str) -> Node:
+    def _lookup_file(self, directory: Node, name: str) -> tuple[Node, Attributes | None]:
         wanted = BarName.parse(name)
         if wanted is None:
             if name in self._file_names(directory):
-                return self._file(directory, name)
+                return self._file(directory, name), None
             raise NoSuchNode(f"{directory.path}: there is no {name!a}")
         resource = self.pci.bar(directory.function, wanted.bar)
         kind = Kind(Kind.BAR0 + wanted.bar)
         if wanted.window is None:
-            return Node(kind, directory.address, view=directory.view)
+            node = Node(kind, directory.address, view=directory.view)
+            return node, _attributes_of_bar(node, resource)
         start, end = wanted.window
         if end is None:
             limit = start + directory.view.width if directory.view.is_text else resource.size
             end = max(start, min(limit, resource.size) - 1)
         size = end + 1 - start
         check_window(f"{directory.path}/{name}", start, size, resource.size)
-        return Node(kind, directory.address, start, size, directory.view)
+        node = Node(kind, directory.address, start, size, directory.view)
+        return node, _attributes_of_bar(node, resource)
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
         """Names and nodes of a directory; what vanishes meanwhile is left out."""
@@ -421,7 +444,7 @@ class Tree:
             raise DeviceGone(f"{node.path}: the device is gone")
         match node.kind:
             case Kind.ROOT | Kind.PCI | Kind.PHYS | Kind.FUNCTION:
-                return Attributes(0, 4096)
+                return _OF_DIRECTORIES
             case Kind.LINK:
                 return Attributes(len(node.path), 4096)
             case Kind.CONFIG:
@@ -438,9 +461,12 @@ class Tree:
                 ram = self.memory.is_ram(node.start, node.size)
                 return _attributes(node.view, node.size, memory_like=ram)
             case _:
-                bar = self.pci.bar(node.function, node.bar)
-                size = node.size or bar.size
-                return _attributes(node.view, size, memory_like=bar.prefetchable)
+                return _attributes_of_bar(node, self.pci.bar(node.function, node.bar))
+
+
+def _attributes_of_bar(node: Node, bar: Resource) -> Attributes:
+    """Of a BAR or a window into it."""
+    return _attributes(node.view, node.size or bar.size, memory_like=bar.prefetchable)
 
 
 def _attributes(view: ViewKind, size: int, *, memory_like: bool) -> Attributes:

@@ -108,15 +108,15 @@ def _open_span(tree: Tree, node: Node, bar: Resource | None, *, writable: bool) 
                 resource=bar,
             )
         ]
-    with ExitStack() as unless_shown:
-        for aperture in apertures:
-            unless_shown.callback(aperture.close)
-        try:
-            view = _view(node, apertures)
-        except BadRequest as error:
+    try:
+        return _view(node, apertures)
+    except BaseException as error:
+        with ExitStack() as stack:
+            for aperture in apertures:
+                stack.callback(aperture.close)
+        if isinstance(error, BadRequest):
             raise BadRequest(f"{node.path}: {error}") from error
-        unless_shown.pop_all()
-        return view
+        raise
 
 
 def _view(node: Node, apertures: Sequence[Aperture]) -> View:

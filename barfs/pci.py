@@ -332,11 +332,15 @@ class PciBus:
         return runtime if runtime in {"suspended", "suspending"} else None
 
     def _low_power(self, address: PciAddress) -> str | None:
-        """Its state, if it is one in which a function does not answer at its BARs; DeviceGone.
+        """Its state, if it is one in which a function does not answer at its BARs.
 
         As the kernel has it: nothing is woken (PCI Power Management 1.2, 5.4).
         """
-        state = self.attribute(address, "power_state")
+        self._check_allowed(address)
+        try:
+            state = self._text(address, "power_state").strip()
+        except DeviceGone:  # or a kernel that does not tell
+            return None
         return state if state in {"D1", "D2", "D3hot", "D3cold"} else None
 
     def obstacle(

@@ -3,7 +3,8 @@
  * interface, one thread, direct_io, memcpy. It learns the functions of DEVICES (a directory as
  * sysfs's bus/pci/devices) when it starts and never looks again; a BAR is mapped at its first open
  * and stays mapped. Names, depth of paths, attributes and how long the kernel may keep them are
- * those of barfs, so that both get the same requests.
+ * those of barfs, so that both get the same requests; without a flush of its own libfuse says ENOSYS,
+ * as barfs does.
  *
  * usage: reference copy|map DEVICES [FUSE OPTIONS] MOUNTPOINT
  *
@@ -56,10 +57,16 @@ static bool is_fixed(fuse_ino_t inode)
     return inode <= STATUS;
 }
 
-/* How long the kernel may keep what it was told, in seconds: as barfs has it. */
+/* How long the kernel may keep a name, and attributes, in seconds: as barfs has it. */
 static double timeout_of(fuse_ino_t inode)
 {
     return inode <= PHYS ? 1 : 0;
+}
+
+static double attributes_timeout_of(fuse_ino_t inode)
+{
+    bool is_file = inode == STATUS || (!is_fixed(inode) && kind_of(inode) >= BAR0);
+    return is_file ? 1e-6 : timeout_of(inode);
 }
 
 static void describe(fuse_ino_t inode, struct stat *st)
@@ -123,7 +130,7 @@ static void on_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
         return;
     }
     struct fuse_entry_param entry = {.ino = inode,
-                                     .attr_timeout = timeout_of(inode),
+                                     .attr_timeout = attributes_timeout_of(inode),
                                      .entry_timeout = timeout_of(inode)};
     describe(inode, &entry.attr);
     fuse_reply_entry(req, &entry);
@@ -134,7 +141,7 @@ static void on_getattr(fuse_req_t req, fuse_ino_t inode, struct fuse_file_info *
     struct stat st;
     (void)info;
     describe(inode, &st);
-    fuse_reply_attr(req, &st, timeout_of(inode));
+    fuse_reply_attr(req, &st, attributes_timeout_of(inode));
 }
 
 static void on_readlink(fuse_req_t req, fuse_ino_t inode)
@@ -168,7 +175,7 @@ static void on_readdirplus(fuse_req_t req, fuse_ino_t directory, size_t length, 
         fuse_ino_t inode;
         const char *name = root_entry(place, &inode);
         struct fuse_entry_param entry = {.ino = inode,
-                                         .attr_timeout = timeout_of(inode),
+                                         .attr_timeout = attributes_timeout_of(inode),
                                          .entry_timeout = timeout_of(inode)};
         describe(inode, &entry.attr);
         size_t more = fuse_add_direntry_plus(req, buffer + used, length - used, name, &entry,
@@ -239,14 +246,6 @@ static void on_write(fuse_req_t req, fuse_ino_t inode, const char *data, size_t 
     fuse_reply_write(req, length);
 }
 
-/* Without it libfuse says ENOSYS, and the kernel never asks again; barfs is asked at every close. */
-static void on_flush(fuse_req_t req, fuse_ino_t inode, struct fuse_file_info *info)
-{
-    (void)inode;
-    (void)info;
-    fuse_reply_err(req, 0);
-}
-
 static const struct fuse_lowlevel_ops operations = {
     .init = on_init,
     .lookup = on_lookup,
@@ -256,7 +255,6 @@ static const struct fuse_lowlevel_ops operations = {
     .open = on_open,
     .read = on_read,
     .write = on_write,
-    .flush = on_flush,
 };
 
 int main(int argc, char **argv)

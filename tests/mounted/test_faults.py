@@ -27,7 +27,7 @@ def spoil(kind, name):
         return real(*arguments, **keywords)
     setattr(kind, name, method)
 
-for name in ("lookup", "entries", "attributes", "target"):
+for name in ("find", "entries", "attributes", "target"):
     spoil(nodes.Tree, name)
 for kind in (views.RawView, views.TextView, views.GuardedView):
     for name in ("read", "write"):
@@ -63,7 +63,7 @@ def test_every_call_gets_an_error_and_the_mount_stays_up(spoilt):
     bar = os.open(root / "1af4:1110/bar2", os.O_RDWR)
     text = os.open(root / "1af4:1110/x32/bar0@4", os.O_RDWR)
     calls = {
-        "lookup": [lambda: os.stat(root / "pci"), lambda: os.open(root / "1af4:1110/bar0", 0)],
+        "find": [lambda: os.stat(root / "pci"), lambda: os.open(root / "1af4:1110/bar0", 0)],
         "entries": [lambda: os.listdir(root), lambda: os.listdir(root / "phys/u8")],
         "attributes": [lambda: os.fstat(bar), lambda: os.stat(root), lambda: os.listdir(root)],
         "target": [lambda: os.readlink(root / "1af4:1110"), lambda: os.stat(root / "1af4:1110")],
@@ -91,7 +91,7 @@ def test_every_call_gets_an_error_and_the_mount_stays_up(spoilt):
 
 def test_all_at_once_in_many_processes(spoilt):
     mount, trigger = spoilt
-    trigger.write_text("lookup entries attributes target read write close")
+    trigger.write_text("find entries attributes target read write close")
     script = f"for i in 1 2 3 4 5; do ls -lR {mount.path}; cat {mount.path}/phys/1000; done"
     clients = [
         subprocess.Popen(

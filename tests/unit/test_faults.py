@@ -65,8 +65,10 @@ CLOSING = {
     *("close", "give_up", "__exit__", "__enter__", "callback", "pop_all"),
     *("fstat", "__init__", "perf_counter", "list.append"),
 }
+# The kernel is not to ask these again.
+SWITCHED_OFF = {"flush", "fsync", "fsyncdir", "poll"}
 # These call nothing of barfs's.
-NOTHING_TO_FAIL = {"getxattr", "setxattr", "listxattr", "removexattr"}
+NOTHING_TO_FAIL = {"getxattr", "setxattr", "listxattr", "removexattr", *SWITCHED_OFF}
 OPERATIONS = sorted(
     name
     for name, base in inspect.getmembers(pyfuse3.Operations, inspect.iscoroutinefunction)
@@ -78,6 +80,15 @@ def test_no_operation_is_left_to_pyfuse3():
     """Its own say ENOSYS, which switches the operation off for good."""
     bases = inspect.getmembers(pyfuse3.Operations, inspect.iscoroutinefunction)
     assert sorted(name for name, _ in bases) == OPERATIONS
+
+
+@pytest.mark.parametrize("operation", sorted(SWITCHED_OFF))
+def test_what_the_kernel_need_not_ask_is_switched_off(machine, operation):
+    mounted = Mounted(machine, FILES[0][0])
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        mounted.do(operation, *mounted.arguments(operation, 4))
+    assert caught.value.errno == errno.ENOSYS
+    mounted.operations.close()
 
 
 class Mounted:
