@@ -56,6 +56,11 @@ def parser() -> argparse.ArgumentParser:
         help="map BARs through sysfs's resourceN (default) or through /dev/mem at their addresses",
     )
     mounting.add_argument(
+        "--write-combining",
+        action="store_true",
+        help="let the CPU merge what is written to prefetchable BARs: large writes get faster",
+    )
+    mounting.add_argument(
         "--enable",
         action="store_true",
         help="turn on decoding of a device while one of its BARs is open",
@@ -190,6 +195,7 @@ def _settings(arguments: argparse.Namespace, mountpoint: Path) -> Settings:
         proc=(arguments.proc or REAL_PROC).absolute(),
         devmem=(arguments.devmem or REAL_DEVMEM).absolute(),
         bars_via=arguments.bars_via,
+        write_combining=arguments.write_combining,
         force=arguments.force,
         enable=arguments.enable,
         log_file=arguments.log and arguments.log.absolute(),

@@ -16,6 +16,7 @@ import pyfuse3
 import trio
 
 from barfs import confine
+from barfs.combining import Combining
 from barfs.decoding import Decoder
 from barfs.devmem import PhysicalMemory
 from barfs.diagnose import Machine
@@ -89,8 +90,9 @@ def tree_of(settings: Settings, stamp: Callable[[], Hashable | None] = lambda: N
         pci,
         memory if settings.phys else None,
         Journal(reads=settings.log_reads),
-        Decoder(pci) if settings.enable else None,
-        Machine(pci, memory, phys=settings.phys),
+        decoder=Decoder(pci) if settings.enable else None,
+        machine=Machine(pci, memory, phys=settings.phys),
+        combining=Combining() if settings.write_combining else None,
     )
 
 

@@ -180,6 +180,9 @@ def _write_device(devices: Path, device: Device) -> None:
         with (directory / name).open("wb") as file:
             file.write(device.contents.get(index, b""))
             file.truncate(resource.size)
+        if resource.prefetchable:
+            # The same memory, to be mapped write-combining.
+            (directory / f"{name}_wc").hardlink_to(directory / name)
     if device.driver is not None:
         driver = devices.parent / "drivers" / device.driver
         driver.mkdir(parents=True, exist_ok=True)

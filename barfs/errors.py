@@ -74,6 +74,12 @@ class DriverOwns(BarfsError):
     errno = errno.EBUSY
 
 
+class CombinedElsewhere(BarfsError):
+    """The place is mapped write-combining for another open file, which merges accesses."""
+
+    errno = errno.EBUSY
+
+
 class TooManyFiles(BarfsError):
     """More files are open than there are descriptors for."""
 

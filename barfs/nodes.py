@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs import access
+from barfs.combining import Combining
 from barfs.decoding import Decoder
 from barfs.devmem import PhysicalMemory
 from barfs.diagnose import Machine
@@ -235,8 +236,8 @@ class InodeNumbers:
 class Tree:
     """Names and attributes over one machine's PCI functions and, unless it is None, its memory.
 
-    `log` shows the journal, `decoder` is what turns decoding on, if that is wanted, `machine` what
-    is diagnosed.
+    `log` shows the journal, `decoder` is what turns decoding on, and `combining` knows what is
+    mapped write-combining, if either is wanted; `machine` is what is diagnosed.
     """
 
     def __init__(
@@ -244,10 +245,13 @@ class Tree:
         pci: PciBus,
         memory: PhysicalMemory | None,
         journal: Journal | None = None,
+        *,
         decoder: Decoder | None = None,
         machine: Machine | None = None,
+        combining: Combining | None = None,
     ) -> None:
         self.pci = pci
+        self.combining = combining
         if machine is None:
             unused = PhysicalMemory(Path("/proc"), Path("/dev/mem"))
             machine = Machine(pci, memory or unused, phys=memory is not None)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from barfs import access
-from barfs.aperture import Aperture
+from barfs.aperture import PAGE_SIZE, Aperture
 from barfs.checkup import status
 from barfs.errors import BadRequest, ReadOnly
 from barfs.info import describe
@@ -59,8 +59,34 @@ def _open_guarded(tree: Tree, node: Node, *, writable: bool) -> View:
         bar = None
         if node.kind in BARS:
             bar = bar_of(node.function, guards[0].presence.resources(node.function), node.bar)
-        view = _open_span(tree, node, bar, writable=writable)
-        return GuardedView(view, guards, stack.pop_all()) if guards else view
+        combine = _claim(tree, node, bar, stack, writable=writable)
+        view = _open_span(tree, node, bar, writable=writable, combine=combine)
+        return GuardedView(view, guards, stack.pop_all()) if guards or tree.combining else view
+
+
+def _claim(
+    tree: Tree, node: Node, bar: Resource | None, stack: ExitStack, *, writable: bool
+) -> bool:
+    """Whether to map a BAR write-combining; CombinedElsewhere. What was claimed goes with `stack`.
+
+    Only raw files are, of BARs that share no page with others.
+    """
+    if tree.combining is None:
+        return False
+    if bar is None:
+        span = range(node.start, node.start + node.size)
+    elif bar.is_memory and bar.prefetchable and bar.size >= PAGE_SIZE:
+        span = range(bar.start, bar.end + 1)
+        if not node.view:
+            offered = writable and tree.pci.can_combine(node.function, node.bar)
+            release = tree.combining.combine(span) if offered else None
+            if release is not None:
+                stack.callback(release)
+            return release is not None
+    else:
+        return False
+    stack.callback(tree.combining.keep_exact(span, node.path))
+    return False
 
 
 def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
@@ -85,7 +111,9 @@ def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
     raise BadRequest(f"{node.path} is not a file")
 
 
-def _open_span(tree: Tree, node: Node, bar: Resource | None, *, writable: bool) -> View:
+def _open_span(
+    tree: Tree, node: Node, bar: Resource | None, *, writable: bool, combine: bool
+) -> View:
     """A BAR, a window or a physical range. Of a text view only the register itself is opened."""
     size = node.size or (bar.size if bar else 0)
     if node.view.is_text:
@@ -106,6 +134,7 @@ def _open_span(tree: Tree, node: Node, bar: Resource | None, *, writable: bool) 
                 offset=node.start,
                 size=size,
                 resource=bar,
+                combine=combine,
             )
         ]
     try:

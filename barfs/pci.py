@@ -423,6 +423,14 @@ class PciBus:
         """The path of an attribute for a shell."""
         return shlex.quote(self._path(address, name))
 
+    def can_combine(self, address: PciAddress, index: int) -> bool:
+        """Whether the kernel offers to map a BAR write-combining.
+
+        It does for prefetchable ones, on machines with such mappings (drivers/pci/pci-sysfs.c,
+        pci_create_resource_files).
+        """
+        return os.path.exists(self._path(address, f"resource{index}_wc"))
+
     def open_bar(
         self,
         address: PciAddress,
@@ -432,10 +440,12 @@ class PciBus:
         offset: int = 0,
         size: int | None = None,
         resource: Resource | None = None,
+        combine: bool = False,
     ) -> Aperture:
         """Open a BAR, or `size` bytes of it from `offset`. A memory BAR is mapped uncached.
 
-        `resource` is the BAR's, where it is known already. Reads the command register, not the BAR.
+        `resource` is the BAR's, where it is known already. With `combine` it is mapped
+        write-combining, if it can be (`can_combine`). Reads the command register, not the BAR.
         Raises NotDecoded, DriverOwns, KernelRefused, DeviceGone, NoSuchNode, ReadOnly, and
         NoSuchAddress for a part that is not inside.
         """
@@ -463,7 +473,7 @@ class PciBus:
         # (drivers/pci/mmap.c), and BARs smaller than a page may share one.
         skip = resource.start % PAGE_SIZE if self._real else 0
         return MappedAperture(
-            path,
+            f"{path}_wc" if combine else path,
             skip + offset,
             size,
             what=what,

@@ -33,6 +33,7 @@ class Settings:
     proc: Path = REAL_PROC
     devmem: Path = REAL_DEVMEM
     bars_via: Literal["resource", "devmem"] = "resource"
+    write_combining: bool = False
     force: bool = False  # replace a dead mount
     enable: bool = False
     log_file: Path | None = None
@@ -61,6 +62,8 @@ def check(settings: Settings) -> None:
         reason = REFUSED_OPTIONS.get(option.partition("=")[0])
         if reason:
             raise MountError(f"-o {option} {reason}; leave it out")
+    if settings.write_combining and settings.bars_via == "devmem":
+        raise MountError("--write-combining maps through sysfs; leave --bars-via devmem out")
     _check_sharing(settings)
     check_free(settings.mountpoint, replace_dead=settings.force)
     if not settings.sysfs.is_dir():

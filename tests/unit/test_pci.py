@@ -474,6 +474,7 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         "obstacle": (Resource(0x1000, 0x1FFF, 0x200), 0),
         "mend_sleep": (),
         "mend_driver": (),
+        "can_combine": (2,),
     }
     for name, arguments in asked.items():
         with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
@@ -495,7 +496,7 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
         *("addresses", "exists", "attribute", "driver", "id", "subsystem", "resources", "bars"),
         *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "command"),
         *("open_bar", "is_virtual", "set_attribute", "set_command"),
-        *("sleeping", "silence", "obstacle", "mend_sleep", "mend_driver"),
+        *("sleeping", "silence", "obstacle", "mend_sleep", "mend_driver", "can_combine"),
         # These are about no one function.
         *("sysfs", "bars_via_devmem", "mend_absence", "with_id"),
         # These are for physical memory as well, where every device lies.

@@ -10,7 +10,7 @@ import barfs
 # A module may import those before it.
 ROOMS = [
     *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "index", "patterns"),
-    *("resources", "presence"),
+    *("resources", "presence", "combining"),
     *("pci", "decoding", "kernel", "diagnose", "checkup", "pciids", "info", "journal", "nodes"),
     *(
         "policy",

@@ -82,7 +82,8 @@ def running(kernel, directory, arguments=""):
 
 @pytest.fixture(scope="session")
 def guest(kernel, engines, tmp_path_factory):
-    with running(kernel, tmp_path_factory.mktemp("vm")) as guest:
+    # debugpat: the kernel says of each mapping whether it is write-combining.
+    with running(kernel, tmp_path_factory.mktemp("vm"), "debugpat loglevel=5") as guest:
         yield guest
 
 

@@ -1,0 +1,52 @@
+"""Which addresses are mapped write-combining, so that nothing is accessed exactly there meanwhile.
+
+The CPU may merge stores to a write-combining mapping, or make them in another order. And all
+mappings of a page are what the first of them is (arch/x86/mm/pat/memtype.c, reserve_pfn_range):
+one that is to be exact would be write-combining too, and nobody would be told.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeAlias
+
+from barfs.errors import CombinedElsewhere
+
+Release: TypeAlias = Callable[[], None]
+
+_MEND: Final = "close it there, or mount without --write-combining"
+
+
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
+
+
+class Combining:
+    """The claims of all open files of a mount. Spans are addresses on the bus, of whole pages.
+
+    Several threads may use it at once. What a method returns gives the claim up.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._combined: list[range] = []
+        self._exact: list[range] = []
+
+    def combine(self, span: range) -> Release | None:
+        """Claim a span for write-combining; None if part of it is to be accessed exactly."""
+        with self._lock:
+            if any(_overlap(span, other) for other in self._exact):
+                return None
+            self._combined.append(span)
+        return partial(self._combined.remove, span)
+
+    def keep_exact(self, span: range, what: str) -> Release:
+        """Claim a span for exact accesses; CombinedElsewhere if part of it is write-combining."""
+        with self._lock:
+            if any(_overlap(span, other) for other in self._combined):
+                raise CombinedElsewhere(
+                    f"{what}: the BAR is open for writing with write-combining, which merges "
+                    f"accesses; {_MEND}"
+                )
+            self._exact.append(span)
+        return partial(self._exact.remove, span)

@@ -1,0 +1,152 @@
+"""Claims of addresses for write-combining, or for exact accesses."""
+
+import os
+import random
+
+import pytest
+
+from barfs import demo
+from barfs.combining import Combining
+from barfs.daemon import tree_of
+from barfs.errors import CombinedElsewhere
+from barfs.names import PciAddress
+from barfs.nodes import ROOT
+from barfs.opening import open_view
+from barfs.settings import Settings
+
+PAGE = 4096
+
+
+def test_one_or_the_other():
+    claims = Combining()
+    first = claims.combine(range(PAGE))
+    second = claims.combine(range(2 * PAGE))  # both may merge
+    for span in (range(4), range(PAGE - 1, PAGE + 1), range(2 * PAGE - 1, 9 * PAGE)):
+        with pytest.raises(CombinedElsewhere, match=r"^here: .* --write-combining$"):
+            claims.keep_exact(span, "here")
+    third = claims.keep_exact(range(2 * PAGE, 3 * PAGE), "there")
+    assert claims.combine(range(3 * PAGE)) is None
+    first()
+    with pytest.raises(CombinedElsewhere):
+        claims.keep_exact(range(4), "here")
+    second()
+    fourth = claims.keep_exact(range(4), "here")
+    fifth = claims.keep_exact(range(4), "here too")
+    fourth()
+    assert claims.combine(range(PAGE)) is None
+    fifth()
+    third()
+    assert claims.combine(range(3 * PAGE)) is not None
+
+
+def test_never_both_whatever_is_opened():
+    generator = random.Random(1)
+    claims, held = Combining(), []
+    refused = 0
+    for _ in range(5000):
+        if len(held) > 8:
+            held.pop(generator.randrange(len(held)))[2]()
+        start = generator.randrange(64) * PAGE
+        span = range(start, start + generator.randrange(1, 8) * PAGE)
+        exact = generator.random() < 0.5
+        others = [kind for kind, other, _ in held if set(other) & set(span[::PAGE])]
+        try:
+            release = claims.keep_exact(span, "x") if exact else claims.combine(span)
+        except CombinedElsewhere:
+            release = None
+        assert (release is None) == ((not exact) in others)
+        refused += release is None
+        if release is not None:
+            held.append((exact, span, release))
+    assert refused > 100
+
+
+@pytest.fixture
+def tree(tmp_path):
+    machine = demo.build(tmp_path)
+    return tree_of(Settings(tmp_path, **vars(machine), write_combining=True))
+
+
+def opened(tree, path, mode=os.O_RDWR):
+    node = ROOT
+    for name in path.split("/"):
+        node = tree.lookup(node, name)
+    return open_view(tree, node, writable=mode != os.O_RDONLY)
+
+
+BAR = "pci/0000:00:04.0"
+
+
+def mapped():
+    """The files that are mapped, by their names, as resource2 and resource2_wc are one file."""
+    names = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            names.add(os.path.basename(os.readlink(f"/proc/self/fd/{name}")))
+        except OSError:
+            continue
+    return {name for name in names if name.startswith("resource") and name != "resource"}
+
+
+@pytest.mark.parametrize(
+    ("path", "mode", "file"),
+    [
+        ("bar2", os.O_RDWR, "resource2_wc"),
+        ("bar2", os.O_WRONLY, "resource2_wc"),
+        ("bar2@40+4", os.O_RDWR, "resource2_wc"),
+        ("bar2", os.O_RDONLY, "resource2"),
+        ("u32/bar2", os.O_RDWR, "resource2"),
+        ("x32/bar2@4", os.O_RDWR, "resource2"),
+        ("bar0", os.O_RDWR, "resource0"),
+    ],
+)
+def test_what_is_mapped_write_combining(tree, path, mode, file):
+    view = opened(tree, f"{BAR}/{path}", mode)
+    assert mapped() == {file}
+    view.close()
+    assert mapped() == set()
+
+
+def test_a_machine_that_does_not_offer_it(tree):
+    (tree.pci.sysfs / "bus/pci/devices/0000:00:04.0/resource2_wc").unlink()
+    view = opened(tree, f"{BAR}/bar2")
+    assert mapped() == {"resource2"}
+    exact = opened(tree, f"{BAR}/u32/bar2")  # there is nothing that it could get in the way of
+    exact.close()
+    view.close()
+
+
+def test_exact_files_and_write_combining_ones_keep_out_of_each_others_way(tree):
+    bar = tree.pci.bar(PciAddress(0, 0, 4, 0), 2)
+    physical = f"phys/{bar.start + 0x100:x}+4"
+    combined = opened(tree, f"{BAR}/bar2")
+    for path in (f"{BAR}/u32/bar2@40+4", f"{BAR}/x8/bar2@0", physical, f"phys/u8/{bar.start:x}+1"):
+        with pytest.raises(CombinedElsewhere):
+            opened(tree, path)
+    opened(tree, f"{BAR}/u32/bar0").close()
+    opened(tree, f"{BAR}/bar2", os.O_RDONLY).close()
+    opened(tree, "phys/100000+4").close()
+    combined.close()
+    for path in (f"{BAR}/x8/bar2@0", physical):
+        exact = opened(tree, path)
+        plain = opened(tree, f"{BAR}/bar2")
+        assert mapped() - {"mem"} <= {"resource2"}
+        assert plain.write(0, b"Dunia") == 5
+        plain.close()
+        exact.close()
+    again = opened(tree, f"{BAR}/bar2")
+    assert mapped() == {"resource2_wc"}
+    again.close()
+
+
+def test_a_refusal_leaves_no_claim(tree):
+    command = tree.pci.sysfs / "bus/pci/devices/0000:00:04.0/config"
+    data = command.read_bytes()
+    command.write_bytes(data[:4] + bytes(2) + data[6:])
+    for path in ("bar2", "u32/bar2"):
+        with pytest.raises(Exception, match="decoding is off"):
+            opened(tree, f"{BAR}/{path}")
+    command.write_bytes(data)
+    opened(tree, f"{BAR}/u32/bar2").close()
+    opened(tree, f"{BAR}/bar2").close()
+    assert mapped() == set()
