@@ -28,6 +28,10 @@ PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 # it is made, 2 MiB a GiB, so a span of terabytes is mapped where it is touched.
 WINDOW: Final = 64 << 20
 
+# What is mapped at first where nothing was before. Who looks here and there into a large BAR needs
+# no more, and who stays gets a whole window with the second look.
+GLANCE: Final = 1 << 20
+
 # Descriptors that open files never get, so that with no more of those to be had the daemon still
 # lists directories, looks up names and answers.
 RESERVED_FILES: Final = 64
@@ -159,7 +163,8 @@ class MappedAperture:
         self._start = start
         self._writable = writable
         self._refuse = refuse
-        self._lock = threading.Lock()  # of what changes the three below
+        self._lock = threading.Lock()  # of what changes all below
+        self._place = -1  # of the last window, in WINDOWs
         self._fd = open_file(path, what, writable=writable, flags=os.O_SYNC if uncached else 0)
         self._revoked = False
         try:
@@ -173,8 +178,11 @@ class MappedAperture:
 
         /dev/mem's mmap is all or nothing: one page that is refused refuses them all.
         """
-        first = offset - offset % WINDOW
-        last = min(self.size, max(offset + length, first + WINDOW))
+        place = offset // WINDOW
+        extent = WINDOW if place == self._place else GLANCE
+        self._place = place
+        first = offset - offset % extent
+        last = min(self.size, max(offset + length, first + extent))
         try:
             return self._map_exactly(first, last)
         except OSError:

@@ -16,6 +16,7 @@ import pytest
 
 from barfs import aperture
 from barfs.aperture import (
+    GLANCE,
     PAGE_SIZE,
     WINDOW,
     CopiedAperture,
@@ -452,18 +453,38 @@ def on_disk(path, offset, length):
 def test_a_request_in_the_window_maps_nothing_anew(sparse, monkeypatch):
     asked = recorded_spans(monkeypatch)
     span = open_mapped(sparse)
-    assert asked == [(0, WINDOW)]
-    for offset in (0, 8, WINDOW - 8):
+    assert asked == [(0, GLANCE)]
+    for offset in (0, 8, GLANCE - 8):
         span.load_run(offset, 8, bytearray(8))
-    assert asked == [(0, WINDOW)]
+    assert asked == [(0, GLANCE)]
+    for offset in (GLANCE, WINDOW - 8):
+        span.load_run(offset, 8, bytearray(8))
+    assert asked[1:] == [(0, WINDOW)]
     span.load_run(WINDOW - 4, 4, bytearray(8))
-    assert asked[1:] == [(0, WINDOW + 4)]
+    assert asked[2:] == [(0, WINDOW + 4)]
     span.load_run(WINDOW, 4, bytearray(4))
-    assert asked[2:] == []
+    assert asked[3:] == []
     span.load_run(WINDOW + 4, 4, bytearray(4))
-    assert asked[2:] == [(WINDOW, WINDOW)]
+    assert asked[3:] == [(WINDOW, GLANCE)]
+    span.load_run(WINDOW + GLANCE - 4, 4, bytearray(8))
+    assert asked[4:] == [(WINDOW, WINDOW)]
     span.load_run(SPARSE - 2, 2, bytearray(2))
-    assert asked[3:] == [(2 * WINDOW, SPARSE - 2 * WINDOW)]
+    assert asked[5:] == [(2 * WINDOW, SPARSE - 2 * WINDOW)]
+    span.close()
+
+
+def test_looks_here_and_there_map_little(tmp_path, monkeypatch):
+    path = tmp_path / "huge"
+    with path.open("wb") as file:
+        file.truncate(64 << 30)
+    asked = recorded_spans(monkeypatch)
+    span = open_mapped(path, size=64 << 30)
+    for place in range(1000, 0, -7):
+        span.copy_out(place * WINDOW + 0x123 * place, bytearray(place))
+    assert len(asked) == 144
+    assert {length for _, length in asked} == {GLANCE}
+    span.copy_out((1 << 30) - 5, bytearray(GLANCE))  # across a border, and more than a glance
+    assert asked[144:] == [((1 << 30) - GLANCE, 2 * GLANCE - 5)]
     span.close()
 
 
@@ -567,7 +588,7 @@ LITTLE_ROOM = """
 import json, sys
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_AS, setrlimit
-from barfs.aperture import PAGE_SIZE, WINDOW, MappedAperture
+from barfs.aperture import GLANCE, PAGE_SIZE, WINDOW, MappedAperture
 from barfs.errors import BarfsError
 
 path, start = Path(sys.argv[1]), int(sys.argv[2])
@@ -585,7 +606,10 @@ span = MappedAperture(
 )
 note()
 page_end = PAGE_SIZE - start % PAGE_SIZE
-for offset, length in ((8, 4), (2 * WINDOW, 4), (WINDOW + page_end - 2, 4), (page_end, PAGE_SIZE)):
+for offset, length in (
+    (8, 4), (2 * WINDOW, 4), (page_end, PAGE_SIZE),
+    (GLANCE + page_end, 4), (2 * GLANCE + page_end - 2, 4), (3 * GLANCE, 1)
+):
     data = bytes([len(found)]) * length
     span.copy_in(offset, data)
     span.copy_out(offset, got := bytearray(length))
@@ -617,9 +641,12 @@ def test_with_little_room_only_the_pages_of_each_request_are_mapped(sparse, star
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    window = (WINDOW + start % PAGE_SIZE + PAGE_SIZE - 1) // PAGE_SIZE
+    glance, window = (
+        (extent + start % PAGE_SIZE + PAGE_SIZE - 1) // PAGE_SIZE for extent in (GLANCE, WINDOW)
+    )
     assert json.loads(done.stdout) == [
-        *([1], [1], [1], [2], [1]),  # opened, and after each request
+        *([glance], [glance], [glance], [glance]),  # opened, and after each look at a new place
+        *([1], [2], [1]),  # and where a whole window would have been mapped
         *(["BarfsError", errno.ENOMEM], [window], []),
     ]
     assert on_disk(sparse, start + 2 * WINDOW, 4) == b"\2\2\2\2"
@@ -721,10 +748,10 @@ def test_a_window_that_is_replaced_stays_mapped_until_its_last_access_ends(spars
     span = open_mapped(sparse)
     with long_read(span, WINDOW):
         span.copy_in(WINDOW, b"abcd")
-        assert mapped(sparse) == [WINDOW, WINDOW]
+        assert sorted(mapped(sparse)) == [GLANCE, WINDOW]
         span.copy_out(WINDOW, data := bytearray(4))
         assert data == b"abcd"
-    assert mapped(sparse) == [WINDOW]
+    assert mapped(sparse) == [GLANCE]
     span.close()
     assert mapped(sparse) == []
 
