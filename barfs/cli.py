@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -248,6 +247,8 @@ def _umount(arguments: argparse.Namespace) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     # Not needed by the other commands, so that they start faster.
+    import tempfile  # noqa: PLC0415
+
     from barfs import demo  # noqa: PLC0415
     from barfs.daemon import tree_of  # noqa: PLC0415
 

@@ -5,7 +5,6 @@ have or what is garbage in them is None, unknown.
 """
 
 import functools
-import gzip
 import re
 import zlib
 from pathlib import Path
@@ -58,6 +57,9 @@ def parse_config(text: str) -> frozenset[str] | None:
 @functools.lru_cache(maxsize=8)
 def _read_config(path: Path, _mtime: int, _size: int) -> frozenset[str] | None:
     """Unpacked and parsed once, as long as the file is the same."""
+    # Needed only here, and slow to import.
+    import gzip  # noqa: PLC0415
+
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             text = file.read(_CONFIG_LIMIT)

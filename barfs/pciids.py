@@ -5,7 +5,6 @@ are a vendor's devices and a class's subclasses; below those, two tabs in, a dev
 (`1af4 1100  QEMU Virtual Machine`) and a subclass's programming interfaces.
 """
 
-import gzip
 import re
 import zlib
 from collections.abc import Iterable
@@ -43,6 +42,8 @@ class PciIds:
             try:
                 data = path.read_bytes()
                 if path.suffix == ".gz":
+                    import gzip  # noqa: PLC0415 - needed only here, and slow to import
+
                     data = gzip.decompress(data)
             except (OSError, EOFError, zlib.error):
                 continue

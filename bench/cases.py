@@ -1,6 +1,8 @@
 """What is measured through the daemons, in the order of the table."""
 
+import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -8,7 +10,7 @@ from typing import Any, Final
 
 from bench import machines
 from bench.daemons import time_start
-from bench.lab import APART, BARFS, COMPARED, ONE_CPU, REFERENCE, UNCOPIED, UNPINNED, Lab
+from bench.lab import APART, BARFS, COMPARED, ONE_CPU, REFERENCE, STOCK, UNCOPIED, UNPINNED, Lab
 from bench.stats import Sample
 
 # Units of samples.
@@ -17,6 +19,8 @@ PERCENT: Final = "%"
 BYTES: Final = "bytes"
 
 MIB: Final = 1 << 20
+
+OPEN_FILES: Final = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,6 +245,46 @@ def names(lab: Lab) -> Iterator[Case]:
         yield case(functions, "longlist", "", "ls -l")
 
 
+def scale(lab: Lab) -> Iterator[Case]:
+    """Many open files, and ranges that are larger than any memory."""
+    request = Request("read", 4, machines.REGISTERS, at_random=True)
+
+    def measure(label: str, *, memory: bool) -> Sample:
+        path = lab.bar(label, machines.REGISTERS)
+        with contextlib.ExitStack() as stack:
+            for _ in range(OPEN_FILES):
+                stack.callback(os.close, os.open(path, os.O_RDONLY))
+            if memory:
+                return Sample(lab.daemon(16, label).resident("RssAnon"))
+            return request.measure(lab, label)
+
+    def vast(name: str, label: str) -> Sample:
+        daemon = lab.daemon(16, label)
+        return lab.through(daemon, "open", daemon.path / "phys" / name, placement=ONE_CPU)
+
+    section = "scale"
+    yield Case(
+        section,
+        f"{request.name}, {OPEN_FILES} files open",
+        {label: partial(measure, label, memory=False) for label in COMPARED},
+        most_rounds=3,
+    )
+    for name in (machines.VAST, machines.IN_VAST):
+        yield Case(
+            section,
+            f"open, read, close of phys/{name}, {ONE_CPU}",
+            {label: partial(vast, name, label) for label in (BARFS, STOCK)},
+            base=BARFS,
+        )
+    yield Case(
+        section,
+        f"own memory (RssAnon), {OPEN_FILES} files open",
+        {label: partial(measure, label, memory=True) for label in COMPARED},
+        unit=BYTES,
+        most_rounds=1,
+    )
+
+
 def at_rest(lab: Lab) -> Iterator[Case]:
     """What a daemon takes when nobody asks for anything, and to start."""
 
@@ -308,6 +352,7 @@ def through_daemons(lab: Lab) -> Iterator[Case]:
         hexdump,
         compared_otherwise,
         names,
+        scale,
         at_rest,
         start,
     ):

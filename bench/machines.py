@@ -25,7 +25,12 @@ _IOMEM: Final = """\
 00100000-07fdffff : System RAM
 c0000000-febfffff : PCI Bus 0000:00
 800000000-1fffffffff : PCI Bus 0000:00
+10000000000-1ffffffffff : PCI Bus 0000:80
 """
+
+# A range of a TiB, and an address in the middle of it.
+VAST: Final = "10000000000-1ffffffffff"
+IN_VAST: Final = "18000000000"
 
 
 def _resource(start: int, size: int, flags: int) -> Resource:
