@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
+from barfs.diagnose import printable
 from barfs.errors import BarfsError, DeviceGone
 from barfs.names import DeviceId, PciAddress
 from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, PciBus
@@ -110,6 +111,7 @@ def inspect(pci: PciBus, address: PciAddress, ids: PciIds) -> Function:
     subsystem = _known(pci, address, pci.subsystem)
     class_code = _hex(pci, address, "class", 24)
     node = _match(pci, address, "numa_node", "-1|[0-9]{1,9}")
+    driver = pci.driver(address)
     return Function(
         address=address,
         id=device,
@@ -121,7 +123,7 @@ def inspect(pci: PciBus, address: PciAddress, ids: PciIds) -> Function:
         class_code=class_code,
         class_name=None if class_code is None else ids.device_class(class_code),
         revision=_hex(pci, address, "revision", 8),
-        driver=pci.driver(address),
+        driver=None if driver is None else printable(driver),
         power_state=_match(pci, address, "power_state", "[A-Za-z0-9]+"),
         numa_node=None if node is None else int(node),
         resources=_known(pci, address, pci.resources),

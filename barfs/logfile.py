@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -29,15 +30,28 @@ class LogFile:
         self._path = path
         self._journal = journal
         self._taken = 0
-        self._text = b""  # whole lines
+        self._text = b""  # whole lines, or the end of one that others began
         self._done = 0  # bytes of them that are written
         self._failing = False
         self._fd = self._open()
+        if self._is_torn():
+            self._text = b"\n"
 
     def _open(self) -> int:
         # O_NONBLOCK for a pipe without a reader, which would hold up the start and the end.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         return os.open(self._path, flags, 0o600)
+
+    def _is_torn(self) -> bool:
+        """Whether the file ends in a piece of a line, as when the machine went down."""
+        about = os.fstat(self._fd)
+        if not stat.S_ISREG(about.st_mode) or about.st_size == 0:
+            return False
+        try:
+            with open(self._path, "rb", buffering=0) as file:
+                return os.pread(file.fileno(), 1, about.st_size - 1) != b"\n"
+        except OSError:
+            return False
 
     async def follow(self) -> None:
         """Write what is recorded, until cancelled."""

@@ -1,13 +1,18 @@
 """Whether a function is still there, and where it was."""
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from barfs.aperture import PAGE_SIZE, open_file
 from barfs.errors import DeviceGone
 from barfs.names import PciAddress
 from barfs.resources import Resource, parse_resources
+
+# Times of files are those of the kernel's last clock tick; ticks are 10 ms apart at the most.
+_TICK_NS: Final = 20_000_000
 
 
 def is_sysfs(path: Path) -> bool:
@@ -74,15 +79,19 @@ class Presence:
         os.close(self._fd)
 
 
+def _settled_time(file: os.stat_result) -> int | None:
+    """When a file changed; None if a change right now could leave the same time."""
+    changed = file.st_ctime_ns
+    return changed if time.time_ns() - changed > _TICK_NS else None
+
+
 class PlainPresence(Presence):
     """Of a plain file, in a simulated machine: when the function goes, only the file's name does.
 
-    Whether the file was written to since shows in its time of change.
+    Whether the file was written to since shows in its time of change, once that is old enough.
     """
 
-    def __init__(self, path: str, what: str) -> None:
-        super().__init__(path, what)
-        self._changed = os.fstat(self._fd).st_ctime_ns
+    _changed: int | None = None  # not known before the first look
 
     def _look(self) -> None:
         """See Presence."""
@@ -90,5 +99,6 @@ class PlainPresence(Presence):
         if now.st_nlink == 0:
             raise DeviceGone(f"{self._what}: the device is gone")
         if now.st_ctime_ns != self._changed:
+            settled = _settled_time(now)
             super()._look()
-            self._changed = now.st_ctime_ns
+            self._changed = settled

@@ -73,13 +73,17 @@ def parse_hex(text: str, *, bits: int) -> int:
 def parse_resource(line: str) -> Resource | None:
     """`<start> <end> <flags>` in hex; None where there is no resource. ValueError if garbage.
 
-    Addresses that no file can reach, from 2**63 - 1 on, are garbage too.
+    Addresses that no file can reach, from 2**63 - 1 on, are garbage too, and memory that is not
+    made of double words, as all BARs are (PCI Express 5.0, 7.8.5, for those of an Enhanced
+    Allocation; others are of 16 bytes at least).
     """
     start, end, flags = (parse_hex(word, bits=63) for word in line.split())
     if end >= OFFSET_END:
         raise ValueError(line)
     if flags == 0 or end < start:
         return None
+    if flags & IORESOURCE_MEM and (start % 4 or (end + 1) % 4):
+        raise ValueError(line)
     return Resource(start, end, flags)
 
 

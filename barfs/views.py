@@ -63,9 +63,14 @@ class RawView:
 
     width = 1  # what every request is made of
 
-    def __init__(self, aperture: Aperture) -> None:
+    def __init__(self, aperture: Aperture, max_width: int | None = None) -> None:
         self.base, self.size = aperture.base, aperture.size
         self._aperture = aperture
+        self._max_width = max_width or aperture.max_width
+
+    def for_parts(self) -> "RawView":
+        """The same for what is only a part of a request, which is not one access by itself."""
+        return RawView(self._aperture, min(self._max_width, access.RUN_WIDTH))
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View."""
@@ -77,7 +82,7 @@ class RawView:
         if aperture.memory_like:
             aperture.copy_out(offset, data)
             return data
-        runs = access.plan(offset, length, aperture.base, aperture.max_width)
+        runs = access.plan(offset, length, aperture.base, self._max_width)
         if len(runs) == 1:
             aperture.load_run(offset, runs[0].width, data)
             return data
@@ -96,7 +101,7 @@ class RawView:
             if aperture.memory_like:
                 aperture.copy_in(offset, rest[:length])
                 return length
-            for at, width, extent in access.plan(offset, length, aperture.base, aperture.max_width):
+            for at, width, extent in access.plan(offset, length, aperture.base, self._max_width):
                 aperture.store_run(at, width, rest[at - offset : at - offset + extent])
         return length
 
@@ -110,9 +115,7 @@ class RawView:
         aperture = self._aperture
         if aperture.memory_like:
             return None
-        widths = {
-            run.width for run in access.plan(offset, length, aperture.base, aperture.max_width)
-        }
+        widths = {run.width for run in access.plan(offset, length, aperture.base, self._max_width)}
         return widths.pop() if len(widths) == 1 else None
 
     def close(self) -> None:
@@ -127,6 +130,10 @@ class FixedView:
         self.base, self.size = aperture.base, aperture.size
         self._aperture = aperture
         self.width = width
+
+    def for_parts(self) -> "FixedView":
+        """The same for what is only a part of a request."""
+        return self
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View. What counts is the request as cut short at the end.
@@ -227,6 +234,7 @@ class JoinedView:
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._base = views[0].base
         self._views = views
+        self._for_parts = [view.for_parts() for view in views]
         self._width = views[0].width
         self._starts = [0]
         for view in views:
@@ -242,8 +250,10 @@ class JoinedView:
         parts = []
         end = offset + length
         index = bisect_right(self._starts, offset) - 1
+        is_whole = end <= self._starts[index] + self._views[index].size
+        views = self._views if is_whole else self._for_parts
         while offset < end:
-            view, start = self._views[index], self._starts[index]
+            view, start = views[index], self._starts[index]
             extent = min(end, start + view.size) - offset
             parts.append((view, offset - start, extent))
             offset += extent

@@ -336,6 +336,7 @@ SPOILT_FUNCTION = PciAddress(0, 0, 4, 0)
 
 
 @fuzz(spoilt=SPOILT)
+@example(spoilt={"driver": ("link", b"two\nlines"), "vendor": ("data", b"")})
 def test_info_is_lines_whatever_sysfs_holds(spoilt):
     with machine_with(spoilt) as machine:
         text = describe(PciBus(machine.sysfs), SPOILT_FUNCTION, [])

@@ -255,3 +255,23 @@ def test_a_file_that_cannot_be_is_an_error_at_once(tmp_path, name):
     (tmp_path / "log").touch()
     with pytest.raises(OSError):
         LogFile(tmp_path / name, Journal())
+
+
+@pytest.mark.parametrize("before", [b"", b'{"event": "change7"}\n', b'{"event": "cha'])
+def test_a_line_that_was_torn_is_ended_first(path, before):
+    """What a machine that went down while it wrote leaves behind."""
+    path.write_bytes(before)
+    journal = Journal()
+    log = LogFile(path, journal)
+    add(journal, 0)
+    log.close()
+    lines = path.read_bytes().split(b"\n")
+    assert lines[:-2] == before.split(b"\n")[: len(lines) - 2]
+    assert json.loads(lines[-2])["event"] == "change0"
+    assert lines[-1] == b""
+
+
+def test_a_torn_line_of_a_file_that_can_only_be_written(path, monkeypatch):
+    path.write_bytes(b"torn")
+    monkeypatch.setattr("builtins.open", lambda *_, **__: (_ for _ in ()).throw(PermissionError))
+    LogFile(path, Journal()).close()

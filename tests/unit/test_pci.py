@@ -4,6 +4,8 @@ import errno
 import os
 import re
 import shutil
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -592,3 +594,35 @@ def test_a_read_only_device_that_goes_meanwhile_bars_nothing(machine, ivshmem):
     bus.check_span_writable(0xFEB20000, 4)
     with pytest.raises(ReadOnly):
         bus.check_span_writable(0xFEB21000, 4)
+
+
+def test_a_change_is_seen_however_soon_it_comes(bus, ivshmem, monkeypatch):
+    """The time of a file may be that of the last clock tick, and much happens between two."""
+    path = ivshmem / "resource"
+    there = path.read_text()
+    elsewhere = there.replace("feb", "fea")
+    assert elsewhere != there
+    changed = time.time_ns()
+    about = SimpleNamespace(st_nlink=1, st_ctime_ns=changed)
+    clock = SimpleNamespace(time_ns=lambda: changed + 1000)
+    system = SimpleNamespace(fstat=lambda _: about, pread=os.pread, close=os.close)
+    monkeypatch.setattr("barfs.presence.os", system)
+    monkeypatch.setattr("barfs.presence.time", clock)
+    presence = bus.presence(IVSHMEM)
+    for _ in range(3):
+        presence.check()
+    path.write_text(elsewhere)
+    with pytest.raises(DeviceGone, match="have changed"):
+        presence.check()
+    presence.close()
+    # Once that is long ago the time alone tells, which is sooner asked.
+    path.write_text(there)
+    clock.time_ns = lambda: changed + 1_000_000_000
+    presence = bus.presence(IVSHMEM)
+    presence.check()
+    path.write_text(elsewhere)
+    presence.check()
+    about.st_ctime_ns += 1_000_000_000
+    with pytest.raises(DeviceGone, match="have changed"):
+        presence.check()
+    presence.close()

@@ -139,6 +139,18 @@ def test_a_straddling_request_touches_each_part_in_its_own_way():
     ]
 
 
+def test_a_part_of_a_request_is_not_one_access_however_long_it_is():
+    parts = [Recorder(8), Recorder(8, base=8, memory_like=True), Recorder(8, base=16)]
+    view = JoinedView(list(map(RawView, parts)))
+    view.read(0, 24)
+    view.write(0, bytes(24))
+    registers = [(kind, at, 4) for kind in ("load", "store") for at in (0, 4)]
+    copies = [("copy_out", 0, 8), ("copy_in", 0, 8)]
+    assert [part.made for part in parts] == [registers, copies, registers]
+    view.read(16, 8)  # this one is all of a request
+    assert parts[2].made[4:] == [("load", 0, 8)]
+
+
 def single(kind, offset, width, length):
     """The accesses of one width that a request is made of, as a Recorder has them."""
     return [(kind, at, width) for at in range(offset, offset + length, width)]

@@ -59,6 +59,8 @@ def parts(stretches, offset, length):
         if first < last:
             found.append(stretch.part(first, last - first))
         offset -= stretch.size
+    if len(found) > 1:  # then none of them is one access by itself
+        found = [dataclasses.replace(part, widest=min(part.widest, 4)) for part in found]
     return found
 
 
