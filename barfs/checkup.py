@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs import diagnose, kernel
+from barfs import diagnose, kernel, obstacles
 from barfs.diagnose import Machine
 from barfs.errors import BarfsError, Cause, DeviceGone, NoSuchAddress
 from barfs.kernel import Kernel
@@ -190,7 +190,7 @@ def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> lis
     """What does not work; if all does, that it does. DeviceGone."""
     pci = machine.pci
     # First of all: what follows may wake it.
-    sleep = pci.sleeping(address)
+    sleep = obstacles.sleeping(pci, address)
     bars = _known_bars(pci, address)
     found = [*_claims(machine, facts, address, bars)]
     if sleep is not None:
@@ -200,7 +200,7 @@ def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> lis
         command = _command(pci, address)
         found += _link(pci, address)
     if command == COMMAND_ABSENT:
-        found.append(_trouble(address, pci.silence(address)))
+        found.append(_trouble(address, obstacles.silence(pci, address)))
     else:
         found += _obstacles(pci, address, bars, command)
     return found or [_works(pci, address, bars, command)]
@@ -236,9 +236,9 @@ def _command(pci: PciBus, address: PciAddress) -> int | None:
 
 def _sleep(pci: PciBus, address: PciAddress, how: str, bars: dict[int, Resource]) -> Finding:
     if not bars:
-        return _note(address, Cause(f"it sleeps ({how})", pci.mend_sleep(address)))
+        return _note(address, Cause(f"it sleeps ({how})", obstacles.mend_sleep(pci, address)))
     sentence = f"it sleeps ({how}): its BARs may not answer, and config space is not read here"
-    return _trouble(address, Cause(sentence, pci.mend_sleep(address)))
+    return _trouble(address, Cause(sentence, obstacles.mend_sleep(pci, address)))
 
 
 def _obstacles(
@@ -247,7 +247,7 @@ def _obstacles(
     """What keeps BARs from answering, each with the BARs concerned."""
     concerned: dict[Cause, list[str]] = {}
     for index, resource in bars.items():
-        cause = pci.obstacle(address, resource, command)
+        cause = obstacles.obstacle(pci, address, resource, command)
         if cause is not None:
             concerned.setdefault(cause, []).append(f"bar{index}")
     for cause, names in concerned.items():
@@ -280,7 +280,7 @@ def _link(pci: PciBus, address: PciAddress) -> Iterator[Finding]:
     """Of a bridge. Reads config space, as the kernel does for this attribute."""
     is_bridge = (pci.attribute(address, "class") or "").startswith(_BRIDGE)
     if is_bridge and pci.attribute(address, "current_link_width") == "0":
-        cause = Cause("its link is down: nothing answers behind it", pci.mend_absence())
+        cause = Cause("its link is down: nothing answers behind it", obstacles.mend_absence(pci))
         yield _note(address, cause)
 
 

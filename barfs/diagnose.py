@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs import kernel
+from barfs import kernel, obstacles
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BarfsError, Cause, DeviceGone, DriverOwns, KernelRefused, NotAllowed
 from barfs.kernel import Kernel, Process
@@ -134,7 +134,7 @@ def driver_owns(pci: PciBus, address: PciAddress, driver: str) -> Cause:
     """Of a function whose driver has claimed its BARs, where the kernel keeps them from others."""
     return Cause(
         f"driver {driver} owns it, and {IO_STRICT.sentence}",
-        pci.mend_driver(address),
+        obstacles.mend_driver(pci, address),
         f"or {_RELAX}",
     )
 
@@ -197,7 +197,8 @@ def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
     if address is None or machine.pci.is_present(address):
         return None
     return Cause(
-        "when it is back, open the file again; this looks for it", machine.pci.mend_absence()
+        "when it is back, open the file again; this looks for it",
+        obstacles.mend_absence(machine.pci),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
-from barfs import access
+from barfs import access, bars
 from barfs.aperture import PAGE_SIZE, Aperture
 from barfs.checkup import status
 from barfs.errors import BadRequest, ReadOnly
@@ -78,7 +78,7 @@ def _claim(
     elif bar.is_memory and bar.prefetchable and bar.size >= PAGE_SIZE:
         span = range(bar.start, bar.end + 1)
         if not node.view:
-            offered = writable and tree.pci.can_combine(node.function, node.bar)
+            offered = writable and bars.can_combine(tree.pci, node.function, node.bar)
             release = tree.combining.combine(span) if offered else None
             if release is not None:
                 stack.callback(release)
@@ -127,7 +127,8 @@ def _open_span(
         apertures = tree.memory.open(node.start, size, writable=writable)
     else:
         apertures = [
-            tree.pci.open_bar(
+            bars.open_bar(
+                tree.pci,
                 node.function,
                 node.bar,
                 writable=writable,

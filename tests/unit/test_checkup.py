@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from machines import ADMIN, ALL, E1000, FIRST, NVME, OPEN, RAWIO, SECOND, STRICT, Fixture
 
-from barfs import checkup
+from barfs import checkup, obstacles
 from barfs.aperture import SysfsFile
 from barfs.checkup import Finding, State, examine, status, text
 from barfs.errors import Cause, DeviceGone
@@ -309,7 +309,7 @@ def test_config_space_of_what_sleeps_is_not_read(fixture, monkeypatch, state, ru
 
     monkeypatch.setattr(PciBus, "_bytes", ask_and_note)
     monkeypatch.setattr(SysfsFile, "read", None)
-    monkeypatch.setattr(PciBus, "open_bar", None)
+    monkeypatch.setattr("barfs.bars.open_bar", None)
     monkeypatch.setattr(PciBus, "open_rom", None)
     asked = []
     attribute = PciBus.attribute
@@ -402,9 +402,15 @@ def test_a_copy_without_config_space_or_resources(fixture):
     assert about(fixture, SECOND) == (OK, "D0; no driver", None, None)
 
 
-@pytest.mark.parametrize("moment", ["sleeping", "bars", "command", "obstacle", "driver"])
-def test_what_vanishes_meanwhile_is_left_out(fixture, monkeypatch, moment):
-    asked = getattr(PciBus, moment)
+@pytest.mark.parametrize(
+    ("place", "moment"),
+    [
+        *((obstacles, "sleeping"), (obstacles, "obstacle")),
+        *((PciBus, "bars"), (PciBus, "command"), (PciBus, "driver")),
+    ],
+)
+def test_what_vanishes_meanwhile_is_left_out(fixture, monkeypatch, place, moment):
+    asked = getattr(place, moment)
 
     def vanish_and_ask(bus, address, *more):
         if str(address) == FIRST:
@@ -413,7 +419,7 @@ def test_what_vanishes_meanwhile_is_left_out(fixture, monkeypatch, moment):
 
     fixture.set_command(FIRST, 0)
     fixture.set_config(*STRICT)
-    monkeypatch.setattr(PciBus, moment, vanish_and_ask)
+    monkeypatch.setattr(place, moment, vanish_and_ask)
     subjects = [found.subject for found in findings(fixture)]
     assert FIRST not in subjects
     assert {E1000, SECOND, NVME} <= set(subjects)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from machines import ADMIN, ALL, E1000, FIRST, OPEN, RAWIO, SECOND, STRICT, Fixture
 
+from barfs import obstacles
 from barfs.aperture import REFUSALS, SysfsFile, refusal
 from barfs.devmem import PhysicalMemory
 from barfs.diagnose import BOOT, Machine, explain
@@ -50,7 +51,7 @@ def fixture(tmp_path):
 def untouched(monkeypatch):
     """Nothing that answers is asked: neither config space nor what is behind BARs."""
     monkeypatch.setattr(PciBus, "command", None)
-    monkeypatch.setattr(PciBus, "open_bar", None)
+    monkeypatch.setattr("barfs.bars.open_bar", None)
     monkeypatch.setattr(SysfsFile, "read", None)
 
 
@@ -314,14 +315,18 @@ def test_the_sleep_of_what_does_not_answer(fixture):
     ):
         fixture.set_attribute(FIRST, "power_state", state)
         fixture.set_attribute(FIRST, "power/runtime_status", runtime)
-        assert pci.sleeping(address) == sleep
+        assert obstacles.sleeping(pci, address) == sleep
         wake = f"echo on > {fixture.devices}/{FIRST}/power/control"
-        assert pci.silence(address).mend == (wake if sleep else anew)
+        assert obstacles.silence(pci, address).mend == (wake if sleep else anew)
 
 
 def test_paths_are_quoted_for_a_shell(tmp_path):
     directory = tmp_path / "it's a copy"
     directory.mkdir()
     pci, address = Fixture(directory).machine.pci, PciAddress.parse(FIRST)
-    for mend in (pci.mend_sleep(address), pci.mend_absence(), pci.mend_driver(address)):
+    for mend in (
+        obstacles.mend_sleep(pci, address),
+        obstacles.mend_absence(pci),
+        obstacles.mend_driver(pci, address),
+    ):
         assert f"> '{tmp_path}/it'\"'\"'s a copy/sys/bus/pci/" in mend

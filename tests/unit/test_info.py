@@ -211,8 +211,8 @@ def test_of_the_device_only_the_command_register_is_read_and_after_the_power_sta
     monkeypatch.setattr(PciBus, "_bytes", read_raw)
     monkeypatch.setattr(SysfsFile, "read", None)
     monkeypatch.setattr(PciBus, "attribute", read_attribute)
-    for opening in ("open_bar", "open_rom"):
-        monkeypatch.setattr(PciBus, opening, None)
+    monkeypatch.setattr("barfs.bars.open_bar", None)
+    monkeypatch.setattr(PciBus, "open_rom", None)
     describe(bus, E1000, pci_ids)
     assert "power_state" in reads
     assert reads[-1] == ("0000:00:03.0 config", 4, 2)

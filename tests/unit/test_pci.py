@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from barfs import demo
+from barfs import bars, demo, obstacles
 from barfs.aperture import MappedAperture, PortAperture, RomFile, SysfsFile
 from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded, ReadOnly
@@ -113,7 +113,7 @@ def test_bars_are_those_of_memory_and_of_ports_that_exist(bus, ivshmem):
     assert list(bus.bars(IVSHMEM)) == [0, 1, 2]
     assert [bar.is_memory for bar in bus.bars(IVSHMEM).values()] == [True, False, True]
     for index in (3, 4, 6, 7):
-        for ask in (bus.bar, lambda *bar: bus.open_bar(*bar, writable=False)):
+        for ask in (bus.bar, lambda *bar: bars.open_bar(bus, *bar, writable=False)):
             with pytest.raises(NoSuchNode, match=rf"0000:00:04\.0: there is no BAR {index}"):
                 ask(IVSHMEM, index)
 
@@ -159,7 +159,7 @@ def test_a_rom_is_switched_on_only_in_a_real_sysfs(bus, machine):
     assert (file.size, file.read(0, 1 << 20)) == (len(before), before)
     file.close()
     assert rom.read_bytes() == before
-    bus._real = True
+    bus.is_real = True
     file = bus.open_rom(E1000)
     assert type(file) is RomFile
     file.write(0, b"1")  # so it is open for writing
@@ -172,9 +172,9 @@ def test_a_rom_is_switched_on_only_in_a_real_sysfs(bus, machine):
         ("resource", lambda bus: bus.bars(IVSHMEM)),
         ("resource", lambda bus: bus.resources(IVSHMEM)),
         ("resource", lambda bus: bus.bar(IVSHMEM, 0)),
-        ("resource", lambda bus: bus.open_bar(IVSHMEM, 0, writable=False)),
-        ("resource0", lambda bus: bus.open_bar(IVSHMEM, 0, writable=False)),
-        ("config", lambda bus: bus.open_bar(IVSHMEM, 0, writable=False)),
+        ("resource", lambda bus: bars.open_bar(bus, IVSHMEM, 0, writable=False)),
+        ("resource0", lambda bus: bars.open_bar(bus, IVSHMEM, 0, writable=False)),
+        ("config", lambda bus: bars.open_bar(bus, IVSHMEM, 0, writable=False)),
         ("config", lambda bus: bus.config_size(IVSHMEM)),
         ("config", lambda bus: bus.command(IVSHMEM)),
         ("config", lambda bus: bus.open_config(IVSHMEM, writable=False)),
@@ -192,12 +192,12 @@ def test_a_missing_file_is_a_device_gone(bus, ivshmem, file, ask):
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_bar_is_not_opened_while_its_device_sleeps(bus, e1000, monkeypatch, index):
     """Its config space is not read either: that would wake it for a moment."""
-    bus.open_bar(E1000, index, writable=False).close()
+    bars.open_bar(bus, E1000, index, writable=False).close()
     monkeypatch.setattr(PciBus, "command", None)
     for state in ("D1", "D2", "D3hot", "D3cold"):
         (e1000 / "power_state").write_text(state + "\n")
         with pytest.raises(NotDecoded) as caught:
-            bus.open_bar(E1000, index, writable=False)
+            bars.open_bar(bus, E1000, index, writable=False)
         assert str(caught.value) == (
             f"0000:00:03.0 bar{index}: the device sleeps ({state}); echo on > {e1000}/power/control"
         )
@@ -205,9 +205,9 @@ def test_a_bar_is_not_opened_while_its_device_sleeps(bus, e1000, monkeypatch, in
     monkeypatch.undo()
     for state in ("D0", "unknown"):
         (e1000 / "power_state").write_text(state + "\n")
-        bus.open_bar(E1000, index, writable=False).close()
+        bars.open_bar(bus, E1000, index, writable=False).close()
     (e1000 / "power_state").unlink()
-    bus.open_bar(E1000, index, writable=False).close()
+    bars.open_bar(bus, E1000, index, writable=False).close()
 
 
 @pytest.mark.parametrize("via_devmem", [False, True])
@@ -221,7 +221,7 @@ def test_a_bar_is_not_opened_while_decoding_is_off(machine, ivshmem, via_devmem,
     for enabled, mend in mends.items():
         (ivshmem / "enable").write_text(enabled + "\n")
         with pytest.raises(NotDecoded, match=r"^0000:00:04\.0 bar2: .* decoding is off") as caught:
-            PciBus(machine.sysfs, memory).open_bar(IVSHMEM, 2, writable=False)
+            bars.open_bar(PciBus(machine.sysfs, memory), IVSHMEM, 2, writable=False)
         assert str(caught.value).endswith(f"; {mend}")
         assert caught.value.errno == errno.EIO
 
@@ -306,7 +306,7 @@ def test_a_port_bar_is_not_opened_while_io_decoding_is_off(machine, e1000, via_d
         mend = f"echo 1 > {e1000}/enable" if (enabled, driver) == ("0", False) else setpci
         (e1000 / "enable").write_text(enabled + "\n")
         with pytest.raises(NotDecoded, match=r"^0000:00:03\.0 bar1: I/O decoding is off") as caught:
-            PciBus(machine.sysfs, memory).open_bar(E1000, 1, writable=False)
+            bars.open_bar(PciBus(machine.sysfs, memory), E1000, 1, writable=False)
         assert str(caught.value).endswith(f"; {mend}")
         assert caught.value.errno == errno.EIO
 
@@ -323,9 +323,9 @@ def test_each_space_has_its_own_decode_bit(bus, e1000, index, command, decoded):
     assert bus.command(E1000) == command
     if not decoded:
         with pytest.raises(NotDecoded):
-            bus.open_bar(E1000, index, writable=False)
+            bars.open_bar(bus, E1000, index, writable=False)
         return
-    bus.open_bar(E1000, index, writable=False).close()
+    bars.open_bar(bus, E1000, index, writable=False).close()
 
 
 @pytest.mark.parametrize("via_devmem", [False, True])
@@ -333,7 +333,7 @@ def test_each_space_has_its_own_decode_bit(bus, e1000, index, command, decoded):
 def test_a_port_bar_is_its_resource_file_also_with_devmem(machine, e1000, via_devmem, offset, size):
     memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
     bus = PciBus(machine.sysfs, memory)
-    aperture = bus.open_bar(E1000, 1, writable=True, offset=offset, size=size)
+    aperture = bars.open_bar(bus, E1000, 1, writable=True, offset=offset, size=size)
     assert type(aperture) is PortAperture
     assert (aperture.base, aperture.size) == (0xC000 + offset, 0x40 if size is None else size)
     assert (aperture.max_width, aperture.memory_like) == (4, False)
@@ -360,7 +360,7 @@ def test_a_window_is_its_part_of_the_bar(
     memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
     bus = PciBus(machine.sysfs, memory)
     bar = bus.bar(address, index)
-    aperture = bus.open_bar(address, index, writable=True, offset=offset, size=size)
+    aperture = bars.open_bar(bus, address, index, writable=True, offset=offset, size=size)
     assert type(aperture) is MappedAperture
     assert (aperture.base, aperture.size) == (bar.start + offset, size)
     assert aperture.memory_like == bar.prefetchable
@@ -393,7 +393,7 @@ def test_a_window_outside_the_bar_is_refused(bus, index, offset, size):
     whole = bus.bar(IVSHMEM, index).size
     what = f"0000:00:04.0 bar{index}: {size:#x} bytes at {offset:#x}, but it ends at {whole:#x}"
     with pytest.raises(NoSuchAddress, match=re.escape(what)) as caught:
-        bus.open_bar(IVSHMEM, index, writable=False, offset=offset, size=size)
+        bars.open_bar(bus, IVSHMEM, index, writable=False, offset=offset, size=size)
     assert caught.value.errno == errno.ENXIO
 
 
@@ -409,8 +409,8 @@ def test_check_window_allows_what_lies_inside():
 def test_a_bar_that_shares_a_page_is_found_in_it_in_a_real_sysfs(bus, ivshmem, offset):
     set_line(ivshmem, 0, f"0xfeb20300 0xfeb203ff {demo.MEM:#x}")
     (ivshmem / "resource0").write_bytes(bytes(0x1000))
-    bus._real = True
-    aperture = bus.open_bar(IVSHMEM, 0, writable=True, offset=offset, size=4)
+    bus.is_real = True
+    aperture = bars.open_bar(bus, IVSHMEM, 0, writable=True, offset=offset, size=4)
     aperture.store_run(0, 4, b"abcd")
     aperture.close()
     assert (ivshmem / "resource0").read_bytes().index(b"abcd") == 0x300 + offset
@@ -421,7 +421,7 @@ def test_a_bar_without_an_address_exists_but_is_not_opened(bus, ivshmem, flag):
     set_line(ivshmem, 0, f"0x0 0xff {demo.MEM | flag:#x}")
     assert bus.bar(IVSHMEM, 0).size == 0x100
     with pytest.raises(NotDecoded, match=r"0000:00:04\.0 bar0: .* no address"):
-        bus.open_bar(IVSHMEM, 0, writable=False)
+        bars.open_bar(bus, IVSHMEM, 0, writable=False)
 
 
 @pytest.mark.parametrize("via_devmem", [False, True])
@@ -433,7 +433,7 @@ def test_a_bar_is_its_resource_file_or_the_memory_at_its_address(
     memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
     bus = PciBus(machine.sysfs, memory)
     bar = bus.bar(address, index)
-    aperture = bus.open_bar(address, index, writable=True)
+    aperture = bars.open_bar(bus, address, index, writable=True)
     assert (aperture.base, aperture.size) == (bar.start, bar.size)
     assert aperture.memory_like == bar.prefetchable
     aperture.store_run(bar.size - 8, 4, b"abcd")
@@ -471,18 +471,25 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         "set_command": (3,),
         "config_size": (),
         "command": (),
-        "sleeping": (),
-        "silence": (),
-        "obstacle": (Resource(0x1000, 0x1FFF, 0x200), 0),
-        "mend_sleep": (),
-        "mend_driver": (),
-        "can_combine": (2,),
+        "path": ("config",),
+        "power_state": (),
     }
     for name, arguments in asked.items():
         with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
             getattr(bus, name)(IVSHMEM, *arguments)
+    bar = Resource(0x1000, 0x1FFF, 0x200)
+    for call in (
+        lambda: obstacles.sleeping(bus, IVSHMEM),
+        lambda: obstacles.silence(bus, IVSHMEM),
+        lambda: obstacles.obstacle(bus, IVSHMEM, bar, 0),
+        lambda: obstacles.mend_sleep(bus, IVSHMEM),
+        lambda: obstacles.mend_driver(bus, IVSHMEM),
+        lambda: bars.can_combine(bus, IVSHMEM, 2),
+    ):
+        with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
+            call()
     for writable in (False, True):
-        for call in (bus.open_config, lambda *a, **k: bus.open_bar(*a, 0, **k)):
+        for call in (bus.open_config, lambda *a, **k: bars.open_bar(bus, *a, 0, **k)):
             with pytest.raises(DeviceGone, match="no such function"):
                 call(IVSHMEM, writable=writable)
     assert bus.rom_size(IVSHMEM) is None
@@ -497,12 +504,11 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
     assert methods == {
         *("addresses", "exists", "attribute", "driver", "id", "subsystem", "resources", "bars"),
         *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "command"),
-        *("open_bar", "is_virtual", "set_attribute", "set_command"),
-        *("sleeping", "silence", "obstacle", "mend_sleep", "mend_driver", "can_combine"),
+        *("is_virtual", "set_attribute", "set_command", "path", "power_state"),
         # These are about no one function.
-        *("sysfs", "bars_via_devmem", "mend_absence", "with_id"),
+        *("sysfs", "is_real", "bars_via", "bars_via_devmem", "with_id"),
         # These are for physical memory as well, where every device lies.
-        *("is_present", "presence", "is_read_only", "check_span_writable"),
+        *("is_present", "presence", "is_read_only", "check_writable", "check_span_writable"),
     }
 
 
@@ -526,7 +532,7 @@ def test_a_look_up_asks_only_about_the_function_itself(machine, monkeypatch):
     monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"listed {path}"))
     assert bus.exists(IVSHMEM)
     assert bus.is_read_only(IVSHMEM)
-    bus.open_bar(IVSHMEM, 0, writable=False).close()
+    bars.open_bar(bus, IVSHMEM, 0, writable=False).close()
     assert {address for address, _ in asked} == {IVSHMEM}
     asked.clear()
     plain = PciBus(machine.sysfs)
@@ -541,11 +547,11 @@ def test_what_is_read_only_is_not_opened_for_writing(machine, via_devmem):
     memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
     bus = ruled(machine, [], ["1af4:1110", "0000:00:03.0"], memory)
     for address, bar in ((IVSHMEM, 0), (IVSHMEM, 2), (E1000, 0), (E1000, 1)):
-        bus.open_bar(address, bar, writable=False).close()
+        bars.open_bar(bus, address, bar, writable=False).close()
         bus.open_config(address, writable=False).close()
         for call in (
-            lambda key=(address, bar): bus.open_bar(*key, writable=True),
-            lambda key=(address, bar): bus.open_bar(*key, writable=True, offset=4, size=4),
+            lambda key=(address, bar): bars.open_bar(bus, *key, writable=True),
+            lambda key=(address, bar): bars.open_bar(bus, *key, writable=True, offset=4, size=4),
             lambda key=address: bus.open_config(key, writable=True),
             lambda key=address: bus.set_command(key, 0),
         ):
@@ -554,7 +560,7 @@ def test_what_is_read_only_is_not_opened_for_writing(machine, via_devmem):
             assert caught.value.errno == errno.EROFS
         with pytest.raises(ReadOnly, match=rf"/enable: {address} is read-only"):
             bus.set_attribute(address, "enable", "1")
-    bus.open_bar(NVME, 0, writable=True).close()
+    bars.open_bar(bus, NVME, 0, writable=True).close()
     bus.open_config(NVME, writable=True).close()
     bus.set_attribute(NVME, "enable", "1")
 

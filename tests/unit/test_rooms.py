@@ -11,7 +11,19 @@ import barfs
 ROOMS = [
     *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "index", "patterns"),
     *("resources", "presence", "combining"),
-    *("pci", "decoding", "kernel", "diagnose", "checkup", "pciids", "info", "journal", "nodes"),
+    *(
+        "pci",
+        "obstacles",
+        "bars",
+        "decoding",
+        "kernel",
+        "diagnose",
+        "checkup",
+        "pciids",
+        "info",
+        "journal",
+        "nodes",
+    ),
     *(
         "policy",
         "views",
