@@ -74,7 +74,8 @@ def _claim(
     if tree.combining is None:
         return False
     if bar is None:
-        span = range(node.start, node.start + node.size)
+        size = node.view.width if node.view.is_text else node.size
+        span = range(node.start, node.start + size)
     elif bar.is_memory and bar.prefetchable and bar.size >= PAGE_SIZE:
         span = range(bar.start, bar.end + 1)
         if not node.view:

@@ -139,6 +139,19 @@ def test_exact_files_and_write_combining_ones_keep_out_of_each_others_way(tree):
     again.close()
 
 
+def test_a_register_as_text_is_no_more_than_that(tree):
+    """Its name may have no end: then the file's range goes on to that of /proc/iomem."""
+    first, second = (tree.pci.bar(PciAddress(0, 0, device, 0), 2) for device in (4, 5))
+    assert first.end < second.start
+    combined = opened(tree, "pci/0000:00:05.0/bar2")
+    opened(tree, f"phys/x32/{first.start:x}").close()
+    with pytest.raises(CombinedElsewhere):
+        opened(tree, f"phys/u32/{first.start:x}")
+    with pytest.raises(CombinedElsewhere):
+        opened(tree, f"phys/x32/{second.start + 4:x}")
+    combined.close()
+
+
 def test_a_refusal_leaves_no_claim(tree):
     command = tree.pci.sysfs / "bus/pci/devices/0000:00:04.0/config"
     data = command.read_bytes()
