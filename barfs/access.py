@@ -13,6 +13,11 @@ from barfs.errors import BadRequest, PastEnd
 RUN_WIDTH = 4
 
 
+def overlap(one: range, other: range) -> bool:
+    """Whether two spans of addresses have a byte in common; an empty one has none."""
+    return max(one.start, other.start) < min(one.stop, other.stop)
+
+
 class Run(NamedTuple):
     """`length` bytes from `offset` in ascending accesses of `width` bytes."""
 

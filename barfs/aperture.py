@@ -82,6 +82,15 @@ def open_file(path: StrPath, what: str, *, writable: bool, flags: int = 0) -> in
     return fd
 
 
+def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
+    """Up to `length` bytes of a file, in one read. OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, length, offset)
+    finally:
+        os.close(fd)
+
+
 # Makes the domain's error of a mapping that was refused, from what it was to be in words, the
 # error of mmap(2), and the offset in the file and length of what was asked for.
 Refuse: TypeAlias = Callable[[str, OSError, int, int], BarfsError]

@@ -259,7 +259,7 @@ def _claims(
 ) -> Iterator[Finding]:
     """The driver that owns a function's BARs, if the kernel keeps them from others."""
     driver = machine.pci.driver(address) if facts.io_strict else None
-    spans = [bar for bar in bars.values() if bar.is_memory and bar.assigned]
+    spans = [bar for bar in bars.values() if bar.is_mapped]
     if driver is None or not spans:
         return
     cause = diagnose.driver_owns(machine.pci, address, driver)

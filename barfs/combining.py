@@ -10,15 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeAlias
 
+from barfs.access import overlap
 from barfs.errors import CombinedElsewhere
 
 Release: TypeAlias = Callable[[], None]
 
 _MEND: Final = "close it there, or mount without --write-combining"
-
-
-def _overlap(one: range, other: range) -> bool:
-    return one.start < other.stop and other.start < one.stop
 
 
 class Combining:
@@ -35,7 +32,7 @@ class Combining:
     def combine(self, span: range) -> Release | None:
         """Claim a span for write-combining; None if part of it is to be accessed exactly."""
         with self._lock:
-            if any(_overlap(span, other) for other in self._exact):
+            if any(overlap(span, other) for other in self._exact):
                 return None
             self._combined.append(span)
         return partial(self._combined.remove, span)
@@ -43,7 +40,7 @@ class Combining:
     def keep_exact(self, span: range, what: str) -> Release:
         """Claim a span for exact accesses; CombinedElsewhere if part of it is write-combining."""
         with self._lock:
-            if any(_overlap(span, other) for other in self._combined):
+            if any(overlap(span, other) for other in self._combined):
                 raise CombinedElsewhere(
                     f"{what}: the BAR is open for writing with write-combining, which merges "
                     f"accesses; {_MEND}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs import kernel, obstacles
+from barfs.access import overlap
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BarfsError, Cause, DeviceGone, DriverOwns, KernelRefused, NotAllowed
 from barfs.kernel import Kernel, Process
@@ -218,7 +219,7 @@ def _at(pci: PciBus, start: int, end: int) -> PciAddress | None:
     """The function with a memory BAR in a physical range, the end included."""
     for address in pci.addresses():
         for bar in pci.bars(address).values():
-            if bar.is_memory and bar.assigned and bar.start <= end and start <= bar.end:
+            if bar.is_mapped and overlap(bar.span, range(start, end + 1)):
                 return address
     return None
 

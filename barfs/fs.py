@@ -27,11 +27,12 @@ from pyfuse3 import (
 )
 
 from barfs import files
-from barfs.aperture import Buffer
+from barfs.aperture import Buffer, read_file
 from barfs.diagnose import explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.files import OpenFiles
 from barfs.journal import Caller, Change, Refusal
+from barfs.kernel import cpu_time
 from barfs.names import PciAddress
 from barfs.nodes import (
     DIRECTORIES,
@@ -77,23 +78,13 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
     return bounded
 
 
-def _text_of(path: str) -> bytes:
-    """The beginning of a file in /proc. OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 512)
-    finally:
-        os.close(fd)
-
-
 def _process_of(pid: int) -> int:
     """The process that a thread's number belongs to. OSError, IndexError, ValueError."""
     try:
-        # The CPU time of process `pid`, which only a process has (clock_getcpuclockid(3);
-        # kernel/time/posix-cpu-timers.c, pid_for_clock): soon asked, and nearly always enough.
-        time.clock_gettime_ns(~pid << 3 | 2)
+        # Only a process has one: soon asked, and nearly always enough.
+        cpu_time(pid)
     except OSError:
-        status = _text_of(f"/proc/{pid}/status")
+        status = read_file(f"/proc/{pid}/status", 512)
         return int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
     return pid
 
@@ -108,7 +99,7 @@ def _caller(ctx: RequestContext) -> Caller:
     try:
         if pid:
             pid = _process_of(pid)
-            process = _text_of(f"/proc/{pid}/comm").rstrip(b"\n").decode(errors="replace")
+            process = read_file(f"/proc/{pid}/comm", 512).rstrip(b"\n").decode(errors="replace")
     except (OSError, IndexError, ValueError):
         log.debug("nothing is known of process %d", ctx.pid)
     return Caller(ctx.uid, pid, process)

@@ -1,27 +1,8 @@
 """Functions by vendor:device, for look-ups of links that need not read every function's ids."""
 
-import os
-import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Final
 
 from barfs.names import DeviceId, PciAddress
-
-# A directory's time of change has the kernel's tick, at the most 10 ms: only after that is a
-# second change sure to show.
-_TICK: Final = 20_000_000  # ns
-
-
-def directory_stamp(path: str) -> Hashable | None:
-    """Something that changes when names in a directory of plain files do.
-
-    None if it may have changed just now, or can't be told. sysfs keeps no such times.
-    """
-    try:
-        changed = os.stat(path).st_mtime_ns
-    except OSError:
-        return None
-    return changed if time.time_ns() - changed > _TICK else None
 
 
 class IdIndex:

@@ -6,6 +6,7 @@ have or what is garbage in them is None, unknown.
 
 import functools
 import re
+import time
 import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -165,6 +166,15 @@ class Process(NamedTuple):
     def missing(self) -> list[str]:
         """Names of the capabilities that barfs needs and the process does not have."""
         return [name for bit, name in CAPABILITIES.items() if not self.capabilities >> bit & 1]
+
+
+def cpu_time(pid: int) -> int:
+    """The CPU time of a process in ns, of all its threads, those that have ended as well.
+
+    OSError if `pid` is the number of a thread and of no process (clock_getcpuclockid(3);
+    kernel/time/posix-cpu-timers.c, pid_for_clock).
+    """
+    return time.clock_gettime_ns(~pid << 3 | 2)
 
 
 def read_process(proc: Path) -> Process | None:

@@ -21,11 +21,11 @@ def sleeping(pci: PciBus, address: PciAddress) -> str | None:
 
 
 def low_power(pci: PciBus, address: PciAddress) -> str | None:
-    """Its power state, if a function does not answer at its BARs in it. Nothing is woken.
+    """Its power state, if a function does not answer at its BARs in it; DeviceGone.
 
-    PCI Power Management 1.2, 5.4.
+    As the kernel has it: nothing is woken (PCI Power Management 1.2, 5.4).
     """
-    state = pci.power_state(address)
+    state = pci.attribute(address, "power_state")
     return state if state in {"D1", "D2", "D3hot", "D3cold"} else None
 
 

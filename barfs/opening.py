@@ -31,13 +31,17 @@ from barfs.views import (
 MOST_GUARDS: Final = 64
 
 
+def _accessed(node: Node, size: int) -> int:
+    """How much of a file of `size` bytes is accessed: of a text view the register alone."""
+    return node.view.width if node.view.is_text else size
+
+
 def _functions_behind(tree: Tree, node: Node) -> list[tuple[int, int, PciAddress]]:
     """What of a file in `phys` belongs to functions, as offsets in the file."""
+    parts = tree.functions_within(node._replace(size=_accessed(node, node.size)))
     if node.view.is_text:
         # Offsets in the text say nothing of where in the register an access is: it is all of it.
-        register = node._replace(size=node.view.width)
-        return [(0, sys.maxsize, address) for *_, address in tree.functions_within(register)]
-    parts = tree.functions_within(node)
+        return [(0, sys.maxsize, address) for *_, address in parts]
     return [] if len(parts) > MOST_GUARDS else parts
 
 
@@ -74,10 +78,9 @@ def _claim(
     if tree.combining is None:
         return False
     if bar is None:
-        size = node.view.width if node.view.is_text else node.size
-        span = range(node.start, node.start + size)
+        span = range(node.start, node.start + _accessed(node, node.size))
     elif bar.is_memory and bar.prefetchable and bar.size >= PAGE_SIZE:
-        span = range(bar.start, bar.end + 1)
+        span = bar.span
         if not node.view:
             offered = writable and bars.can_combine(tree.pci, node.function, node.bar)
             release = tree.combining.combine(span) if offered else None
@@ -117,10 +120,9 @@ def _open_span(
 ) -> View:
     """A BAR, a window or a physical range. Of a text view only the register itself is opened."""
     size = node.size or (bar.size if bar else 0)
-    if node.view.is_text:
-        if size < node.view.width:
-            raise BadRequest(f"{node.path}: {size} bytes hold no register of {node.view.width}")
-        size = node.view.width
+    if node.view.is_text and size < node.view.width:
+        raise BadRequest(f"{node.path}: {size} bytes hold no register of {node.view.width}")
+    size = _accessed(node, size)
     apertures: Sequence[Aperture]
     if node.kind is Kind.PHYS_FILE:
         if writable:

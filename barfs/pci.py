@@ -8,29 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from barfs.aperture import (
-    PAGE_SIZE,
-    REFUSALS,
-    RomFile,
-    SysfsFile,
-    refusal,
-)
+from barfs.access import overlap
+from barfs.aperture import PAGE_SIZE, REFUSALS, RomFile, SysfsFile, read_file, refusal
 from barfs.devmem import PhysicalMemory
-from barfs.errors import (
-    DeviceGone,
-    ReadOnly,
-)
-from barfs.index import IdIndex, directory_stamp
+from barfs.errors import DeviceGone, ReadOnly
+from barfs.index import IdIndex
 from barfs.names import DeviceId, PciAddress
 from barfs.patterns import NO_RULES, Form, Rules
-from barfs.presence import PlainPresence, Presence, is_sysfs
-from barfs.resources import (
-    ROM_RESOURCE,
-    Resource,
-    bar_of,
-    parse_hex,
-    parse_resources,
-)
+from barfs.plain import directory_stamp, is_sysfs
+from barfs.presence import PlainPresence, Presence
+from barfs.resources import ROM_RESOURCE, Resource, bar_of, parse_hex, parse_resources
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +27,6 @@ COMMAND_IO: Final = 1 << 0
 COMMAND_MEMORY: Final = 1 << 1
 COMMAND_ABSENT: Final = 0xFFFF  # no device has this; it is what a read without an answer gives
 COMMAND_MASTER: Final = 1 << 2
-
 
 _READ_ONLY_HERE: Final = "is read-only in this mount (--read-only-device)"
 
@@ -164,8 +150,7 @@ class PciBus:
             except DeviceGone:
                 continue
             for resource in resources.values():
-                inside = resource.start < start + size and start <= resource.end
-                if resource.is_memory and resource.assigned and inside:
+                if resource.is_mapped and overlap(resource.span, range(start, start + size)):
                     raise ReadOnly(f"phys {start:#x}+{size:#x}: {address} {_READ_ONLY_HERE}")
 
     def _text(self, address: PciAddress, name: str) -> str:
@@ -175,11 +160,7 @@ class PciBus:
     def _bytes(self, address: PciAddress, name: str, length: int, offset: int) -> bytes:
         """Of a sysfs attribute, allowed or not; DeviceGone if it is not there."""
         try:
-            fd = os.open(f"{self._devices}/{address}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return os.pread(fd, length, offset)
-            finally:
-                os.close(fd)
+            return read_file(f"{self._devices}/{address}/{name}", length, offset)
         except OSError as error:
             if error.errno in {errno.EMFILE, errno.ENFILE}:
                 raise refusal(f"{address} {name}", error, REFUSALS) from error
@@ -310,11 +291,3 @@ class PciBus:
             config.write(COMMAND_OFFSET, value.to_bytes(2, "little"))
         finally:
             config.close()
-
-    def power_state(self, address: PciAddress) -> str | None:
-        """As the kernel has it, so nothing is woken: `D0`, `D3hot`; None if it does not tell."""
-        self._check_allowed(address)
-        try:
-            return self._text(address, "power_state").strip()
-        except DeviceGone:  # or a kernel that has no such attribute
-            return None

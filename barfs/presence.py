@@ -1,33 +1,13 @@
 """Whether a function is still there, and where it was."""
 
 import os
-import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Final
 
 from barfs.aperture import PAGE_SIZE, open_file
 from barfs.errors import DeviceGone
 from barfs.names import PciAddress
+from barfs.plain import settled
 from barfs.resources import Resource, parse_resources
-
-# Times of files are those of the kernel's last clock tick; ticks are 10 ms apart at the most.
-_TICK_NS: Final = 20_000_000
-
-
-def is_sysfs(path: Path) -> bool:
-    """Whether `path` is a real sysfs rather than a tree of plain files."""
-    try:
-        device = path.stat().st_dev
-        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return False
-    number = f"{os.major(device)}:{os.minor(device)}"
-    # mountinfo: id, parent, major:minor, ... " - " type, source, options
-    return any(
-        line.split()[2] == number and line.partition(" - ")[2].startswith("sysfs ")
-        for line in mounts
-    )
 
 
 class Presence:
@@ -79,12 +59,6 @@ class Presence:
         os.close(self._fd)
 
 
-def _settled_time(file: os.stat_result) -> int | None:
-    """When a file changed; None if a change right now could leave the same time."""
-    changed = file.st_ctime_ns
-    return changed if time.time_ns() - changed > _TICK_NS else None
-
-
 class PlainPresence(Presence):
     """Of a plain file, in a simulated machine: when the function goes, only the file's name does.
 
@@ -99,6 +73,6 @@ class PlainPresence(Presence):
         if now.st_nlink == 0:
             raise DeviceGone(f"{self._what}: the device is gone")
         if now.st_ctime_ns != self._changed:
-            settled = _settled_time(now)
+            changed = settled(now.st_ctime_ns)
             super()._look()
-            self._changed = settled
+            self._changed = changed

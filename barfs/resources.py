@@ -39,9 +39,19 @@ class Resource(NamedTuple):
         return self.end - self.start + 1
 
     @property
+    def span(self) -> range:
+        """Its addresses on the bus."""
+        return range(self.start, self.end + 1)
+
+    @property
     def is_memory(self) -> bool:
         """MMIO, not port I/O."""
         return bool(self.flags & IORESOURCE_MEM)
+
+    @property
+    def is_mapped(self) -> bool:
+        """MMIO that has an address."""
+        return self.is_memory and self.assigned
 
     @property
     def is_64bit(self) -> bool:

@@ -11,6 +11,8 @@ from typing import Final, NamedTuple, TypeVar
 
 import trio
 
+from barfs.access import overlap
+
 T = TypeVar("T")
 
 # How long a request may hold up all others, in seconds.
@@ -58,8 +60,7 @@ class Place(NamedTuple):
 
     def overlaps(self, other: "Place") -> bool:
         """Whether both are for some of the same bytes."""
-        mine, others = self.reach, other.reach
-        return bool(mine and others) and mine.start < others.stop and others.start < mine.stop
+        return overlap(self.reach, other.reach)
 
 
 class _Claim(NamedTuple):

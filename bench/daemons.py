@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from barfs.demo import SimulatedMachine
+from barfs.kernel import cpu_time
+from barfs.mountpoint import mounted_at
 
 PATIENCE: Final = 60  # seconds; for a mount, and for its end
 
@@ -31,14 +33,9 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.001)
 
 
-def is_mounted(path: Path) -> bool:
-    """Whether something is mounted there."""
-    return f" {path} " in Path("/proc/self/mountinfo").read_text()
-
-
 def unmount(path: Path) -> None:
     """Unmount if need be. BenchError."""
-    if is_mounted(path):
+    if mounted_at(path) is not None:
         command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
         done = subprocess.run([*command, str(path)], check=False, capture_output=True, text=True)
         if done.returncode:
@@ -79,12 +76,11 @@ class Daemon:
     def _answers(self) -> bool:
         if self._process.poll() is not None:
             raise BenchError(f"{self._process.args!r} ended: {self._log.read_text()}")
-        return is_mounted(self.path) and (self.path / "phys").exists()
+        return mounted_at(self.path) is not None and (self.path / "phys").exists()
 
     def cpu_ns(self) -> int:
         """CPU time of all its threads so far, those that have ended as well."""
-        # clock_getcpuclockid(3), as glibc has it (sysdeps/unix/sysv/linux/clock_getcpuclockid.c).
-        return time.clock_gettime_ns(~self.pid << 3 | 2)
+        return cpu_time(self.pid)
 
     def is_traced(self) -> bool:
         """Whether strace or the like is at it."""
@@ -107,7 +103,7 @@ class Daemon:
     def end(self) -> None:
         """Unmount and wait for its end."""
         unmount(self.path)
-        if self._process.poll() is None and not is_mounted(self.path):
+        if self._process.poll() is None and mounted_at(self.path) is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
         if self._process.poll() is None:
@@ -127,6 +123,6 @@ def time_start(command: Sequence[str], mountpoint: Path) -> int:
     took = time.perf_counter_ns() - started
     if done.returncode:
         raise BenchError(f"{command[0]}: {done.stderr.decode(errors='replace')}")
-    wait_until(lambda: is_mounted(mountpoint), "background mount")
+    wait_until(lambda: mounted_at(mountpoint) is not None, "background mount")
     unmount(mountpoint)
     return took

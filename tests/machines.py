@@ -5,6 +5,7 @@ import gzip
 from barfs import demo
 from barfs.devmem import PhysicalMemory
 from barfs.diagnose import Machine
+from barfs.nodes import ROOT
 from barfs.pci import PciBus
 
 E1000 = "0000:00:03.0"
@@ -29,6 +30,14 @@ def config_text(*options):
         *(f"CONFIG_{option}=y" for option in options),
     ]
     return "\n".join(lines) + "\n"
+
+
+def find(tree, path):
+    """The node of a path from the root of the tree."""
+    node = ROOT
+    for name in path.split("/"):
+        node = tree.lookup(node, name)
+    return node
 
 
 class Fixture:

@@ -1,21 +1,11 @@
 """`--write-combining` on the simulated machine, where the other mapping is of the same file."""
 
 import contextlib
-import errno
 import json
 import os
 
 from mounted.conftest import barfs, machine_options, mounted, sh, wait_until
-
-DEVICE = "pci/0000:00:04.0"
-
-
-def error_of(path, mode=os.O_RDONLY):
-    try:
-        os.close(os.open(path, mode))
-    except OSError as error:
-        return errno.errorcode[error.errno]
-    return None
+from mounted.others import DEVICE, opened
 
 
 def mappings(mount):
@@ -37,15 +27,15 @@ def test_what_is_written_is_there_and_exact_files_wait(machine, tmp_path):
         held = os.open(bar, os.O_RDWR)
         assert mappings(mount) == {"resource2_wc"}
         for name in (f"{DEVICE}/u32/bar2", f"{DEVICE}/x8/bar2@5", "phys/x32/800000000"):
-            assert error_of(mount.path / name) == "EBUSY"
+            assert opened(mount.path / name) == "EBUSY"
         last = json.loads((mount.path / "log").read_bytes().splitlines()[-1])
         assert (last["event"], last["errno"]) == ("refused", "EBUSY")
         assert last["message"].endswith("close it there, or mount without --write-combining")
-        assert error_of(mount.path / DEVICE / "u32/bar0") is None
-        assert error_of(bar) is None
+        assert opened(mount.path / DEVICE / "u32/bar0") == "ok"
+        assert opened(bar) == "ok"
         os.close(held)
         exact = mount.path / DEVICE / "x8/bar2@5"
-        wait_until(lambda: error_of(exact) is None, "it is busy for ever")
+        wait_until(lambda: opened(exact) == "ok", "it is busy for ever")
         assert exact.read_text() == "0x44\n"
 
 

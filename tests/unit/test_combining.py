@@ -4,13 +4,13 @@ import os
 import random
 
 import pytest
+from machines import find
 
 from barfs import demo
 from barfs.combining import Combining
 from barfs.daemon import tree_of
 from barfs.errors import CombinedElsewhere
 from barfs.names import PciAddress
-from barfs.nodes import ROOT
 from barfs.opening import open_view
 from barfs.settings import Settings
 
@@ -68,10 +68,7 @@ def tree(tmp_path):
 
 
 def opened(tree, path, mode=os.O_RDWR):
-    node = ROOT
-    for name in path.split("/"):
-        node = tree.lookup(node, name)
-    return open_view(tree, node, writable=mode != os.O_RDONLY)
+    return open_view(tree, find(tree, path), writable=mode != os.O_RDONLY)
 
 
 BAR = "pci/0000:00:04.0"

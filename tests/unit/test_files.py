@@ -6,6 +6,7 @@ import threading
 import pytest
 import trio
 import trio.testing
+from machines import find
 from tasks import until
 
 from barfs import demo, files
@@ -107,10 +108,7 @@ class Bench:
         return view
 
     async def open(self, path, mode=os.O_RDWR):
-        node = ROOT
-        for name in path.split("/"):
-            node = self.tree.lookup(node, name)
-        handle = await self.files.open(node, mode, WHO)
+        handle = await self.files.open(find(self.tree, path), mode, WHO)
         return handle, self.views[-1] if self.views else None
 
     async def read(self, handle, offset, length):

@@ -7,10 +7,11 @@ import pytest
 
 from barfs import demo
 from barfs.errors import NoSuchNode
-from barfs.index import IdIndex, directory_stamp
+from barfs.index import IdIndex
 from barfs.names import DeviceId, PciAddress
 from barfs.nodes import ROOT, Tree
 from barfs.pci import PciBus
+from barfs.plain import directory_stamp
 
 IVSHMEM = DeviceId(0x1AF4, 0x1110)
 NVME = DeviceId(0x1B36, 0x0010)

@@ -472,7 +472,6 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         "config_size": (),
         "command": (),
         "path": ("config",),
-        "power_state": (),
     }
     for name, arguments in asked.items():
         with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
@@ -504,7 +503,7 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
     assert methods == {
         *("addresses", "exists", "attribute", "driver", "id", "subsystem", "resources", "bars"),
         *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "command"),
-        *("is_virtual", "set_attribute", "set_command", "path", "power_state"),
+        *("is_virtual", "set_attribute", "set_command", "path"),
         # These are about no one function.
         *("sysfs", "is_real", "bars_via", "bars_via_devmem", "with_id"),
         # These are for physical memory as well, where every device lies.
@@ -613,7 +612,7 @@ def test_a_change_is_seen_however_soon_it_comes(bus, ivshmem, monkeypatch):
     clock = SimpleNamespace(time_ns=lambda: changed + 1000)
     system = SimpleNamespace(fstat=lambda _: about, pread=os.pread, close=os.close)
     monkeypatch.setattr("barfs.presence.os", system)
-    monkeypatch.setattr("barfs.presence.time", clock)
+    monkeypatch.setattr("barfs.plain.time", clock)
     presence = bus.presence(IVSHMEM)
     for _ in range(3):
         presence.check()

@@ -10,7 +10,7 @@ import barfs
 # A module may import those before it.
 ROOMS = [
     *("__init__", "errors", "names", "_mmio", "access", "aperture", "devmem", "index", "patterns"),
-    *("resources", "presence", "combining"),
+    *("resources", "plain", "presence", "combining"),
     *(
         "pci",
         "obstacles",

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from machines import find
 
 from barfs import demo, devmem, nodes
 from barfs.decoding import Decoder
@@ -389,14 +390,6 @@ def nothing_stays_open():
 def kind_of(view):
     """The type of a view, of the one that is guarded if it only guards one."""
     return type(getattr(view, "_view", view))
-
-
-def find(tree, path):
-    """The node of a path from the root of the tree."""
-    node = ROOT
-    for name in path.split("/"):
-        node = tree.lookup(node, name)
-    return node
 
 
 def behind(tmp_path, file, offset, length):

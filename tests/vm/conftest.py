@@ -67,12 +67,8 @@ def running(kernel, directory, arguments=""):
     guest = Guest(kernel, directory, arguments)
     try:
         for via, where in MOUNTS.items():
-            # In the foreground for the log; test_article mounts in the background.
-            guest.run(
-                f"setsid {BIN}/barfs mount -f --bars-via {via} {where} >/run/{via}.log 2>&1 &"
-                f" for i in {{1..600}}; do grep -q 'mounted on' /run/{via}.log && exit; sleep 0.1;"
-                f" done; cat /run/{via}.log; exit 1"
-            )
+            # test_article mounts in the background.
+            guest.mount(where, "--bars-via", via, log=f"/run/{via}.log")
         yield guest
         for where in MOUNTS.values():
             guest.run(f"{BIN}/barfs umount {where}")

@@ -196,6 +196,15 @@ class Guest:
         assert done.status == 0, f"{done}\n{self.console_tail()}"
         return done
 
+    def mount(self, where, *options, log):
+        """Mount barfs in the foreground, for its log; where there is no directory, it is made."""
+        words = shlex.join(map(str, options))
+        self.run(
+            f"mkdir -p {where}; setsid {BIN}/barfs mount -f {words} {where} >{log} 2>&1 &"
+            f" for i in {{1..600}}; do grep -q 'mounted on' {log} && exit; sleep 0.1; done;"
+            f" cat {log}; exit 1"
+        )
+
     def python(self, text, timeout=COMMAND_TIMEOUT):
         """Run a Python program in the guest."""
         return self.run(f"{BIN / 'python'} -c {shlex.quote(text)}", timeout)

@@ -15,12 +15,7 @@ DEVICE = "0000:00:10.0"
 @pytest.fixture(scope="module")
 def combining(guest):
     """A mount with --write-combining."""
-    guest.run(
-        f"mkdir {COMBINING}; setsid {BIN}/barfs mount -f --write-combining {COMBINING}"
-        f" >{COMBINING}.log 2>&1 & for i in {{1..600}}; do"
-        f" grep -q 'mounted on' {COMBINING}.log && exit; sleep 0.1; done;"
-        f" cat {COMBINING}.log; exit 1"
-    )
+    guest.mount(COMBINING, "--write-combining", log=f"{COMBINING}.log")
     yield COMBINING
     guest.run(f"{BIN}/barfs umount {COMBINING}")
 

@@ -13,11 +13,7 @@ EDU, TESTDEV = "0000:00:13.0", "0000:00:14.0"
 @pytest.fixture(scope="module")
 def enabling(guest):
     """A mount with --enable."""
-    guest.run(
-        f"mkdir {ENABLING}; setsid {BIN}/barfs mount -f --enable {ENABLING} >{ENABLING}.log 2>&1 &"
-        f" for i in {{1..600}}; do grep -q 'mounted on' {ENABLING}.log && exit; sleep 0.1;"
-        f" done; cat {ENABLING}.log; exit 1"
-    )
+    guest.mount(ENABLING, "--enable", log=f"{ENABLING}.log")
     yield ENABLING
     guest.run(f"{BIN}/barfs umount {ENABLING}")
 
