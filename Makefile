@@ -10,7 +10,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 SCRIPTS := tools/setup tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
-INPUTS := pyproject.toml tools/setup barfs/_mmio.c
+INPUTS := pyproject.toml tools/setup barfs/access/_mmio.c
 
 .PHONY: demo test bench performance generated clean
 
@@ -40,5 +40,5 @@ generated: .venv/test
 	touch $@
 
 clean:
-	rm -rf .venv build barfs.egg-info barfs/*.so .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build barfs.egg-info barfs/*/*.so .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """`python -m barfs`."""
 
-from barfs.cli import main
+from barfs.commands.cli import main
 
 if __name__ == "__main__":
     main()

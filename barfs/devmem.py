@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.aperture import (
+from barfs.access.aperture import (
     PAGE_SIZE,
     REFUSALS,
     Aperture,

@@ -26,13 +26,11 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from barfs import files
-from barfs.aperture import Buffer, read_file
-from barfs.diagnose import explain
+from barfs.access.aperture import Buffer, read_file
+from barfs.diagnosis.causes import explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
-from barfs.files import OpenFiles
-from barfs.journal import Caller, Change, Refusal
-from barfs.kernel import cpu_time
+from barfs.journal.records import Caller, Change, Refusal
+from barfs.machine.kernel import cpu_time
 from barfs.names import PciAddress
 from barfs.nodes import (
     DIRECTORIES,
@@ -45,8 +43,10 @@ from barfs.nodes import (
     Node,
     Tree,
 )
-from barfs.policy import Policy
-from barfs.workers import Workers
+from barfs.requests import files
+from barfs.requests.files import OpenFiles
+from barfs.requests.policy import Policy
+from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
 

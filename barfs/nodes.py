@@ -13,16 +13,16 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs import access
-from barfs.combining import Combining
-from barfs.decoding import Decoder
+from barfs.access import contract
 from barfs.devmem import PhysicalMemory
-from barfs.diagnose import Machine
+from barfs.diagnosis.causes import Machine
 from barfs.errors import BarfsError, DeviceGone, NoSuchNode
-from barfs.journal import Journal, Stream
+from barfs.journal.records import Journal, Stream
+from barfs.machine.functions import PciBus
+from barfs.machine.resources import Resource, check_window
 from barfs.names import AddressRange, BarName, LinkName, PciAddress
-from barfs.pci import PciBus
-from barfs.resources import Resource, check_window
+from barfs.spans.combining import Combining
+from barfs.spans.enabling import Decoder
 
 # st_blksize. Tools that buffer ask for this much at a time: on registers no more than one access,
 # elsewhere enough to be fast.
@@ -476,7 +476,7 @@ def _attributes_of_bar(node: Node, bar: Resource) -> Attributes:
 def _attributes(view: ViewKind, size: int, *, memory_like: bool) -> Attributes:
     """Of a BAR or physical range of `size` bytes."""
     if view.is_text:
-        return Attributes(access.text_size(view.width), TEXT_BLKSIZE)
+        return Attributes(contract.text_size(view.width), TEXT_BLKSIZE)
     if view:
         return Attributes(size, view.width)
     return Attributes(size, MEMORY_BLKSIZE if memory_like else REGISTER_BLKSIZE)

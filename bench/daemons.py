@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from barfs.demo import SimulatedMachine
-from barfs.kernel import cpu_time
-from barfs.mountpoint import mounted_at
+from barfs.daemon.mountpoint import mounted_at
+from barfs.machine.kernel import cpu_time
+from barfs.machine.simulated import SimulatedMachine
 
 PATIENCE: Final = 60  # seconds; for a mount, and for its end
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from barfs.demo import SimulatedMachine
+from barfs.machine.simulated import SimulatedMachine
 from bench import machines
 from bench.daemons import BenchError, Daemon, barfs_command, reference_command
 from bench.programs import program

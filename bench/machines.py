@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from barfs import demo
+from barfs.machine import simulated
+from barfs.machine.resources import Resource
 from barfs.names import DeviceId, LinkName, PciAddress
-from barfs.resources import Resource
 
 # The function whose BARs are read and written, and those BARs.
 SUBJECT: Final = PciAddress(0, 0, 1, 0)
@@ -37,16 +37,16 @@ def _resource(start: int, size: int, flags: int) -> Resource:
     return Resource(start, start + size - 1, flags)
 
 
-def _subject() -> demo.Device:
-    return demo.Device(
+def _subject() -> simulated.Device:
+    return simulated.Device(
         SUBJECT,
         DeviceId(0x1AF4, 0x1110),
         DeviceId(0x1AF4, 0x1100),
         0x050000,
         {
-            REGISTERS: _resource(0xC0000000, REGISTERS_SIZE, demo.MEM),
-            MEMORY: _resource(0x800000000, MEMORY_SIZE, demo.PREFETCH_64),
-            HUGE: _resource(0x1000000000, HUGE_SIZE, demo.PREFETCH_64),
+            REGISTERS: _resource(0xC0000000, REGISTERS_SIZE, simulated.MEM),
+            MEMORY: _resource(0x800000000, MEMORY_SIZE, simulated.PREFETCH_64),
+            HUGE: _resource(0x1000000000, HUGE_SIZE, simulated.PREFETCH_64),
         },
     )
 
@@ -55,9 +55,9 @@ def _id(kind: int) -> DeviceId:
     return DeviceId(0x8086, 0x1500 + kind)
 
 
-def _other(number: int, address: PciAddress) -> demo.Device:
-    resources = {0: _resource(0xD0000000 + 0x1000 * number, 0x1000, demo.MEM)}
-    return demo.Device(address, _id(number), DeviceId(0x8086, 0x0001), 0x020000, resources)
+def _other(number: int, address: PciAddress) -> simulated.Device:
+    resources = {0: _resource(0xD0000000 + 0x1000 * number, 0x1000, simulated.MEM)}
+    return simulated.Device(address, _id(number), DeviceId(0x8086, 0x0001), 0x020000, resources)
 
 
 def _address(number: int) -> PciAddress:
@@ -77,14 +77,14 @@ def link_to_last(functions: int) -> str:
     return str(LinkName(_id(kind), None, instance))
 
 
-def build(directory: Path, functions: int) -> demo.SimulatedMachine:
+def build(directory: Path, functions: int) -> simulated.SimulatedMachine:
     """Make a machine of that many functions in an empty directory, at least two.
 
     Its memory BAR is filled, 64 MiB. All functions but a dozen are made of hard links, which is
     soon done and takes little room.
     """
     originals = [_other(number, _address(number)) for number in range(min(_IDS, functions - 1))]
-    machine = demo.build(directory, [_subject(), *originals], _IOMEM)
+    machine = simulated.build(directory, [_subject(), *originals], _IOMEM)
     devices = machine.sysfs / "bus/pci/devices"
     for number in range(len(originals), functions - 1):
         _link(devices / str(originals[number % _IDS].address), devices / str(_address(number)))

@@ -2,11 +2,11 @@
 
 import gzip
 
-from barfs import demo
 from barfs.devmem import PhysicalMemory
-from barfs.diagnose import Machine
+from barfs.diagnosis.causes import Machine
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
 from barfs.nodes import ROOT
-from barfs.pci import PciBus
 
 E1000 = "0000:00:03.0"
 FIRST = "0000:00:04.0"
@@ -45,7 +45,7 @@ class Fixture:
 
     def __init__(self, directory):
         self.directory = directory
-        self.paths = demo.build(directory)
+        self.paths = simulated.build(directory)
         self.boot = directory / "boot"
         self.fuse = directory / "fuse"
         self.fuse.touch()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, TypeAlias, cast
 
-from barfs import _mmio
+from barfs.access import _mmio
 from barfs.errors import (
     AccessFault,
     BarfsError,

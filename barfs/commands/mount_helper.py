@@ -11,9 +11,9 @@ import re
 import sys
 from typing import Final, NoReturn
 
-from barfs import cli
+from barfs.commands import cli
+from barfs.daemon.mountpoint import MountError
 from barfs.errors import BarfsError
-from barfs.mountpoint import MountError
 
 WRONG_USAGE: Final = 1
 FAILED: Final = 32

@@ -10,7 +10,7 @@ import os
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from barfs.kernel import CAP_SYS_ADMIN, CAP_SYS_RAWIO
+from barfs.machine.kernel import CAP_SYS_ADMIN, CAP_SYS_RAWIO
 
 
 class Capability(enum.IntEnum):

@@ -15,23 +15,23 @@ from typing import Final
 import pyfuse3
 import trio
 
-from barfs import confine
-from barfs.combining import Combining
-from barfs.decoding import Decoder
+from barfs.daemon import confine
+from barfs.daemon.loop import Loop
+from barfs.daemon.mountpoint import MountError, check_free, clear_dead, mount_table, resolve
+from barfs.daemon.outlets import StandardError, Syslog, log_to, notify
+from barfs.daemon.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings, check, group_id
 from barfs.devmem import PhysicalMemory
-from barfs.diagnose import Machine
+from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
-from barfs.journal import Journal
-from barfs.logfile import LogFile
-from barfs.loop import Loop
-from barfs.mountpoint import MountError, check_free, clear_dead, mount_table, resolve
+from barfs.journal.logfile import LogFile
+from barfs.journal.records import Journal
+from barfs.machine.functions import PciBus
+from barfs.machine.uevents import Watch
 from barfs.nodes import Tree
-from barfs.outlets import StandardError, Syslog, log_to, notify
-from barfs.pci import PciBus
-from barfs.policy import OWNER_ONLY, Policy
-from barfs.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings, check, group_id
-from barfs.uevents import Watch
-from barfs.workers import Workers
+from barfs.requests.policy import OWNER_ONLY, Policy
+from barfs.requests.workers import Workers
+from barfs.spans.combining import Combining
+from barfs.spans.enabling import Decoder
 
 log = logging.getLogger(__name__)
 

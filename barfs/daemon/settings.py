@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Final, Literal
 
-from barfs.checkup import FUSE_DEVICE, State, check_fuse
-from barfs.mountpoint import MountError, check_free, mount_table, resolve
-from barfs.patterns import NO_RULES, Rules
+from barfs.daemon.mountpoint import MountError, check_free, mount_table, resolve
+from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
+from barfs.machine.patterns import NO_RULES, Rules
 
 REAL_SYSFS: Final = Path("/sys")
 REAL_PROC: Final = Path("/proc")

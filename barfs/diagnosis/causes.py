@@ -11,13 +11,14 @@ import shlex
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs import kernel, obstacles
-from barfs.access import overlap
+from barfs.access.contract import overlap
 from barfs.devmem import PhysicalMemory
+from barfs.diagnosis import obstacles
 from barfs.errors import BarfsError, Cause, DeviceGone, DriverOwns, KernelRefused, NotAllowed
-from barfs.kernel import Kernel, Process
+from barfs.machine import kernel
+from barfs.machine.functions import PciBus
+from barfs.machine.kernel import Kernel, Process
 from barfs.names import PciAddress
-from barfs.pci import PciBus
 
 log = logging.getLogger(__name__)
 

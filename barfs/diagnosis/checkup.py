@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs import diagnose, kernel, obstacles
-from barfs.diagnose import Machine
+from barfs.diagnosis import causes, obstacles
+from barfs.diagnosis.causes import Machine
 from barfs.errors import BarfsError, Cause, DeviceGone, NoSuchAddress
-from barfs.kernel import Kernel
+from barfs.machine import kernel
+from barfs.machine.functions import COMMAND_ABSENT, PciBus
+from barfs.machine.kernel import Kernel
+from barfs.machine.resources import Resource
 from barfs.names import PciAddress
-from barfs.pci import COMMAND_ABSENT, PciBus
-from barfs.resources import Resource
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 
@@ -73,7 +74,7 @@ def text(findings: Iterable[Finding]) -> str:
             lines.append(indent + cause.mend)
         if cause.advice is not None:
             lines.append(f"{indent}# {cause.advice}")
-    return "".join(f"{diagnose.printable(line)}\n" for line in lines)
+    return "".join(f"{causes.printable(line)}\n" for line in lines)
 
 
 def status(machine: Machine) -> str:
@@ -109,7 +110,7 @@ def _rights(machine: Machine) -> Finding:
     if process is None:
         sentence = f"{machine.memory.proc}/self/status does not say what this process may"
         return Finding("root", State.NOTE, Cause(sentence))
-    cause = diagnose.unprivileged(process)
+    cause = causes.unprivileged(process)
     if cause is not None:
         return Finding("root", State.TROUBLE, cause)
     return _ok("root", "this is root, with the capabilities that barfs needs")
@@ -135,9 +136,9 @@ def _devmem(machine: Machine, facts: Kernel) -> Finding:
     try:
         os.close(os.open(devmem, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
     except FileNotFoundError:
-        return Finding("devmem", State.TROUBLE, diagnose.devmem_missing(machine, facts))
+        return Finding("devmem", State.TROUBLE, causes.devmem_missing(machine, facts))
     except OSError as error:
-        cause = diagnose.devmem_closed(machine, facts, error)
+        cause = causes.devmem_closed(machine, facts, error)
         sentence = f"{devmem} does not open ({error.strerror})"
         if cause is None:
             return Finding("devmem", State.TROUBLE, Cause(sentence))
@@ -159,11 +160,11 @@ def _iomem(machine: Machine) -> Finding:
 
 
 def _lockdown(machine: Machine, facts: Kernel) -> Finding:
-    cause = diagnose.locked_down(machine, facts)
+    cause = causes.locked_down(machine, facts)
     if cause is not None:
         return Finding("lockdown", State.TROUBLE, cause)
     if facts.lockdown is None:
-        return Finding("lockdown", State.NOTE, diagnose.lockdown_unknown(machine))
+        return Finding("lockdown", State.NOTE, causes.lockdown_unknown(machine))
     return _ok("lockdown", "lockdown is not in force")
 
 
@@ -173,11 +174,11 @@ def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
         sentence = f"how the kernel was built is in none of {', '.join(map(str, files))}"
         yield Finding("kernel", State.NOTE, Cause(sentence, "modprobe configs"))
     if facts.strict:
-        yield Finding("System RAM", State.NOTE, diagnose.STRICT)
+        yield Finding("System RAM", State.NOTE, causes.STRICT)
     elif facts.strict is not None:
         yield _ok("System RAM", "the kernel gives System RAM (no CONFIG_STRICT_DEVMEM)")
     if facts.io_strict:
-        yield Finding("drivers", State.NOTE, diagnose.IO_STRICT)
+        yield Finding("drivers", State.NOTE, causes.IO_STRICT)
     elif facts.io_strict is not None:
         why = "iomem=relaxed" if facts.relaxed else "no CONFIG_IO_STRICT_DEVMEM"
         yield _ok("drivers", f"the kernel gives what drivers own to others, too ({why})")
@@ -262,7 +263,7 @@ def _claims(
     spans = [bar for bar in bars.values() if bar.is_mapped]
     if driver is None or not spans:
         return
-    cause = diagnose.driver_owns(machine.pci, address, driver)
+    cause = causes.driver_owns(machine.pci, address, driver)
     try:
         known = bool(machine.memory.ranges())
         # The kernel asks for the page that a BAR begins with (pci_mmap_resource).

@@ -3,9 +3,9 @@
 import shlex
 
 from barfs.errors import Cause
+from barfs.machine.functions import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
+from barfs.machine.resources import Resource
 from barfs.names import PciAddress
-from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
-from barfs.resources import Resource
 
 
 def sleeping(pci: PciBus, address: PciAddress) -> str | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from barfs.journal import Journal, Record, line
+from barfs.journal.records import Journal, Record, line
 
 log = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from barfs.access import overlap
-from barfs.aperture import PAGE_SIZE, REFUSALS, RomFile, SysfsFile, read_file, refusal
+from barfs.access.aperture import PAGE_SIZE, REFUSALS, RomFile, SysfsFile, read_file, refusal
+from barfs.access.contract import overlap
 from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, ReadOnly
-from barfs.index import IdIndex
+from barfs.machine.index import IdIndex
+from barfs.machine.patterns import NO_RULES, Form, Rules
+from barfs.machine.plain import directory_stamp, is_sysfs
+from barfs.machine.presence import PlainPresence, Presence
+from barfs.machine.resources import ROM_RESOURCE, Resource, bar_of, parse_hex, parse_resources
 from barfs.names import DeviceId, PciAddress
-from barfs.patterns import NO_RULES, Form, Rules
-from barfs.plain import directory_stamp, is_sysfs
-from barfs.presence import PlainPresence, Presence
-from barfs.resources import ROM_RESOURCE, Resource, bar_of, parse_hex, parse_resources
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping
 
-from barfs.aperture import PAGE_SIZE, open_file
+from barfs.access.aperture import PAGE_SIZE, open_file
 from barfs.errors import DeviceGone
+from barfs.machine.plain import settled
+from barfs.machine.resources import Resource, parse_resources
 from barfs.names import PciAddress
-from barfs.plain import settled
-from barfs.resources import Resource, parse_resources
 
 
 class Presence:

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from barfs.names import DeviceId, PciAddress
-from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Node, Tree
-from barfs.resources import (
+from barfs.machine.resources import (
     IORESOURCE_IO,
     IORESOURCE_MEM,
     IORESOURCE_MEM_64,
@@ -22,6 +20,8 @@ from barfs.resources import (
     ROM_RESOURCE,
     Resource,
 )
+from barfs.names import DeviceId, PciAddress
+from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Node, Tree
 
 _IORESOURCE_SIZEALIGN: Final = 0x00040000  # include/linux/ioport.h
 MEM: Final = IORESOURCE_MEM | _IORESOURCE_SIZEALIGN

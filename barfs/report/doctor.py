@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from barfs.checkup import FUSE_DEVICE, Finding, State, examine
 from barfs.devmem import PhysicalMemory
-from barfs.diagnose import BOOT, Machine
+from barfs.diagnosis.causes import BOOT, Machine
+from barfs.diagnosis.checkup import FUSE_DEVICE, Finding, State, examine
 from barfs.errors import NoSuchNode
-from barfs.listing import inspect_all, select
-from barfs.pci import PciBus
-from barfs.pciids import PATHS, PciIds
+from barfs.machine.functions import PciBus
+from barfs.machine.pciids import PATHS, PciIds
+from barfs.report.listing import inspect_all, select
 
 
 def findings(

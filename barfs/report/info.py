@@ -10,12 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from barfs.diagnose import printable
+from barfs.diagnosis.causes import printable
 from barfs.errors import BarfsError, DeviceGone
+from barfs.machine.functions import (
+    COMMAND_ABSENT,
+    COMMAND_IO,
+    COMMAND_MASTER,
+    COMMAND_MEMORY,
+    PciBus,
+)
+from barfs.machine.pciids import PATHS, PciIds
+from barfs.machine.resources import ROM_RESOURCE, Resource, parse_hex
 from barfs.names import DeviceId, PciAddress
-from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, PciBus
-from barfs.pciids import PATHS, PciIds
-from barfs.resources import ROM_RESOURCE, Resource, parse_hex
 
 T = TypeVar("T")
 

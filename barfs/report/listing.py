@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from barfs import info
 from barfs.errors import DeviceGone, NoSuchNode
-from barfs.info import Decoding, Function
+from barfs.machine.functions import PciBus
+from barfs.machine.pciids import PATHS, PciIds
+from barfs.machine.resources import Resource
 from barfs.names import LinkName, PciAddress
-from barfs.pci import PciBus
-from barfs.pciids import PATHS, PciIds
-from barfs.resources import Resource
+from barfs.report import info
+from barfs.report.info import Decoding, Function
 
 Form: TypeAlias = Literal["table", "text", "json"]
 

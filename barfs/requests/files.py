@@ -7,15 +7,15 @@ from itertools import count
 from time import perf_counter
 from typing import Final, ParamSpec, Self, TypeVar
 
-from barfs.aperture import Buffer
-from barfs.bounce import Bounce
+from barfs.access.aperture import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd
-from barfs.journal import Caller, Open, Opened, Subject, Transfer
+from barfs.journal.records import Caller, Open, Opened, Subject, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
-from barfs.opening import open_view
-from barfs.views import Allocate, GoneView, View
-from barfs.workers import AT_ONCE, OPEN_AT_ONCE, Pace, Place, Workers
+from barfs.requests.bounce import Bounce
+from barfs.requests.workers import AT_ONCE, OPEN_AT_ONCE, Pace, Place, Workers
+from barfs.spans.opening import open_view
+from barfs.spans.views import Allocate, GoneView, View
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeVar
 
 import trio
 
-from barfs.access import overlap
+from barfs.access.contract import overlap
 
 T = TypeVar("T")
 

@@ -4,12 +4,12 @@ import errno
 import os
 from functools import partial
 
-from barfs.aperture import PAGE_SIZE, Aperture, MappedAperture, PortAperture, refuse_mapping
+from barfs.access.aperture import PAGE_SIZE, Aperture, MappedAperture, PortAperture, refuse_mapping
+from barfs.diagnosis.obstacles import low_power, mend_sleep, obstacle
 from barfs.errors import BarfsError, Cause, DriverOwns, NotDecoded
+from barfs.machine.functions import PciBus
+from barfs.machine.resources import Resource, check_window
 from barfs.names import PciAddress
-from barfs.obstacles import low_power, mend_sleep, obstacle
-from barfs.pci import PciBus
-from barfs.resources import Resource, check_window
 
 
 def can_combine(pci: PciBus, address: PciAddress, index: int) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeAlias
 
-from barfs.access import overlap
+from barfs.access.contract import overlap
 from barfs.errors import CombinedElsewhere
 
 Release: TypeAlias = Callable[[], None]

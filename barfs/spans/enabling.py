@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from threading import Lock
 
 from barfs.errors import BarfsError, DeviceGone
+from barfs.machine.functions import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
+from barfs.machine.presence import Presence
 from barfs.names import PciAddress
-from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
-from barfs.presence import Presence
 
 log = logging.getLogger(__name__)
 

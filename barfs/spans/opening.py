@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
-from barfs import access, bars
-from barfs.aperture import PAGE_SIZE, Aperture
-from barfs.checkup import status
+from barfs.access import contract
+from barfs.access.aperture import PAGE_SIZE, Aperture
+from barfs.diagnosis.checkup import status
 from barfs.errors import BadRequest, ReadOnly
-from barfs.info import describe
-from barfs.journal import LogView
+from barfs.journal.records import LogView
+from barfs.machine.resources import Resource, bar_of
 from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
-from barfs.resources import Resource, bar_of
-from barfs.views import (
+from barfs.report.info import describe
+from barfs.spans import bars
+from barfs.spans.views import (
     ConfigView,
     FixedView,
     Guard,
@@ -159,7 +160,7 @@ def _view(node: Node, apertures: Sequence[Aperture]) -> View:
     else:
         width = node.view.width
         for aperture in apertures:
-            access.check_base(aperture.base, width, aperture.max_width)
+            contract.check_base(aperture.base, width, aperture.max_width)
         if node.view.is_text:
             (aperture,) = apertures
             return TextView(aperture, width)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Protocol, TypeAlias
 
-from barfs import access
-from barfs.aperture import Aperture, Buffer, SysfsFile
+from barfs.access import contract
+from barfs.access.aperture import Aperture, Buffer, SysfsFile
 from barfs.errors import DeviceGone, KernelRefused, ReadOnly
-from barfs.presence import Presence
+from barfs.machine.presence import Presence
 
 # Gives room for so many bytes, whatever is in there.
 Allocate: TypeAlias = Callable[[int], bytearray | memoryview]
@@ -70,11 +70,11 @@ class RawView:
 
     def for_parts(self) -> "RawView":
         """The same for what is only a part of a request, which is not one access by itself."""
-        return RawView(self._aperture, min(self._max_width, access.RUN_WIDTH))
+        return RawView(self._aperture, min(self._max_width, contract.RUN_WIDTH))
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View."""
-        length = access.clip_read(offset, length, self.size)
+        length = contract.clip_read(offset, length, self.size)
         data = allocate(length)
         if length == 0:
             return data
@@ -82,7 +82,7 @@ class RawView:
         if aperture.memory_like:
             aperture.copy_out(offset, data)
             return data
-        runs = access.plan(offset, length, aperture.base, self._max_width)
+        runs = contract.plan(offset, length, aperture.base, self._max_width)
         if len(runs) == 1:
             aperture.load_run(offset, runs[0].width, data)
             return data
@@ -93,7 +93,7 @@ class RawView:
 
     def write(self, offset: int, data: bytes) -> int:
         """See View."""
-        length = access.clip_write(offset, len(data), self.size)
+        length = contract.clip_write(offset, len(data), self.size)
         if length == 0:
             return 0
         aperture = self._aperture
@@ -101,7 +101,7 @@ class RawView:
             if aperture.memory_like:
                 aperture.copy_in(offset, rest[:length])
                 return length
-            for at, width, extent in access.plan(offset, length, aperture.base, self._max_width):
+            for at, width, extent in contract.plan(offset, length, aperture.base, self._max_width):
                 aperture.store_run(at, width, rest[at - offset : at - offset + extent])
         return length
 
@@ -115,7 +115,9 @@ class RawView:
         aperture = self._aperture
         if aperture.memory_like:
             return None
-        widths = {run.width for run in access.plan(offset, length, aperture.base, self._max_width)}
+        widths = {
+            run.width for run in contract.plan(offset, length, aperture.base, self._max_width)
+        }
         return widths.pop() if len(widths) == 1 else None
 
     def close(self) -> None:
@@ -140,8 +142,8 @@ class FixedView:
 
         Python's read() asks for one byte more than the file has.
         """
-        length = access.clip_read(offset, length, self.size)
-        access.check_fixed(offset, length, self.width)
+        length = contract.clip_read(offset, length, self.size)
+        contract.check_fixed(offset, length, self.width)
         data = allocate(length)
         if length:
             self._aperture.load_run(offset, self.width, data)
@@ -149,8 +151,8 @@ class FixedView:
 
     def write(self, offset: int, data: bytes) -> int:
         """See View. What counts is the request as cut short at the end."""
-        length = access.clip_write(offset, len(data), self.size)
-        access.check_fixed(offset, length, self.width)
+        length = contract.clip_write(offset, len(data), self.size)
+        contract.check_fixed(offset, length, self.width)
         if length:
             with memoryview(data) as rest:
                 self._aperture.store_run(offset, self.width, rest[:length])
@@ -192,19 +194,19 @@ class TextView:
     def _samples(self, offset: int, length: int) -> bool:
         """Whether a read makes an access."""
         if offset == 0 or not self._line:
-            return length > 0 and offset < access.text_size(self._width)
+            return length > 0 and offset < contract.text_size(self._width)
         return False
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View."""
         if self._samples(offset, length):
-            self._line = access.format_value(self._load(), self._width)
+            self._line = contract.format_value(self._load(), self._width)
         return self._line[offset : offset + length]
 
     def write(self, offset: int, data: bytes) -> int:
         """See View. BadRequest, before any access, for what is not one value or value:mask."""
         del offset  # each line is a command of its own, as for files in sysfs
-        update = access.parse_update(data, self._width)
+        update = contract.parse_update(data, self._width)
         old = 0 if update.mask is None else self._load()
         value = update.apply(old)
         self._aperture.store_run(0, self._width, value.to_bytes(self._width, sys.byteorder))
@@ -246,7 +248,7 @@ class JoinedView:
 
         BadRequest, before any part is accessed, if the whole does not fit the width.
         """
-        access.check_fixed(offset, length, self._width)
+        contract.check_fixed(offset, length, self._width)
         parts = []
         end = offset + length
         index = bisect_right(self._starts, offset) - 1
@@ -262,12 +264,12 @@ class JoinedView:
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View."""
-        length = access.clip_read(offset, length, self._size)
+        length = contract.clip_read(offset, length, self._size)
         return b"".join(view.read(at, extent) for view, at, extent in self._parts(offset, length))
 
     def write(self, offset: int, data: bytes) -> int:
         """See View."""
-        length = access.clip_write(offset, len(data), self._size)
+        length = contract.clip_write(offset, len(data), self._size)
         done = 0
         for view, at, extent in self._parts(offset, length):
             done += view.write(at, data[done : done + extent])
@@ -305,11 +307,11 @@ class SysfsView(_NoAccesses):
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View. A ROM's image may end before its BAR does."""
-        return self._file.read(offset, access.clip_read(offset, length, self._file.size))
+        return self._file.read(offset, contract.clip_read(offset, length, self._file.size))
 
     def write(self, offset: int, data: bytes) -> int:
         """See View."""
-        length = access.clip_write(offset, len(data), self._file.size)
+        length = contract.clip_write(offset, len(data), self._file.size)
         return self._file.write(offset, data[:length])
 
     def close(self) -> None:
@@ -323,7 +325,7 @@ class ConfigView(SysfsView):
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View. KernelRefused where the kernel ends config space before its end."""
         data = super().read(offset, length)
-        if not data and access.clip_read(offset, length, self._file.size):
+        if not data and contract.clip_read(offset, length, self._file.size):
             raise KernelRefused(f"config space at {offset:#x} is not shown without CAP_SYS_ADMIN")
         return data
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs import demo
+from barfs.machine import simulated
 from mounted.others import GROUP, contents
 
 BARFS = [sys.executable, "-m", "barfs"]
@@ -131,7 +131,7 @@ def fuse(require):
 def machine(fuse, tmp_path):
     directory = tmp_path / "machine"
     directory.mkdir()
-    return demo.build(directory)
+    return simulated.build(directory)
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def shared(request, fuse, tmp_path_factory):
     """A mount for the tests of a module, once with BARs through resourceN, once through devmem."""
     directory = tmp_path_factory.mktemp("shared")
     (directory / "machine").mkdir()
-    machine = demo.build(directory / "machine")
+    machine = simulated.build(directory / "machine")
     mount = Mount(machine, directory, "--bars-via", request.param)
     yield mount
     assert mount.alive()
@@ -180,7 +180,7 @@ def public():
 @pytest.fixture(scope="module", params=["resource", "devmem"])
 def lab(request, fuse, tmp_path_factory):
     """A mount for a group, with a device that is read-only."""
-    machine = demo.build(tmp_path_factory.mktemp("lab"))
+    machine = simulated.build(tmp_path_factory.mktemp("lab"))
     options = ["--group", str(GROUP), "--mode", "660", "--read-only-device", "0000:00:05.0"]
     options += ["--bars-via", request.param]
     with (

@@ -9,8 +9,8 @@ import sys
 import threading
 import time
 
-from barfs.aperture import MappedAperture
-from barfs.cli import main
+from barfs.access.aperture import MappedAperture
+from barfs.commands.cli import main
 
 # Of BARs by their addresses, how long an access takes, in seconds.
 DELAYS = {

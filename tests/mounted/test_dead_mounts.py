@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from barfs import daemon, demo, mountpoint
-from barfs.mountpoint import MountError
+from barfs.daemon import mountpoint, serve
+from barfs.daemon.mountpoint import MountError
+from barfs.machine import simulated
 from mounted.conftest import (
     BARFS,
     TIMEOUT,
@@ -208,7 +209,7 @@ ended $process
 # The interpreter may lie where nobody else can look, so it changes its user itself.
 BECOME_NOBODY = """
 import os
-from barfs.cli import main
+from barfs.commands.cli import main
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)
@@ -229,7 +230,7 @@ def open_to_all(fuse):
 
 @pytest.mark.parametrize("clearer", ["somebody", "root"])
 def test_the_dead_mount_of_somebody_else(open_to_all, clearer):
-    machine = demo.build(open_to_all / "machine")
+    machine = simulated.build(open_to_all / "machine")
     where = open_to_all / "bars"
     sh(f"chown -R nobody {open_to_all}/machine {where}")
     script = AS_SOMEBODY.format(
@@ -260,26 +261,26 @@ def test_the_dead_mount_of_somebody_else(open_to_all, clearer):
 def test_killed_before_it_is_ready(machine, where, monkeypatch):
     """It has mounted, and nobody has heard of it yet."""
     monkeypatch.setattr(
-        daemon.trio, "run", lambda *_: is_mounted(where) and os.kill(os.getpid(), signal.SIGKILL)
+        serve.trio, "run", lambda *_: is_mounted(where) and os.kill(os.getpid(), signal.SIGKILL)
     )
-    settings = daemon.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+    settings = serve.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
     finished = []
     with pytest.raises(MountError, match=r"was ended by signal 9 \(Killed\) before the mount"):
-        daemon.run_in_background(settings, lambda: finished.append(True))
+        serve.run_in_background(settings, lambda: finished.append(True))
     assert not is_mounted(where)
 
 
 def test_signals_before_it_is_ready_wait(machine, where, monkeypatch):
     """Their default would leave a dead mount."""
-    run = daemon.trio.run
+    run = serve.trio.run
     monkeypatch.setattr(
-        daemon.trio,
+        serve.trio,
         "run",
         lambda *arguments: os.kill(os.getpid(), signal.SIGTERM) or run(*arguments),
     )
-    settings = daemon.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+    settings = serve.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
     with contextlib.suppress(MountError):  # it may end before it is asked for anything
-        daemon.run_in_background(settings, lambda: None)
+        serve.run_in_background(settings, lambda: None)
     wait_until(lambda: not is_mounted(where), "it lives on")
 
 
@@ -302,7 +303,8 @@ def test_without_memory_nobody_hangs_and_no_dead_mount_is_left(machine, tmp_path
 def test_a_handler_without_memory_fails_and_the_mount_lives(machine, where):
     """An allocation that fails in barfs itself is EIO."""
     script = (
-        "from barfs import cli, nodes\n"
+        "from barfs import nodes\n"
+        "from barfs.commands import cli\n"
         "def fail(*_): raise MemoryError\n"
         "nodes.Tree.entries = fail\n"
         "cli.main()"

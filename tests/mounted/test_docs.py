@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from barfs import demo
+from barfs.machine import simulated
 from mounted.conftest import TIMEOUT, Mount
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ def toured(fuse, tmp_path_factory):
     """One mount for the whole tour: what a block writes, later ones read."""
     directory = tmp_path_factory.mktemp("tour")
     (directory / "machine").mkdir()
-    mount = Mount(demo.build(directory / "machine"), directory)
+    mount = Mount(simulated.build(directory / "machine"), directory)
     yield mount
     assert mount.alive()
     assert mount.end() == 0

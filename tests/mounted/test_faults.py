@@ -12,7 +12,9 @@ from mounted.conftest import TIMEOUT, Mount, wait_until
 # barfs, with methods that raise while a file is there that names them.
 PROGRAM = """
 import pathlib, sys
-from barfs import cli, nodes, views
+from barfs.commands import cli
+from barfs import nodes
+from barfs.spans import views
 trigger = pathlib.Path(sys.argv.pop(1))
 
 class Unspeakable(Exception):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from barfs import daemon
-from barfs.demo import NODENAME_ADDRESS
-from barfs.mountpoint import MountError
+from barfs.daemon import serve
+from barfs.daemon.mountpoint import MountError
+from barfs.machine.simulated import NODENAME_ADDRESS
 from mounted.conftest import (
     BARFS,
     TIMEOUT,
@@ -111,7 +111,7 @@ def test_wrong_usage():
 
 def test_without_dev_fuse(machine, where):
     script = (
-        "import pathlib; from barfs import cli, settings;"
+        "import pathlib; from barfs.commands import cli; from barfs.daemon import settings;"
         "settings.FUSE_DEVICE = pathlib.Path('/dev/fuse/not'); cli.main()"
     )
     done = subprocess.run(
@@ -126,7 +126,7 @@ def test_without_dev_fuse(machine, where):
 def test_not_being_root(where, tmp_path):
     """The interpreter may lie where nobody else can look, so it changes its user itself."""
     script = (
-        "import os, sys; from barfs.cli import main; os.setgroups([]); os.setgid(65534);"
+        "import os, sys; from barfs.commands.cli import main; os.setgroups([]); os.setgid(65534);"
         f"os.setuid(65534); sys.argv = ['barfs', 'mount', '{where}']; main()"
     )
     for directory in (where, *where.parents):
@@ -188,17 +188,17 @@ def test_unmounting_what_is_not_mounted(where):
 
 
 @pytest.mark.parametrize(
-    ("serve", "words"),
+    ("replacement", "words"),
     [
         (lambda *_: os._exit(9), "the daemon ended with status 9 before the mount answered"),
         (lambda *_: {}["x"], "KeyError: 'x'"),
     ],
 )
-def test_a_daemon_that_dies_before_it_answers(machine, where, monkeypatch, serve, words):
-    monkeypatch.setattr(daemon, "serve", serve)
-    settings = daemon.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+def test_a_daemon_that_dies_before_it_answers(machine, where, monkeypatch, replacement, words):
+    monkeypatch.setattr(serve, "serve", replacement)
+    settings = serve.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
     with pytest.raises(MountError, match=words):
-        daemon.run_in_background(settings, lambda: None)
+        serve.run_in_background(settings, lambda: None)
 
 
 def demo_directories():

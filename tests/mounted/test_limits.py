@@ -7,7 +7,7 @@ import resource
 
 import pytest
 
-from barfs import daemon
+from barfs.daemon import serve
 from mounted.conftest import Mount, sh, wait_until
 
 LIMIT = 256
@@ -36,7 +36,7 @@ def test_but_not_beyond_what_the_mappings_of_a_process_allow(monkeypatch, hard, 
     done = []
     monkeypatch.setattr(resource, "getrlimit", lambda what: (40, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda *what: done.append(what))
-    daemon._raise_limit()
+    serve._raise_limit()
     assert done == [(resource.RLIMIT_NOFILE, (chosen, hard))]
 
 

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from barfs import demo
+from barfs.machine import simulated
 from mounted.conftest import BARFS, TIMEOUT, Mount, machine_options, sh, wait_until
 
 BAR = "pci/0000:00:04.0/bar0"
@@ -47,7 +47,9 @@ def logged(fuse, tmp_path_factory):
     """A mount for the tests of this module, with a log on disk too."""
     directory = tmp_path_factory.mktemp("logged")
     (directory / "machine").mkdir()
-    mount = Mount(demo.build(directory / "machine"), directory, "--log", directory / "file.log")
+    mount = Mount(
+        simulated.build(directory / "machine"), directory, "--log", directory / "file.log"
+    )
     mount.file = directory / "file.log"
     yield mount
     assert mount.alive()

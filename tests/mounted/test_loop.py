@@ -100,15 +100,15 @@ def test_an_unmount_from_outside_ends_it(looped):
         # As if pyfuse3 waited in another way, or had another name for it.
         "wait = pyfuse3._wait_fuse_readable; pyfuse3._wait_fuse_readable = lambda: wait()",
         "loop = pyfuse3._session_loop; pyfuse3._session_loop = lambda *args: loop(*args)",
-        "from barfs import loop; loop._WAIT = '_wait_otherwise'",
-        "from barfs import loop; loop._session_fd = lambda: None",
+        "from barfs.daemon import loop; loop._WAIT = '_wait_otherwise'",
+        "from barfs.daemon import loop; loop._session_fd = lambda: None",
     ],
 )
 def test_with_another_pyfuse3_its_own_loop_is_used_and_the_log_says_so(machine, tmp_path, change):
     where = tmp_path / "bars"
     where.mkdir()
     log = tmp_path / "log"
-    program = f"import sys, pyfuse3; {change}; from barfs.cli import main; main()"
+    program = f"import sys, pyfuse3; {change}; from barfs.commands.cli import main; main()"
     command = [sys.executable, "-c", program, "mount", "-f", *machine_options(machine), where]
     with log.open("wb") as output:
         daemon = subprocess.Popen(command, stdout=output, stderr=output)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs import mount_helper
+from barfs.commands import mount_helper
 from mounted.conftest import TIMEOUT, daemons, wait_until
 
 HELPER = Path(sys.executable).parent / "mount.barfs"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from barfs import confine, daemon, kernel
-from barfs.confine import Capability
-from barfs.mountpoint import MountError
+from barfs.daemon import confine, serve
+from barfs.daemon.confine import Capability
+from barfs.daemon.mountpoint import MountError
+from barfs.machine import kernel
 from mounted.conftest import (
     TIMEOUT,
     Mount,
@@ -126,7 +127,7 @@ def test_a_bounding_set_that_cannot_be_cut_stays(fuse):
 def test_with_threads_it_refuses(fuse):
     """They would keep theirs."""
     program = (
-        "import threading; from barfs import confine; end = threading.Event();"
+        "import threading; from barfs.daemon import confine; end = threading.Event();"
         "threading.Thread(target=end.wait).start()\n"
         "try: confine.keep_only(confine.SERVING)\n"
         "finally: end.set()"
@@ -182,7 +183,7 @@ def test_of_the_real_machine_what_it_takes(tmp_path, monkeypatch, fuse, settings
             settings = {**settings, name: tmp_path / settings[name]}
     wanted = []
     monkeypatch.setattr(confine, "keep_only", wanted.append)
-    daemon._give_up_rights(daemon.Settings(**settings))
+    serve._give_up_rights(serve.Settings(**settings))
     assert wanted == [kept]
 
 
@@ -191,6 +192,6 @@ def test_if_the_kernel_refuses_there_is_no_mount(machine, where, monkeypatch):
         raise OSError(1, "Operation not permitted")
 
     monkeypatch.setattr(confine, "keep_only", refuse)
-    settings = daemon.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+    settings = serve.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
     with pytest.raises(MountError, match="capabilities cannot be given up"):
-        daemon.run_in_background(settings, lambda: None)
+        serve.run_in_background(settings, lambda: None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs.aperture import GLANCE, PAGE_SIZE, WINDOW
+from barfs.access.aperture import GLANCE, PAGE_SIZE, WINDOW
 from bench import machines
 from mounted.conftest import mounted, wait_until
 

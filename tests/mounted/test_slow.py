@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from barfs import demo
-from barfs.workers import PER_DEVICE
+from barfs.machine import simulated
+from barfs.requests.workers import PER_DEVICE
 from mounted import conftest
 from mounted.conftest import TIMEOUT, Mount, sh, wait_until
 
@@ -58,7 +58,7 @@ def slow_mounts(fuse, tmp_path_factory):
         daemon = [sys.executable, Path(__file__).with_name("slow_daemon.py"), record]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(conftest, "BARFS", daemon)
-            mounts.append(SlowMount(demo.build(directory / "machine"), directory))
+            mounts.append(SlowMount(simulated.build(directory / "machine"), directory))
         mounts[-1].record_path = record
         mounts[-1].begin()
         return mounts[-1]

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from barfs.demo import NODENAME_ADDRESS
+from barfs.machine.simulated import NODENAME_ADDRESS
 from mounted.conftest import BARFS, TIMEOUT, machine_options, mounted, sh, wait_until
 
 FIRST = "0000:00:04.0"

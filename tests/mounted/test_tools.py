@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from barfs.demo import NODENAME_ADDRESS, UTSNAME_ADDRESS
+from barfs.machine.simulated import NODENAME_ADDRESS, UTSNAME_ADDRESS
 from mounted.conftest import sh
 
 IVSHMEM = "1af4:1110"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from barfs.machine.functions import PciBus
 from barfs.names import PciAddress
-from barfs.pci import PciBus
 from bench import machines, page, report, stats
 from bench.cases import Case, Target
 from bench.stats import Sample

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from barfs import cli
+from barfs.commands import cli
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

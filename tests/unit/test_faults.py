@@ -13,13 +13,14 @@ import pytest
 import trio
 
 import barfs
-from barfs import demo, errors
-from barfs.daemon import tree_of
+from barfs import errors
+from barfs.daemon.serve import tree_of
+from barfs.daemon.settings import Settings
 from barfs.fs import Operations
+from barfs.machine import simulated
 from barfs.nodes import ROOT_INODE
-from barfs.policy import Policy
-from barfs.settings import Settings
-from barfs.workers import FIRST_TRY, Workers
+from barfs.requests.policy import Policy
+from barfs.requests.workers import FIRST_TRY, Workers
 
 SOURCES = str(Path(barfs.__file__).parent)
 
@@ -192,7 +193,7 @@ class Injector:
 
 @pytest.fixture
 def machine(tmp_path):
-    return demo.build(tmp_path)
+    return simulated.build(tmp_path)
 
 
 @pytest.fixture(autouse=True)

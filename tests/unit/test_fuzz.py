@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from walks import contract
+from walks import contract as model
 
-from barfs import access, demo
+from barfs.access import contract
 from barfs.devmem import PAGE_SIZE, IomemRange, PhysicalMemory, parse_iomem, split_by_kind
 from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchAddress, NoSuchNode
-from barfs.info import describe
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
+from barfs.machine.pciids import PciIds
+from barfs.machine.resources import parse_hex, parse_resource
 from barfs.names import AddressRange, BarName, DeviceId, LinkName, PciAddress
 from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node, Tree
-from barfs.opening import open_view
-from barfs.pci import PciBus
-from barfs.pciids import PciIds
-from barfs.resources import parse_hex, parse_resource
+from barfs.report.info import describe
+from barfs.spans.opening import open_view
 
 OFFSET_MAX = (1 << 63) - 1  # the largest st_size
 WORD = st.integers(0, 0xFFFF)
@@ -221,17 +222,17 @@ NUMBER_TEXTS = st.one_of(HEX, NUMBER.map(str), NUMBER.map(bin))
 )
 def test_a_line_of_text_means_what_the_contract_says(text, width):
     try:
-        found = tuple(access.parse_update(text, width))
+        found = tuple(contract.parse_update(text, width))
     except BadRequest:
         found = None
-    assert found == contract.update(text, width)
+    assert found == model.update(text, width)
 
 
 @fuzz(value=st.integers(0, (1 << 64) - 1), width=st.sampled_from([1, 2, 4, 8]))
 def test_a_value_is_understood_as_it_is_shown(value, width):
     value &= (1 << 8 * width) - 1
-    assert access.parse_update(access.format_value(value, width), width) == (value, None)
-    assert len(access.format_value(value, width)) == access.text_size(width)
+    assert contract.parse_update(contract.format_value(value, width), width) == (value, None)
+    assert len(contract.format_value(value, width)) == contract.text_size(width)
 
 
 # pci.ids
@@ -320,9 +321,9 @@ SPOILT = st.dictionaries(
 def machine_with(spoilt):
     """A bus whose function 0000:00:04.0 is spoilt, and its directory."""
     with tempfile.TemporaryDirectory() as directory:
-        machine = demo.SimulatedMachine(*(Path(directory) / name for name in ("s", "p", "m")))
-        for device in demo.DEVICES[1:3]:
-            demo._write_device(machine.sysfs / "bus/pci/devices", device)
+        machine = simulated.SimulatedMachine(*(Path(directory) / name for name in ("s", "p", "m")))
+        for device in simulated.DEVICES[1:3]:
+            simulated._write_device(machine.sysfs / "bus/pci/devices", device)
         machine.proc.mkdir()
         (machine.proc / "iomem").write_text("00001000-0009fbff : System RAM\n")
         machine.devmem.write_bytes(bytes(0xA0000))
@@ -406,7 +407,7 @@ def test_the_command_register_is_16_bits_or_the_device_is_gone(data, how):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    machine = demo.build(tmp_path_factory.mktemp("machine"))
+    machine = simulated.build(tmp_path_factory.mktemp("machine"))
     return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
 
 

@@ -9,12 +9,12 @@ from walks import walk
 from walks.contract import merged
 from walks.machine import Machine
 
-from barfs import aperture
-from barfs.daemon import tree_of
+from barfs.access import aperture
+from barfs.daemon.serve import tree_of
+from barfs.daemon.settings import Settings
 from barfs.errors import BarfsError
 from barfs.nodes import ROOT, Kind
-from barfs.opening import open_view
-from barfs.settings import Settings
+from barfs.spans.opening import open_view
 
 STEPS = 4400  # of each of the two walks
 

@@ -6,13 +6,14 @@ import shutil
 
 import pytest
 
-from barfs import demo, nodes
+from barfs import nodes
 from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
+from barfs.machine.patterns import DevicePattern, Rules
 from barfs.names import PciAddress
 from barfs.nodes import PCI, PHYS, ROOT, VIEWS, InodeNumbers, Kind, Node, Tree, ViewKind
-from barfs.patterns import DevicePattern, Rules
-from barfs.pci import PciBus
 
 E1000 = PciAddress(0, 0, 3, 0)
 FIRST = PciAddress(0, 0, 4, 0)
@@ -24,7 +25,7 @@ FUNCTION = Node(Kind.FUNCTION, FIRST)
 
 @pytest.fixture
 def tree(tmp_path):
-    machine = demo.build(tmp_path)
+    machine = simulated.build(tmp_path)
     return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
 
 

@@ -54,7 +54,7 @@ def engines(tmp_path_factory):
         path.parent.mkdir()
         subprocess.run(
             [compiler, level, "-shared", "-fPIC", f"-I{include}"]
-            + [HERE.parents[1] / "barfs/_mmio.c", "-o", path],
+            + [HERE.parents[1] / "barfs/access/_mmio.c", "-o", path],
             check=True,
         )
         builds[compiler + level] = path

@@ -98,7 +98,7 @@ def test_decoding_that_is_off_and_its_mend(guest, bars, refusals):
 def test_as_somebody_else_it_says_what_it_cannot_see(guest):
     """Not as root, so neither /dev/mem nor addresses, but the decode bits all the same."""
     script = (
-        "import os, sys; from barfs.cli import main; os.setgroups([]); os.setgid(65534);"
+        "import os, sys; from barfs.commands.cli import main; os.setgroups([]); os.setgid(65534);"
         "os.setuid(65534); sys.argv = ['barfs', 'doctor']; main()"
     )
     done = guest.try_run(f'{BIN}/python -c "{script}"')

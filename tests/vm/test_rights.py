@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from barfs.confine import SERVING, Capability
+from barfs.daemon.confine import SERVING, Capability
 
 # What a daemon does with its rights, and how it went. It has mounted before.
 PROGRAM = """
 import errno, json, os
 from pathlib import Path
-from barfs import confine
+from barfs.daemon import confine
 from barfs.devmem import PhysicalMemory
 os.makedirs("/mnt/rights", exist_ok=True)
 os.system("mount -t tmpfs rights /mnt/rights")

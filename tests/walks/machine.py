@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 
-from barfs import demo
+from barfs.machine import simulated
 from barfs.names import DeviceId, PciAddress
 from walks.contract import PAGE, Bytes, Stretch
 from walks.files import File, width_of
@@ -12,17 +12,17 @@ from walks.files import File, width_of
 # Demo's devices, and one with BARs of unusual sizes: larger than what is mapped at once, tiny, and
 # of ports.
 DEVICES = (
-    *demo.DEVICES,
-    demo.Device(
+    *simulated.DEVICES,
+    simulated.Device(
         PciAddress(0, 0, 9, 0),
         DeviceId(0x1234, 0x11E8),
         DeviceId(0x1AF4, 0x1101),
         0x00FF00,
         {
-            0: demo.Resource(0x810000000, 0x81BFFFFFF, demo.MEM_64),
-            2: demo.Resource(0xFEB40010, 0xFEB4001F, demo.MEM),
-            3: demo.Resource(0x820000000, 0x828FFFFFF, demo.PREFETCH_64),
-            5: demo.Resource(0xC0C4, 0xC0C7, demo.PORTS),
+            0: simulated.Resource(0x810000000, 0x81BFFFFFF, simulated.MEM_64),
+            2: simulated.Resource(0xFEB40010, 0xFEB4001F, simulated.MEM),
+            3: simulated.Resource(0x820000000, 0x828FFFFFF, simulated.PREFETCH_64),
+            5: simulated.Resource(0xC0C4, 0xC0C7, simulated.PORTS),
         },
     ),
 )
@@ -71,7 +71,9 @@ class Machine:
     def __init__(self, directory, via):
         self.via = via
         self.directory = directory
-        self.files = demo.SimulatedMachine(*(directory / name for name in ("sys", "proc", "mem")))
+        self.files = simulated.SimulatedMachine(
+            *(directory / name for name in ("sys", "proc", "mem"))
+        )
         self.devices = self.files.sysfs / "bus/pci/devices"
         self.shelf = directory / "shelf"
 
@@ -80,25 +82,25 @@ class Machine:
         for path in (self.devices, self.shelf, self.devices.parent / "drivers", self.files.proc):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
-        (self.files.proc / "iomem").write_text(demo.IOMEM)
+        (self.files.proc / "iomem").write_text(simulated.IOMEM)
         with self.files.devmem.open("wb") as memory:
             memory.truncate(self.size)
         self.memory = Bytes()
         self.plugged, self.unplugged = {}, []
         for device in DEVICES:
-            demo._write_device(self.devices, device)
+            simulated._write_device(self.devices, device)
             function = self.plugged[str(device.address)] = Function(device)
             function.config = bytearray((self.path(function) / "config").read_bytes())
             for bar, (start, end, flags) in function.bars.items():
                 if flags & 0x200:
                     # So that what is read there through /dev/mem is not zeros alone.
                     self.poke(self.memory, start, f"{device.address} {bar} {end:x}".encode()[:16])
-        rows = [row for row in demo.IOMEM.splitlines() if row[0] != " "]
+        rows = [row for row in simulated.IOMEM.splitlines() if row[0] != " "]
         ends = [[int(n, 16) for n in row.split()[0].split("-")] for row in rows]
         # What belongs to functions, by the name that it has there.
         self.owned = [
             (*(int(n, 16) for n in row.split()[0].split("-")), row.split()[2])
-            for row in demo.IOMEM.splitlines()
+            for row in simulated.IOMEM.splitlines()
             if row.endswith(".0")
         ]
         self.ranges = [

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from barfs import aperture
-from barfs.aperture import (
+from barfs.access import aperture
+from barfs.access.aperture import (
     GLANCE,
     PAGE_SIZE,
     WINDOW,
@@ -34,7 +34,7 @@ from barfs.errors import (
     ReadOnly,
     TooManyFiles,
 )
-from barfs.presence import Presence
+from barfs.machine.presence import Presence
 
 SIZE = 0x400
 CONTENTS = bytes((at * 7 + (at >> 8)) & 0xFF for at in range(SIZE))
@@ -588,7 +588,7 @@ LITTLE_ROOM = """
 import json, sys
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_AS, setrlimit
-from barfs.aperture import GLANCE, PAGE_SIZE, WINDOW, MappedAperture
+from barfs.access.aperture import GLANCE, PAGE_SIZE, WINDOW, MappedAperture
 from barfs.errors import BarfsError
 
 path, start = Path(sys.argv[1]), int(sys.argv[2])
@@ -833,9 +833,9 @@ def test_of_threads_on_a_revoked_mapping_each_gets_the_error_and_none_dies(tmp_p
 TOO_MANY = """
 import errno, json, os, resource, sys
 from pathlib import Path
-from barfs.aperture import RESERVED_FILES, MappedAperture, SysfsFile
+from barfs.access.aperture import RESERVED_FILES, MappedAperture, SysfsFile
 from barfs.errors import TooManyFiles
-from barfs.presence import Presence
+from barfs.machine.presence import Presence
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 path = Path(sys.argv[1])
@@ -893,8 +893,8 @@ def test_some_descriptors_are_kept_back(file):
 TOO_MANY_MAPPINGS = """
 import errno, os, sys
 from pathlib import Path
-from barfs import _mmio
-from barfs.aperture import MappedAperture
+from barfs.access import _mmio
+from barfs.access.aperture import MappedAperture
 from barfs.errors import BarfsError
 
 path = Path(sys.argv[1])

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from barfs.access import (
+from barfs.access.contract import (
     Update,
     check_base,
     check_fixed,

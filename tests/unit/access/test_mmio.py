@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "barfs/_mmio.c"
+SOURCE = Path(__file__).parents[3] / "barfs/access/_mmio.c"
 BUILDS = [(cc, level) for cc in ("gcc", "clang") for level in ("-O0", "-O2", "-O3")]
 
 

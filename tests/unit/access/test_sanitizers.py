@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "barfs/_mmio.c"
+SOURCE = Path(__file__).parents[3] / "barfs/access/_mmio.c"
 EXERCISES = Path(__file__).parent / "engine_exercises.py"
 
 BUILDS = {

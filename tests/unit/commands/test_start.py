@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from barfs import demo
+from barfs.machine import simulated
 
 # What takes long to load, and who needs it: FUSE, a mount of the real machine, compressed files,
 # the simulated machine, the bench.
 FUSE = {"pyfuse3", "trio"}
-SELDOM = {"pyudev", "gzip", "tempfile", "barfs.demo", "numpy", "matplotlib", "bench"}
+SELDOM = {"pyudev", "gzip", "tempfile", "barfs.machine.simulated", "numpy", "matplotlib", "bench"}
 
 
 def loaded(*arguments):
@@ -23,13 +23,13 @@ def loaded(*arguments):
         check=False,
     )
     found = re.findall(r"^import time:\s+\d+ \|\s+\d+ \| +(\S+)$", done.stderr, re.MULTILINE)
-    assert "barfs.cli" in found, done.stderr
+    assert "barfs.commands.cli" in found, done.stderr
     return set(found)
 
 
 @pytest.fixture
 def machine(tmp_path):
-    return demo.build(tmp_path)
+    return simulated.build(tmp_path)
 
 
 @pytest.mark.parametrize(

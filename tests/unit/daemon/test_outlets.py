@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from barfs import outlets
+from barfs.daemon import outlets
 
 
 @pytest.fixture

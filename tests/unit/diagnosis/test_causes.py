@@ -7,10 +7,10 @@ import shutil
 import pytest
 from machines import ADMIN, ALL, E1000, FIRST, OPEN, RAWIO, SECOND, STRICT, Fixture
 
-from barfs import obstacles
-from barfs.aperture import REFUSALS, SysfsFile, refusal
+from barfs.access.aperture import REFUSALS, SysfsFile, refusal
 from barfs.devmem import PhysicalMemory
-from barfs.diagnose import BOOT, Machine, explain
+from barfs.diagnosis import obstacles
+from barfs.diagnosis.causes import BOOT, Machine, explain
 from barfs.errors import (
     AccessFault,
     BadRequest,
@@ -21,8 +21,8 @@ from barfs.errors import (
     NotAllowed,
     NotDecoded,
 )
+from barfs.machine.functions import PciBus
 from barfs.names import PciAddress
-from barfs.pci import PciBus
 
 RAM = "phys 0x100000+0x1000"
 CONFIDENTIALITY = "none integrity [confidentiality]"
@@ -51,7 +51,7 @@ def fixture(tmp_path):
 def untouched(monkeypatch):
     """Nothing that answers is asked: neither config space nor what is behind BARs."""
     monkeypatch.setattr(PciBus, "command", None)
-    monkeypatch.setattr("barfs.bars.open_bar", None)
+    monkeypatch.setattr("barfs.spans.bars.open_bar", None)
     monkeypatch.setattr(SysfsFile, "read", None)
 
 

@@ -9,12 +9,12 @@ import subprocess
 import pytest
 from machines import ADMIN, ALL, E1000, FIRST, NVME, OPEN, RAWIO, SECOND, STRICT, Fixture
 
-from barfs import checkup, obstacles
-from barfs.aperture import SysfsFile
-from barfs.checkup import Finding, State, examine, status, text
+from barfs.access.aperture import SysfsFile
+from barfs.diagnosis import checkup, obstacles
+from barfs.diagnosis.checkup import Finding, State, examine, status, text
 from barfs.errors import Cause, DeviceGone
+from barfs.machine.functions import PciBus
 from barfs.names import PciAddress
-from barfs.pci import PciBus
 
 OK, NOTE, TROUBLE = State.OK, State.NOTE, State.TROUBLE
 KEEPS = "the kernel keeps what drivers own from others (CONFIG_IO_STRICT_DEVMEM)"
@@ -309,7 +309,7 @@ def test_config_space_of_what_sleeps_is_not_read(fixture, monkeypatch, state, ru
 
     monkeypatch.setattr(PciBus, "_bytes", ask_and_note)
     monkeypatch.setattr(SysfsFile, "read", None)
-    monkeypatch.setattr("barfs.bars.open_bar", None)
+    monkeypatch.setattr("barfs.spans.bars.open_bar", None)
     monkeypatch.setattr(PciBus, "open_rom", None)
     asked = []
     attribute = PciBus.attribute

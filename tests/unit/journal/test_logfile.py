@@ -10,9 +10,9 @@ import pytest
 import trio
 import trio.testing
 
-from barfs import logfile
-from barfs.journal import RECORDS, Change, Journal
-from barfs.logfile import LogFile
+from barfs.journal import logfile
+from barfs.journal.logfile import LogFile
+from barfs.journal.records import RECORDS, Change, Journal
 
 
 def number(n):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from barfs import journal
 from barfs.errors import ReadOnly
-from barfs.journal import (
+from barfs.journal import records
+from barfs.journal.records import (
     RECORDS,
     STREAM_BYTES,
     Caller,
@@ -113,7 +113,7 @@ def test_an_open(subject, fields):
 )
 @pytest.mark.parametrize("event", ["read", "write"])
 def test_a_transfer(subject, width, offset, data, fields, event, monkeypatch):
-    monkeypatch.setattr(journal.sys, "byteorder", "little")
+    monkeypatch.setattr(records.sys, "byteorder", "little")
     length = fields["length"]
     shown = said(Transfer(event, opened(subject, width), offset, length, data))
     shown = {name: shown[name] for name in shown if name not in {"path", "device", "bar"}}
@@ -121,7 +121,7 @@ def test_a_transfer(subject, width, offset, data, fields, event, monkeypatch):
 
 
 def test_a_value_is_that_of_the_machines_byte_order(monkeypatch):
-    monkeypatch.setattr(journal.sys, "byteorder", "big")
+    monkeypatch.setattr(records.sys, "byteorder", "big")
     assert said(Transfer("write", opened(BAR, 2), 0, 2, b"\x2a\0"))["value"] == "0x2a00"
 
 
@@ -280,8 +280,8 @@ def read_on(view, offset, size, times):
 @pytest.fixture
 def small(monkeypatch):
     """A journal and a stream that are soon full."""
-    monkeypatch.setattr(journal, "RECORDS", 20)
-    monkeypatch.setattr(journal, "STREAM_BYTES", 2000)
+    monkeypatch.setattr(records, "RECORDS", 20)
+    monkeypatch.setattr(records, "STREAM_BYTES", 2000)
     return Journal()
 
 

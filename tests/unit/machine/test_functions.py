@@ -9,15 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from barfs import bars, demo, obstacles
-from barfs.aperture import MappedAperture, PortAperture, RomFile, SysfsFile
+from barfs.access.aperture import MappedAperture, PortAperture, RomFile, SysfsFile
 from barfs.devmem import PhysicalMemory
+from barfs.diagnosis import obstacles
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded, ReadOnly
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
+from barfs.machine.patterns import DevicePattern, Rules
+from barfs.machine.presence import Presence
+from barfs.machine.resources import Resource, check_window, parse_resource
 from barfs.names import DeviceId, PciAddress
-from barfs.patterns import DevicePattern, Rules
-from barfs.pci import PciBus
-from barfs.presence import Presence
-from barfs.resources import Resource, check_window, parse_resource
+from barfs.spans import bars
 
 E1000 = PciAddress(0, 0, 3, 0)
 IVSHMEM = PciAddress(0, 0, 4, 0)
@@ -26,7 +28,7 @@ NVME = PciAddress(0, 1, 0, 0)
 
 @pytest.fixture
 def machine(tmp_path):
-    return demo.build(tmp_path)
+    return simulated.build(tmp_path)
 
 
 @pytest.fixture
@@ -120,9 +122,9 @@ def test_bars_are_those_of_memory_and_of_ports_that_exist(bus, ivshmem):
 
 def test_resources_are_the_bars_and_the_rom_by_their_lines(bus, ivshmem):
     assert bus.resources(E1000) == {
-        0: Resource(0xFEB00000, 0xFEB1FFFF, demo.MEM),
-        1: Resource(0xC000, 0xC03F, demo.PORTS),
-        6: Resource(0xFEB30000, 0xFEB3FFFF, demo.ROM),
+        0: Resource(0xFEB00000, 0xFEB1FFFF, simulated.MEM),
+        1: Resource(0xC000, 0xC03F, simulated.PORTS),
+        6: Resource(0xFEB30000, 0xFEB3FFFF, simulated.ROM),
     }
     found = bus.resources(IVSHMEM)
     assert list(found) == [0, 2]
@@ -235,7 +237,7 @@ def test_presence_ends_when_a_device_goes_or_its_resources_change(bus, ivshmem, 
     if change == "removed":
         shutil.rmtree(ivshmem)
     elif change == "moved":
-        set_line(ivshmem, 0, f"0xfeb40000 0xfeb400ff {demo.MEM:#x}")
+        set_line(ivshmem, 0, f"0xfeb40000 0xfeb400ff {simulated.MEM:#x}")
     elif change == "replaced":  # by the same device at the same place
         (ivshmem / "resource").unlink()
         (ivshmem / "resource").write_text(text)
@@ -251,7 +253,7 @@ def test_presence_ends_when_a_device_goes_or_its_resources_change(bus, ivshmem, 
 def test_presence_does_not_come_back_with_the_resources(bus, ivshmem):
     presence = bus.presence(IVSHMEM)
     text = (ivshmem / "resource").read_text()
-    set_line(ivshmem, 0, f"0xfeb40000 0xfeb400ff {demo.MEM:#x}")
+    set_line(ivshmem, 0, f"0xfeb40000 0xfeb400ff {simulated.MEM:#x}")
     for now in (None, text):
         if now:
             (ivshmem / "resource").write_text(now)
@@ -407,7 +409,7 @@ def test_check_window_allows_what_lies_inside():
 
 @pytest.mark.parametrize("offset", [0, 0x40])
 def test_a_bar_that_shares_a_page_is_found_in_it_in_a_real_sysfs(bus, ivshmem, offset):
-    set_line(ivshmem, 0, f"0xfeb20300 0xfeb203ff {demo.MEM:#x}")
+    set_line(ivshmem, 0, f"0xfeb20300 0xfeb203ff {simulated.MEM:#x}")
     (ivshmem / "resource0").write_bytes(bytes(0x1000))
     bus.is_real = True
     aperture = bars.open_bar(bus, IVSHMEM, 0, writable=True, offset=offset, size=4)
@@ -418,7 +420,7 @@ def test_a_bar_that_shares_a_page_is_found_in_it_in_a_real_sysfs(bus, ivshmem, o
 
 @pytest.mark.parametrize("flag", [0x20000000, 0x10000000], ids=["UNSET", "DISABLED"])
 def test_a_bar_without_an_address_exists_but_is_not_opened(bus, ivshmem, flag):
-    set_line(ivshmem, 0, f"0x0 0xff {demo.MEM | flag:#x}")
+    set_line(ivshmem, 0, f"0x0 0xff {simulated.MEM | flag:#x}")
     assert bus.bar(IVSHMEM, 0).size == 0x100
     with pytest.raises(NotDecoded, match=r"0000:00:04\.0 bar0: .* no address"):
         bars.open_bar(bus, IVSHMEM, 0, writable=False)
@@ -582,9 +584,9 @@ def test_physical_memory_is_not_writable_where_a_read_only_bar_lies(machine, sta
     """Hidden devices count too, the ROM does, and port numbers are no addresses of memory."""
     bus = ruled(machine, ["8086:*"], ["0000:00:04.0", "8086:*"])
     (machine.sysfs / "bus/pci/devices" / str(E1000) / "resource").write_text(
-        f"0 0 0\n0xc000 0xc03f {demo.PORTS:#x}\n"
-        f"0x1000 0x1fff {demo.MEM | 0x20000000:#x}\ngarbage\n0 0 0\n0 0 0\n"
-        f"0xfeb30000 0xfeb3ffff {demo.ROM:#x}\n"
+        f"0 0 0\n0xc000 0xc03f {simulated.PORTS:#x}\n"
+        f"0x1000 0x1fff {simulated.MEM | 0x20000000:#x}\ngarbage\n0 0 0\n0 0 0\n"
+        f"0xfeb30000 0xfeb3ffff {simulated.ROM:#x}\n"
     )
     if refused:
         with pytest.raises(ReadOnly, match=rf"^phys {start:#x}\+{size:#x}: 0000:00:0[34]\.0 is "):
@@ -611,8 +613,8 @@ def test_a_change_is_seen_however_soon_it_comes(bus, ivshmem, monkeypatch):
     about = SimpleNamespace(st_nlink=1, st_ctime_ns=changed)
     clock = SimpleNamespace(time_ns=lambda: changed + 1000)
     system = SimpleNamespace(fstat=lambda _: about, pread=os.pread, close=os.close)
-    monkeypatch.setattr("barfs.presence.os", system)
-    monkeypatch.setattr("barfs.plain.time", clock)
+    monkeypatch.setattr("barfs.machine.presence.os", system)
+    monkeypatch.setattr("barfs.machine.plain.time", clock)
     presence = bus.presence(IVSHMEM)
     for _ in range(3):
         presence.check()

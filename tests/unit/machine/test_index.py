@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from barfs import demo
 from barfs.errors import NoSuchNode
-from barfs.index import IdIndex
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
+from barfs.machine.index import IdIndex
+from barfs.machine.plain import directory_stamp
 from barfs.names import DeviceId, PciAddress
 from barfs.nodes import ROOT, Tree
-from barfs.pci import PciBus
-from barfs.plain import directory_stamp
 
 IVSHMEM = DeviceId(0x1AF4, 0x1110)
 NVME = DeviceId(0x1B36, 0x0010)
@@ -68,7 +68,7 @@ def test_a_directory_that_may_just_have_changed_has_no_stamp(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    machine = demo.build(tmp_path)
+    machine = simulated.build(tmp_path)
     return Tree(PciBus(machine.sysfs), None)
 
 

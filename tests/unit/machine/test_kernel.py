@@ -6,8 +6,8 @@ import random
 import pytest
 from machines import ADMIN, ALL, RAWIO, STRICT, Fixture, config_text
 
-from barfs import kernel
-from barfs.kernel import Config, Kernel, Process, parse_config, read_kernel, read_process
+from barfs.machine import kernel
+from barfs.machine.kernel import Config, Kernel, Process, parse_config, read_kernel, read_process
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from barfs.patterns import NO_RULES, DevicePattern, Form, Rules
+from barfs.machine.patterns import NO_RULES, DevicePattern, Form, Rules
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from barfs.machine.pciids import PATHS, PciIds
 from barfs.names import DeviceId
-from barfs.pciids import PATHS, PciIds
 
 TEXT = """\
 80861  One digit too many

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from barfs import demo
 from barfs.devmem import PhysicalMemory
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
 from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Tree
-from barfs.pci import PciBus
 
 
 @pytest.fixture
 def tree(tmp_path):
-    machine = demo.build(tmp_path)
+    machine = simulated.build(tmp_path)
     return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
 
 
@@ -90,9 +90,9 @@ def test_config_space_names_the_bars_as_sysfs_does(tree):
 
 def test_the_nodename_is_at_its_address_in_system_ram(tree, tmp_path):
     with (tmp_path / "mem").open("rb") as file:
-        file.seek(demo.NODENAME_ADDRESS)
+        file.seek(simulated.NODENAME_ADDRESS)
         assert file.read(65) == b"lab".ljust(65, b"\0")
-    assert tree.memory.is_ram(demo.NODENAME_ADDRESS, 65)
+    assert tree.memory.is_ram(simulated.NODENAME_ADDRESS, 65)
 
 
 def test_memory_reaches_to_the_highest_address_and_takes_little_disk(tree, tmp_path):
@@ -110,7 +110,7 @@ def listed(tree, directory=ROOT):
 
 
 def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tree):
-    lines = list(demo.draw(tree))
+    lines = list(simulated.draw(tree))
     names = [line.rpartition("-- ")[2] for line in lines]
     views = "u8/ u16/ u32/ u64/ x8/ x16/ x32/ x64/"
     assert [name.split()[0] for name in names if name != views] == list(listed(tree))
@@ -134,7 +134,7 @@ def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tre
 
 
 def test_three_suggestions_that_name_what_is_there(tree, tmp_path):
-    suggestions = list(demo.suggestions(tmp_path, tree))
+    suggestions = list(simulated.suggestions(tmp_path, tree))
     assert len(suggestions) == 3
     for command in suggestions:
         (path,) = (word for word in command.split() if str(tmp_path) in word)

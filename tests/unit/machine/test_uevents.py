@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from barfs.uevents import Watch
+from barfs.machine.uevents import Watch
 
 
 class Monitor:

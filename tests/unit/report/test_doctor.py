@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from machines import E1000, FIRST, NVME, SECOND, STRICT, Fixture
 
-from barfs import checkup, doctor
+from barfs.diagnosis import checkup
 from barfs.errors import NoSuchNode
+from barfs.report import doctor
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[3] / "README.md").read_text()
 
 
 @pytest.fixture

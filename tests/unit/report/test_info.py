@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from barfs import demo
-from barfs.aperture import SysfsFile
+from barfs.access.aperture import SysfsFile
 from barfs.errors import DeviceGone
-from barfs.info import describe, size_text
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
 from barfs.names import PciAddress
-from barfs.pci import PciBus
+from barfs.report.info import describe, size_text
 
 E1000 = PciAddress(0, 0, 3, 0)
 IVSHMEM = PciAddress(0, 0, 4, 0)
@@ -64,7 +64,7 @@ rom: address 0xfeb30000, size 0x10000 (64K), memory 32-bit prefetchable, file pc
 
 @pytest.fixture
 def bus(tmp_path):
-    return PciBus(demo.build(tmp_path).sysfs)
+    return PciBus(simulated.build(tmp_path).sysfs)
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_of_the_device_only_the_command_register_is_read_and_after_the_power_sta
     monkeypatch.setattr(PciBus, "_bytes", read_raw)
     monkeypatch.setattr(SysfsFile, "read", None)
     monkeypatch.setattr(PciBus, "attribute", read_attribute)
-    monkeypatch.setattr("barfs.bars.open_bar", None)
+    monkeypatch.setattr("barfs.spans.bars.open_bar", None)
     monkeypatch.setattr(PciBus, "open_rom", None)
     describe(bus, E1000, pci_ids)
     assert "power_state" in reads

@@ -8,11 +8,12 @@ import sys
 
 import pytest
 
-from barfs import demo, info
 from barfs.errors import NoSuchNode
-from barfs.listing import show
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
 from barfs.names import PciAddress
-from barfs.pci import PciBus
+from barfs.report import info
+from barfs.report.listing import show
 
 PCI_IDS = """\
 1af4  Red Hat, Inc.
@@ -48,7 +49,7 @@ ALL = [E1000, FIRST, SECOND, NVME]
 
 @pytest.fixture
 def sysfs(tmp_path):
-    return demo.build(tmp_path).sysfs
+    return simulated.build(tmp_path).sysfs
 
 
 @pytest.fixture

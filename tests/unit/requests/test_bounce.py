@@ -4,7 +4,7 @@ import mmap
 
 import pytest
 
-from barfs.bounce import SIZE, SMALL, Bounce
+from barfs.requests.bounce import SIZE, SMALL, Bounce
 
 
 @pytest.mark.parametrize("length", [0, 1, 4, SMALL, SMALL + 1, 1 << 20, SIZE, SIZE + 1])

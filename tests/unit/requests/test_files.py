@@ -9,15 +9,16 @@ import trio.testing
 from machines import find
 from tasks import until
 
-from barfs import demo, files
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BadRequest, BarfsError, DeviceGone, PastEnd
-from barfs.files import OpenFiles
-from barfs.journal import Caller, Journal, Open
+from barfs.journal.records import Caller, Journal, Open
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
 from barfs.nodes import LOG, ROOT, Kind, Tree
-from barfs.pci import PciBus
-from barfs.views import GoneView
-from barfs.workers import AT_ONCE, FIRST_TRY, Workers
+from barfs.requests import files
+from barfs.requests.files import OpenFiles
+from barfs.requests.workers import AT_ONCE, FIRST_TRY, Workers
+from barfs.spans.views import GoneView
 
 WHO = Caller(0, 1, "test")
 
@@ -79,7 +80,7 @@ class FakeView:
 
 class Bench:
     def __init__(self, directory, monkeypatch, *, reads=False):
-        machine = demo.build(directory)
+        machine = simulated.build(directory)
         self.tree = Tree(
             PciBus(machine.sysfs),
             PhysicalMemory(machine.proc, machine.devmem),
@@ -165,7 +166,7 @@ def test_the_log_is_read_in_the_loop_itself_whatever_its_length(bench, monkeypat
     """In a thread it would be read while it changes."""
     made = []
     monkeypatch.setattr(
-        "barfs.journal.Stream.refresh", lambda self: made.append(threading.get_ident())
+        "barfs.journal.records.Stream.refresh", lambda self: made.append(threading.get_ident())
     )
 
     async def main():
@@ -264,7 +265,7 @@ def test_what_the_rules_refuse_is_named_and_teaches_nothing(bench, error):
 
 def test_what_is_past_the_end_teaches_nothing(tmp_path):
     """dd reads 1 MiB at the end of a BAR too, in no time."""
-    machine = demo.build(tmp_path)
+    machine = simulated.build(tmp_path)
     tree = Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
     opened = OpenFiles(tree, Workers())
 
@@ -288,7 +289,7 @@ def test_what_is_past_the_end_teaches_nothing(tmp_path):
 
 
 def test_the_reach_of_text_is_its_register(tmp_path):
-    machine = demo.build(tmp_path)
+    machine = simulated.build(tmp_path)
     tree = Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
     view = files.open_view(
         tree, tree.lookup(tree.lookup(tree.lookup(tree.lookup(ROOT, "pci"), "0000:00:03.0"),

@@ -7,7 +7,7 @@ import pytest
 
 from barfs.names import PciAddress
 from barfs.nodes import BARS, PCI, PHYS, ROOT, Kind, Node, ViewKind
-from barfs.policy import Policy, parse_mode
+from barfs.requests.policy import Policy, parse_mode
 
 DEVICE = PciAddress(0, 0, 4, 0)
 MODES = (0o600, 0o640, 0o660, 0o620, 0o666, 0o644, 0o606)

@@ -7,7 +7,16 @@ import trio
 import trio.testing
 from tasks import until
 
-from barfs.workers import AT_ONCE, FIRST_TRY, LARGEST, PER_DEVICE, THREADS, Pace, Place, Workers
+from barfs.requests.workers import (
+    AT_ONCE,
+    FIRST_TRY,
+    LARGEST,
+    PER_DEVICE,
+    THREADS,
+    Pace,
+    Place,
+    Workers,
+)
 
 FAST, SLOW = AT_ONCE / 10, AT_ONCE * 10
 

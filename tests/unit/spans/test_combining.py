@@ -6,13 +6,13 @@ import random
 import pytest
 from machines import find
 
-from barfs import demo
-from barfs.combining import Combining
-from barfs.daemon import tree_of
+from barfs.daemon.serve import tree_of
+from barfs.daemon.settings import Settings
 from barfs.errors import CombinedElsewhere
+from barfs.machine import simulated
 from barfs.names import PciAddress
-from barfs.opening import open_view
-from barfs.settings import Settings
+from barfs.spans.combining import Combining
+from barfs.spans.opening import open_view
 
 PAGE = 4096
 
@@ -63,7 +63,7 @@ def test_never_both_whatever_is_opened():
 
 @pytest.fixture
 def tree(tmp_path):
-    machine = demo.build(tmp_path)
+    machine = simulated.build(tmp_path)
     return tree_of(Settings(tmp_path, **vars(machine), write_combining=True))
 
 

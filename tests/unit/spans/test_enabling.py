@@ -7,11 +7,17 @@ import threading
 
 import pytest
 
-from barfs import demo, pci
-from barfs.decoding import Decoder
 from barfs.errors import DeviceGone, NoSuchNode
+from barfs.machine import functions, simulated
+from barfs.machine.functions import (
+    COMMAND_ABSENT,
+    COMMAND_IO,
+    COMMAND_MASTER,
+    COMMAND_MEMORY,
+    PciBus,
+)
 from barfs.names import PciAddress
-from barfs.pci import COMMAND_ABSENT, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, PciBus
+from barfs.spans.enabling import Decoder
 
 NIC = PciAddress(0, 0, 3, 0)  # bar0 is memory, bar1 ports
 IVSHMEM = PciAddress(0, 0, 4, 0)
@@ -22,7 +28,7 @@ class Machine:
     """The simulated machine with a kernel's `enable`, and what was written to it."""
 
     def __init__(self, directory, monkeypatch):
-        self.devices = demo.build(directory).sysfs / "bus/pci/devices"
+        self.devices = simulated.build(directory).sysfs / "bus/pci/devices"
         self.bus = PciBus(directory / "sys")
         self.written = []
         self.set_attribute = self.bus.set_attribute
@@ -40,7 +46,7 @@ class Machine:
         assert name == "enable"
         if self.path(address, "driver").exists():
             error = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            raise pci.refusal("enable", error, pci.REFUSALS)
+            raise functions.refusal("enable", error, functions.REFUSALS)
         count = int(self.path(address, name).read_text())
         if text == "1" and count == 0:
             self.command(address, self.command(address) | BOTH)
@@ -271,7 +277,7 @@ def test_what_is_plugged_in_later_is_another_device(machine, decoder):
 
 
 def refuse(*_):
-    raise pci.refusal("x", OSError(errno.EPERM, os.strerror(errno.EPERM)), pci.REFUSALS)
+    raise functions.refusal("x", OSError(errno.EPERM, os.strerror(errno.EPERM)), functions.REFUSALS)
 
 
 def test_a_write_that_is_refused_is_an_error_and_holds_nothing(machine, decoder, monkeypatch):
@@ -279,7 +285,7 @@ def test_a_write_that_is_refused_is_an_error_and_holds_nothing(machine, decoder,
     machine.command(NIC, 0)
     before = descriptors()
     monkeypatch.setattr(machine.bus, "set_command", refuse)
-    with pytest.raises(pci.REFUSALS[errno.EPERM]):
+    with pytest.raises(functions.REFUSALS[errno.EPERM]):
         decoder.hold(NIC, 0)
     assert descriptors() == before
     monkeypatch.undo()

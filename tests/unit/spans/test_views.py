@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from machines import find
 
-from barfs import demo, devmem, nodes
-from barfs.decoding import Decoder
+from barfs import devmem, nodes
 from barfs.devmem import PhysicalMemory
 from barfs.errors import (
     BadRequest,
@@ -24,13 +23,15 @@ from barfs.errors import (
     PastEnd,
     ReadOnly,
 )
-from barfs.journal import LogView
+from barfs.journal.records import LogView
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
+from barfs.machine.patterns import DevicePattern, Rules
 from barfs.names import PciAddress
 from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node, Tree
-from barfs.opening import open_view
-from barfs.patterns import DevicePattern, Rules
-from barfs.pci import PciBus
-from barfs.views import (
+from barfs.spans.enabling import Decoder
+from barfs.spans.opening import open_view
+from barfs.spans.views import (
     ConfigView,
     FixedView,
     Guard,
@@ -376,7 +377,7 @@ def test_a_snapshot_is_read_in_pieces_and_not_written():
 
 @pytest.fixture
 def tree(tmp_path):
-    machine = demo.build(tmp_path)
+    machine = simulated.build(tmp_path)
     return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
 
 

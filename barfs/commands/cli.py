@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from barfs.daemon.mountpoint import MountError, unmount
+from barfs.daemon.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings
 from barfs.errors import BarfsError
-from barfs.mountpoint import MountError, unmount
-from barfs.patterns import DevicePattern, Rules
-from barfs.policy import parse_mode
-from barfs.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings
+from barfs.machine.patterns import DevicePattern, Rules
+from barfs.requests.policy import parse_mode
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ def _run(
 ) -> None:
     """Serve in the foreground, or return once a background daemon answers."""
     # Not needed by the other commands, so that they start faster.
-    from barfs.daemon import run_in_background, run_in_foreground  # noqa: PLC0415
+    from barfs.daemon.serve import run_in_background, run_in_foreground  # noqa: PLC0415
 
     if arguments.foreground:
         try:
@@ -249,8 +249,8 @@ def _demo(arguments: argparse.Namespace) -> None:
     # Not needed by the other commands, so that they start faster.
     import tempfile  # noqa: PLC0415
 
-    from barfs import demo  # noqa: PLC0415
-    from barfs.daemon import tree_of  # noqa: PLC0415
+    from barfs.daemon.serve import tree_of  # noqa: PLC0415
+    from barfs.machine import simulated  # noqa: PLC0415
 
     directory = Path(tempfile.mkdtemp(prefix="barfs-demo-"))
 
@@ -258,7 +258,7 @@ def _demo(arguments: argparse.Namespace) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
     try:
-        machine = demo.build(directory)
+        machine = simulated.build(directory)
         mountpoint = arguments.mountpoint
         if mountpoint is None:
             mountpoint = directory / "mnt"
@@ -275,10 +275,10 @@ def _demo(arguments: argparse.Namespace) -> None:
         where = settings.mountpoint
         _say(f"A simulated machine is mounted on {where}\n\n{where}")
         tree = tree_of(settings)
-        for line in demo.draw(tree):
+        for line in simulated.draw(tree):
             _say(line)
         _say("\nTry:")
-        for command in demo.suggestions(where, tree):
+        for command in simulated.suggestions(where, tree):
             _say(f"  {command}")
         how = "press Ctrl-C, or" if arguments.foreground else "run"
         _say(f"\nTo end it, {how}: barfs umount {where}")
@@ -288,7 +288,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _ls(arguments: argparse.Namespace) -> None:
     # Not needed by the other commands, so that they start faster.
-    from barfs import listing  # noqa: PLC0415
+    from barfs.report import listing  # noqa: PLC0415
 
     form: listing.Form = "json" if arguments.json else "text" if arguments.verbose else "table"
     for line in listing.show(arguments.sysfs or REAL_SYSFS, arguments.pattern, form):
@@ -297,7 +297,8 @@ def _ls(arguments: argparse.Namespace) -> None:
 
 def _doctor(arguments: argparse.Namespace) -> None:
     # Not needed by the other commands, so that they start faster.
-    from barfs import checkup, doctor  # noqa: PLC0415
+    from barfs.diagnosis import checkup  # noqa: PLC0415
+    from barfs.report import doctor  # noqa: PLC0415
 
     found = doctor.findings(
         (arguments.sysfs or REAL_SYSFS).absolute(),

@@ -1,0 +1,5 @@
+"""How bytes are reached: a request becomes checked accesses, and only here is memory mapped.
+
+`contract.py` says in pure functions which accesses a request is made of, `aperture.py` holds the
+spans that can be accessed, and `_mmio.c` makes the loads and stores.
+"""

@@ -1,0 +1,1 @@
+"""Making, serving and ending a mount. Besides fs.py only this package knows pyfuse3."""

@@ -1,0 +1,1 @@
+"""Why something does not work and what would mend it. Reads facts, and touches no device."""
