@@ -10,13 +10,19 @@ from typing import Final, Protocol, TypeAlias, cast
 
 from barfs.access import _mmio
 from barfs.errors import (
+    Access,
     AccessFault,
     BarfsError,
     DeviceGone,
+    During,
     KernelRefused,
+    Mmap,
     NotAllowed,
+    Opening,
     ReadOnly,
     TooManyFiles,
+    Verb,
+    What,
 )
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -53,16 +59,18 @@ REFUSALS: Final[Mapping[int, type[BarfsError]]] = {
 }
 
 
-def refusal(what: str, error: OSError, meanings: Mapping[int, type[BarfsError]]) -> BarfsError:
+def refusal(
+    what: What,
+    during: During | None,
+    error: OSError,
+    meanings: Mapping[int, type[BarfsError]] = REFUSALS,
+) -> BarfsError:
     """The domain's error for a refused system call; one without a meaning keeps its errno."""
     kind = meanings.get(error.errno or 0, BarfsError)
-    result = kind(f"{what}: {error.strerror}")
-    if kind is BarfsError and error.errno:
-        result.errno = error.errno
-    return result
+    return kind(what=what, during=during, system=error)
 
 
-def open_file(path: StrPath, what: str, *, writable: bool, flags: int = 0) -> int:
+def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> int:
     """A descriptor of a file that stays open, or the domain's error.
 
     TooManyFiles already where RESERVED_FILES more would be too many.
@@ -72,12 +80,14 @@ def open_file(path: StrPath, what: str, *, writable: bool, flags: int = 0) -> in
     try:
         fd = os.open(path, os.O_CLOEXEC | access | flags)
     except OSError as error:
-        raise refusal(f"{what}: {path}", error, REFUSALS) from error
+        raise refusal(what, Opening(os.fspath(path)), error) from error
     if limit != resource.RLIM_INFINITY and fd >= limit - RESERVED_FILES:
         os.close(fd)
         raise TooManyFiles(
-            f"{what}: {path}: the limit of {limit} open files is near; close some, or start barfs"
-            " after ulimit -n with more"
+            f"the limit of {limit} open files is near; close some, or start barfs after ulimit -n"
+            " with more",
+            what=what,
+            during=Opening(os.fspath(path)),
         )
     return fd
 
@@ -91,15 +101,15 @@ def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
         os.close(fd)
 
 
-# Makes the domain's error of a mapping that was refused, from what it was to be in words, the
-# error of mmap(2), and the offset in the file and length of what was asked for.
-Refuse: TypeAlias = Callable[[str, OSError, int, int], BarfsError]
+# Makes the domain's error of a mapping that was refused, from what was to be mapped, the error of
+# mmap(2), and the offset in the file at which the mapping was to begin.
+Refuse: TypeAlias = Callable[[What, Mmap, OSError, int], BarfsError]
 
 
-def refuse_mapping(what: str, error: OSError, start: int, length: int) -> BarfsError:
+def refuse_mapping(what: What, during: Mmap, error: OSError, start: int) -> BarfsError:
     """What a refusal means of any file."""
-    del start, length
-    return refusal(what, error, REFUSALS)
+    del start
+    return refusal(what, during, error)
 
 
 class Aperture(Protocol):
@@ -158,7 +168,7 @@ class MappedAperture:
         start: int,
         size: int,
         *,
-        what: str,
+        what: What,
         base: int,
         memory_like: bool,
         writable: bool,
@@ -201,8 +211,8 @@ class MappedAperture:
         try:
             return self._map_exactly(first, last)
         except OSError as error:
-            what = f"{self._what}: mapping {last - first:#x} bytes at {first:#x}"
-            raise self._refuse(what, error, self._start + first, last - first) from error
+            during = Mmap(first, last - first)
+            raise self._refuse(self._what, during, error, self._start + first) from error
 
     def _map_exactly(self, first: int, last: int) -> _Window:
         span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
@@ -219,7 +229,7 @@ class MappedAperture:
                 raise ValueError(f"{self._what}: used after it was closed")
             if self._revoked:
                 raise DeviceGone(
-                    f"{self._what}: its mapping was revoked since it was opened; open it again"
+                    "its mapping was revoked since it was opened; open it again", what=self._what
                 )
             first, last = self._window[1:]
             # Another thread may have been faster.
@@ -228,16 +238,21 @@ class MappedAperture:
                 self._window = self._map(offset, length)
             return self._window
 
-    def _fault(self, fault: _mmio.Fault, first: int, verb: str) -> BarfsError:
+    def _fault(
+        self, fault: _mmio.Fault, first: int, verb: Verb, width: int | None = None
+    ) -> BarfsError:
         offset, signum, code = fault.args
-        where = f"{self._what}: {verb} at {first + offset:#x}"
+        during = Access(verb, first + offset, width=width)
         if (signum, code) != _PAGES_GONE:
-            return AccessFault(f"{where} faulted ({signal.Signals(signum).name}, code {code})")
+            name = signal.Signals(signum).name
+            return AccessFault(f" faulted ({name}, code {code})", what=self._what, during=during)
         with self._lock:
             self._revoked = True
             self._window = _NOTHING
         return DeviceGone(
-            f"{where}: its mapping was revoked, as when a driver claims the range; open it again"
+            "its mapping was revoked, as when a driver claims the range; open it again",
+            what=self._what,
+            during=during,
         )
 
     # In each of these the exception's traceback would keep `span`, and so the mapping, alive.
@@ -249,7 +264,7 @@ class MappedAperture:
             span.load_run(offset - first, width, into)
         except _mmio.Fault as fault:
             del span
-            raise self._fault(fault, first, f"read of {width} bytes") from fault
+            raise self._fault(fault, first, "read", width) from fault
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
         """See Aperture."""
@@ -258,7 +273,7 @@ class MappedAperture:
             span.store_run(offset - first, width, data)
         except _mmio.Fault as fault:
             del span
-            raise self._fault(fault, first, f"write of {width} bytes") from fault
+            raise self._fault(fault, first, "write", width) from fault
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
@@ -296,7 +311,7 @@ class CopiedAperture:
     max_width = _mmio.MAX_WIDTH
     memory_like = True
 
-    def __init__(self, path: StrPath, start: int, size: int, *, what: str, writable: bool) -> None:
+    def __init__(self, path: StrPath, start: int, size: int, *, what: What, writable: bool) -> None:
         self.size = size
         self.base = start
         self._what = what
@@ -311,11 +326,11 @@ class CopiedAperture:
                 try:
                     got = os.preadv(self._fd, [rest[done:]], self._start + offset + done)
                 except OSError as error:
-                    raise refusal(
-                        f"{self._what}: read at {offset + done:#x}", error, REFUSALS
-                    ) from error
+                    during = Access("read", offset + done)
+                    raise refusal(self._what, during, error) from error
                 if got == 0:
-                    raise AccessFault(f"{self._what}: read at {offset + done:#x}: nothing there")
+                    during = Access("read", offset + done)
+                    raise AccessFault("nothing there", what=self._what, during=during)
                 done += got
 
     def copy_in(self, offset: int, data: Buffer) -> None:
@@ -326,11 +341,11 @@ class CopiedAperture:
                 try:
                     put = os.pwrite(self._fd, rest[done:], self._start + offset + done)
                 except OSError as error:
-                    raise refusal(
-                        f"{self._what}: write at {offset + done:#x}", error, REFUSALS
-                    ) from error
+                    during = Access("write", offset + done)
+                    raise refusal(self._what, during, error) from error
                 if put == 0:
-                    raise AccessFault(f"{self._what}: write at {offset + done:#x}: nothing there")
+                    during = Access("write", offset + done)
+                    raise AccessFault("nothing there", what=self._what, during=during)
                 done += put
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
@@ -358,7 +373,7 @@ class PortAperture:
     memory_like = False
 
     def __init__(
-        self, path: StrPath, start: int, size: int, *, what: str, base: int, writable: bool
+        self, path: StrPath, start: int, size: int, *, what: What, base: int, writable: bool
     ) -> None:
         self.size = size
         self.base = base
@@ -386,15 +401,15 @@ class PortAperture:
         piece: list[memoryview],
         where: int,
         width: int,
-        verb: str,
+        verb: Verb,
     ) -> None:
-        what = f"{self._what}: {verb} of {width} bytes at {where - self._start:#x}"
+        during = Access(verb, where - self._start, width=width)
         try:
             done = call(self._fd, piece, where)
         except OSError as error:
-            raise refusal(what, error, REFUSALS) from error
+            raise refusal(self._what, during, error) from error
         if done != width:
-            raise AccessFault(f"{what}: the kernel took {done}")
+            raise AccessFault(f"the kernel took {done}", what=self._what, during=during)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """Ports are not memory-like: byte by byte."""
@@ -416,7 +431,7 @@ class SysfsFile:
     pci_read_config), so requests are passed on whole.
     """
 
-    def __init__(self, path: StrPath, *, what: str, writable: bool) -> None:
+    def __init__(self, path: StrPath, *, what: What, writable: bool) -> None:
         self._what = what
         self._fd = open_file(path, what, writable=writable)
         self.size = os.fstat(self._fd).st_size
@@ -433,18 +448,14 @@ class SysfsFile:
                 length -= len(pieces[-1])
             return b"".join(pieces)
         except OSError as error:
-            raise refusal(
-                f"{self._what}: read of {length:#x} bytes at {offset:#x}", error, REFUSALS
-            ) from error
+            raise refusal(self._what, Access("read", offset, length), error) from error
 
     def write(self, offset: int, data: bytes) -> int:
         """How much of `data` the kernel took at `offset`."""
         try:
             return os.pwrite(self._fd, data, offset)
         except OSError as error:
-            raise refusal(
-                f"{self._what}: write of {len(data):#x} bytes at {offset:#x}", error, REFUSALS
-            ) from error
+            raise refusal(self._what, Access("write", offset, len(data)), error) from error
 
     def close(self) -> None:
         """Close the file."""

@@ -155,7 +155,7 @@ class Mappings(list):
         code = self.refuse.get(uncached, 0)
         if code:
             error = OSError(code, os.strerror(code))
-            raise refuse(what, error, start, size) from error
+            raise refuse(what, Mmap(0, size), error, start) from error
         return MappedAperture(path, start, size, what=what, refuse=refuse, **keywords)
 
 

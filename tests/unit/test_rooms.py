@@ -9,7 +9,7 @@ import barfs
 
 # A module may import those before it.
 ROOMS = [
-    *("__init__", "errors", "names", "access.__init__", "access._mmio", "access.contract"),
+    *("__init__", "names", "errors", "access.__init__", "access._mmio", "access.contract"),
     *("access.aperture", "devmem", "machine.__init__", "machine.index", "machine.patterns"),
     *("machine.resources", "machine.plain", "machine.presence", "spans.__init__"),
     *("spans.combining", "machine.functions", "diagnosis.__init__", "diagnosis.obstacles"),
