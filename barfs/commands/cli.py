@@ -249,6 +249,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     # Not needed by the other commands, so that they start faster.
     import tempfile  # noqa: PLC0415
 
+    from barfs.commands import drawing  # noqa: PLC0415
     from barfs.daemon.serve import tree_of  # noqa: PLC0415
     from barfs.machine import simulated  # noqa: PLC0415
 
@@ -275,10 +276,10 @@ def _demo(arguments: argparse.Namespace) -> None:
         where = settings.mountpoint
         _say(f"A simulated machine is mounted on {where}\n\n{where}")
         tree = tree_of(settings)
-        for line in simulated.draw(tree):
+        for line in drawing.draw(tree):
             _say(line)
         _say("\nTry:")
-        for command in simulated.suggestions(where, tree):
+        for command in drawing.suggestions(where, tree):
             _say(f"  {command}")
         how = "press Ctrl-C, or" if arguments.foreground else "run"
         _say(f"\nTo end it, {how}: barfs umount {where}")

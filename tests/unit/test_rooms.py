@@ -20,7 +20,7 @@ ROOMS = [
     *("daemon.loop", "journal.logfile", "machine.uevents", "daemon.mountpoint"),
     *("daemon.settings", "daemon.outlets", "daemon.confine", "daemon.serve"),
     *("machine.simulated", "report.listing", "report.doctor", "commands.__init__"),
-    *("commands.cli", "commands.mount_helper", "__main__"),
+    *("commands.drawing", "commands.cli", "commands.mount_helper", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.
