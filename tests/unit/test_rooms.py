@@ -10,7 +10,14 @@ import barfs
 # A module may import those before it.
 ROOMS = [
     *("__init__", "errors", "names", "access.__init__", "access._mmio", "access.contract"),
-    *("access.aperture", "devmem", "machine.__init__", "machine.index", "machine.patterns"),
+    *(
+        "access.files",
+        "access.apertures",
+        "devmem",
+        "machine.__init__",
+        "machine.index",
+        "machine.patterns",
+    ),
     *("machine.resources", "machine.plain", "machine.presence", "spans.__init__"),
     *("spans.combining", "machine.functions", "diagnosis.__init__", "diagnosis.obstacles"),
     *("spans.bars", "spans.enabling", "machine.kernel", "diagnosis.causes", "diagnosis.checkup"),
@@ -27,7 +34,7 @@ ROOMS = [
 RESERVED = {
     "pyfuse3": {"fs", "daemon.loop", "daemon.serve"},
     "pyudev": {"machine.uevents"},
-    "barfs.access._mmio": {"access.aperture"},
+    "barfs.access._mmio": {"access.apertures"},
     "mmap": {"requests.bounce"},
 }
 
