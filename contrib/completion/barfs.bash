@@ -1,4 +1,4 @@
-# Made by tools/completion with shtab; README.md says where it goes.
+# Made by tools/completion with shtab; docs/install.md says where it goes.
 
 _shtab_barfs_subparsers=(mount umount demo ls doctor)
 

@@ -1,4 +1,4 @@
-"""What is said about the command line, and made from it: man page, README, completion, wheel."""
+"""What is said about the command line, and made from it: man page, docs, completion, wheel."""
 
 import re
 import shutil
@@ -13,7 +13,8 @@ import pytest
 from barfs.commands import cli
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs/reference.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAN = ROOT / "docs/barfs.8"
 COMPLETION = ROOT / "contrib/completion"
 
@@ -30,8 +31,8 @@ def options():
     return [(name, one) for name, command in COMMANDS.items() for one in command.all_options]
 
 
-def readme_part(heading):
-    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)[1]
+def reference_part(heading):
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", REFERENCE, re.DOTALL | re.MULTILINE)[1]
 
 
 def man_part(heading):
@@ -55,22 +56,44 @@ def man_tags(heading):
 
 
 def synopsis():
-    """README's."""
-    return readme_part("Options").split("```")[1]
+    """The one of docs/reference.md."""
+    return reference_part("Options").split("```")[1]
 
 
 def stands_in(word, text):
     return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) is not None
 
 
-def test_every_command_is_in_the_man_page_and_in_the_readme():
+def anchors(path):
+    """The anchors that GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", document.read_text())
+    for name, anchor in links:
+        target = document.parent / name if name else document
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), (name, anchor)
+
+
+def test_the_readme_is_short_and_leads_to_every_document():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 200
+    for document in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{document.name})" in text, document
+
+
+def test_every_command_is_in_the_man_page_and_in_the_reference():
     for name in COMMANDS:
         assert f"barfs {name}\n" in man_part("SYNOPSIS"), name
         assert re.search(rf"^barfs {name}\b", synopsis(), re.MULTILINE), name
     assert man_tags("COMMANDS") == list(COMMANDS)
 
 
-def test_every_option_is_in_the_man_page_and_in_the_readme():
+def test_every_option_is_in_the_man_page_and_in_the_reference():
     """In the man page with all its spellings; a synopsis has one of them."""
     assert len(options()) > 8
     tags = "\n".join(man_tags("OPTIONS"))
@@ -102,8 +125,8 @@ def test_the_version_is_that_of_the_package_and_of_the_man_page():
     assert "barfs --version\n" in synopsis()
 
 
-def test_the_errors_of_the_man_page_are_those_of_the_readme():
-    rows = re.findall(r"^\| (E[A-Z]+(?:, E[A-Z]+)*) \|", README, re.MULTILINE)
+def test_the_errors_of_the_man_page_are_those_of_the_reference():
+    rows = re.findall(r"^\| (E[A-Z]+(?:, E[A-Z]+)*) \|", REFERENCE, re.MULTILINE)
     said = [name for row in rows for name in row.split(", ")]
     assert len(said) > 7
     assert sorted(man_tags("ERRORS")) == sorted(said)
