@@ -87,7 +87,7 @@ class MapFiles:
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR}:
                 return None
-            raise MapRefused(error.strerror) from error
+            raise MapRefused(system=error) from error
         stamp = (was.st_dev, was.st_ino, was.st_mtime_ns, was.st_ctime_ns, was.st_size)
         kept = self._kept.get(file)
         if kept is None or kept[0] != stamp:
@@ -109,7 +109,7 @@ class MapFiles:
         try:
             fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise MapRefused(error.strerror) from error
+            raise MapRefused(system=error) from error
         with os.fdopen(fd, "rb") as opened:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
