@@ -31,11 +31,6 @@ class FunctionPart(NamedTuple):
     def __str__(self) -> str:
         return str(self.address) if self.file is None else f"{self.address} {self.file}"
 
-    @property
-    def bar(self) -> int | None:
-        """The index of the BAR; None if it is not about one."""
-        return self.file.bar if isinstance(self.file, BarName) else None
-
 
 class PhysicalSpan(NamedTuple):
     """`size` bytes from physical address `start`."""

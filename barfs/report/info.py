@@ -77,7 +77,7 @@ class Asked:
         except BarfsError as error:
             if self.pci.exists(self.address):
                 return None
-            raise DeviceGone(str(error)) from error
+            raise error.restated(DeviceGone) from error
 
     def attribute(self, name: str, pattern: str) -> str | None:
         """An attribute if it is as the kernel prints it."""
