@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 from barfs.access import contract
 from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, SysfsFile
-from barfs.errors import Access, DeviceGone, KernelRefused, ReadOnly
+from barfs.errors import Access, DeviceGone, KernelRefused, ReadOnly, Request
 from barfs.machine.presence import Presence
 
 # Gives room for so many bytes, whatever is in there.
@@ -360,11 +360,11 @@ class GoneView(_NoAccesses):
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """DeviceGone."""
-        raise DeviceGone(_GONE, what=self._path, during=Access("read", offset, length))
+        raise DeviceGone(_GONE, what=self._path, during=Request("read", offset, length))
 
     def write(self, offset: int, data: bytes) -> int:
         """DeviceGone."""
-        raise DeviceGone(_GONE, what=self._path, during=Access("write", offset, len(data)))
+        raise DeviceGone(_GONE, what=self._path, during=Request("write", offset, len(data)))
 
     def close(self) -> None:
         """There is nothing behind it."""

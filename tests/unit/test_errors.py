@@ -18,6 +18,7 @@ from barfs.errors import (
     NoSuchNode,
     Opening,
     PhysicalSpan,
+    Request,
     Setting,
 )
 from barfs.names import AddressRange, BarName, PciAddress
@@ -49,6 +50,7 @@ KINDS = [
         ({"during": Access("read", 0x10)}, "read at 0x10: it is off"),
         ({"during": Access("read", 0x10, 0x20)}, "read of 0x20 bytes at 0x10: it is off"),
         ({"during": Access("write", 0x10, width=8)}, "write of 8 bytes at 0x10: it is off"),
+        ({"what": "it", "during": Request("read", 8, 0x20)}, "it: read of 0x20 at 0x8: it is off"),
         (
             {"what": "it", "during": Setting("/s/enable", "1")},
             "it: writing 1 to /s/enable: it is off",
