@@ -26,11 +26,11 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from barfs.access.files import Buffer, read_file
+from barfs.access.files import Buffer
 from barfs.diagnosis.causes import explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.journal.records import Caller, Change, Refusal
-from barfs.machine.kernel import cpu_time
+from barfs.machine import kernel
 from barfs.names import PciAddress
 from barfs.nodes import (
     DIRECTORIES,
@@ -78,17 +78,6 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
     return bounded
 
 
-def _process_of(pid: int) -> int:
-    """The process that a thread's number belongs to. OSError, IndexError, ValueError."""
-    try:
-        # Only a process has one: soon asked, and nearly always enough.
-        cpu_time(pid)
-    except OSError:
-        status = read_file(f"/proc/{pid}/status", 512)
-        return int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
-    return pid
-
-
 def _caller(ctx: RequestContext) -> Caller:
     """Who asks. The kernel gives a pid of 0 for a process of another namespace.
 
@@ -98,9 +87,9 @@ def _caller(ctx: RequestContext) -> Caller:
     pid, process = ctx.pid, None
     try:
         if pid:
-            pid = _process_of(pid)
-            process = read_file(f"/proc/{pid}/comm", 512).rstrip(b"\n").decode(errors="replace")
-    except (OSError, IndexError, ValueError):
+            pid = kernel.process_of(pid)
+            process = kernel.name_of(pid)
+    except OSError:
         log.debug("nothing is known of process %d", ctx.pid)
     return Caller(ctx.uid, pid, process)
 
