@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from barfs.access.files import PAGE_SIZE, RomFile, StrPath, SysfsFile, read_file
+from barfs.errors import What
 from barfs.machine.presence import PlainPresence, Presence, settled
 from barfs.machine.uevents import Watch
+from barfs.names import PciAddress
 
 SYSFS: Final = Path("/sys")
 PROC: Final = Path("/proc")
@@ -63,13 +65,13 @@ class Source(Protocol):
     def hear(self) -> None:
         """Take in what the kernel has said of functions that came and went. Raises nothing."""
 
-    def presence(self, path: StrPath, what: str) -> Presence:
+    def presence(self, path: StrPath, address: PciAddress) -> Presence:
         """A watch over a function, by its `resource`. DeviceGone."""
 
-    def open_config(self, path: StrPath, what: str, *, writable: bool) -> SysfsFile:
+    def open_config(self, path: StrPath, what: What, *, writable: bool) -> SysfsFile:
         """A function's config space. Raises what open_file does."""
 
-    def open_rom(self, path: StrPath, what: str) -> SysfsFile:
+    def open_rom(self, path: StrPath, what: What) -> SysfsFile:
         """A function's expansion ROM, to be read. Raises what open_file does."""
 
     def page_skip(self, start: int) -> int:
@@ -142,7 +144,7 @@ class _Files(Source):
     def hear(self) -> None:
         """See Source."""
 
-    def open_config(self, path: StrPath, what: str, *, writable: bool) -> SysfsFile:
+    def open_config(self, path: StrPath, what: What, *, writable: bool) -> SysfsFile:
         """See Source."""
         return SysfsFile(path, what=what, writable=writable)
 
@@ -162,11 +164,11 @@ class RealSource(_Files):
         """See Source."""
         self._watch.hear()
 
-    def presence(self, path: StrPath, what: str) -> Presence:
+    def presence(self, path: StrPath, address: PciAddress) -> Presence:
         """See Source."""
-        return Presence(path, what)
+        return Presence(path, address)
 
-    def open_rom(self, path: StrPath, what: str) -> SysfsFile:
+    def open_rom(self, path: StrPath, what: What) -> SysfsFile:
         """See Source."""
         return RomFile(path, what=what, writable=True)
 
@@ -188,11 +190,11 @@ class PlainSource(_Files):
         except OSError:
             return None
 
-    def presence(self, path: StrPath, what: str) -> Presence:
+    def presence(self, path: StrPath, address: PciAddress) -> Presence:
         """See Source."""
-        return PlainPresence(path, what)
+        return PlainPresence(path, address)
 
-    def open_rom(self, path: StrPath, what: str) -> SysfsFile:
+    def open_rom(self, path: StrPath, what: What) -> SysfsFile:
         """See Source. It need not be enabled."""
         return SysfsFile(path, what=what, writable=False)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import count
 from time import perf_counter
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Final, Literal, ParamSpec, Self, TypeVar
 
 from barfs.access.files import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd
@@ -27,7 +27,8 @@ def subject(node: Node) -> Subject:
     """What the journal says of a node."""
     device = str(node.address) if node.address else None
     bar = node.bar if node.kind in BARS else None
-    return Subject(node.path, device, bar, node.start, node.view.is_text)
+    unit: Literal["address", "offset"] = "address" if node.kind is Kind.PHYS_FILE else "offset"
+    return Subject(node.path, device, bar, node.start, node.view.is_text, unit)
 
 
 class OpenFile:

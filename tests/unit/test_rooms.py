@@ -9,7 +9,7 @@ import barfs
 
 # A module may import those before it.
 ROOMS = [
-    *("__init__", "errors", "names", "access.__init__", "access._mmio", "access.contract"),
+    *("__init__", "names", "errors", "access.__init__", "access._mmio", "access.contract"),
     *(
         "access.files",
         "access.apertures",
@@ -24,10 +24,11 @@ ROOMS = [
     *("machine.pciids", "report.__init__", "report.info", "journal.__init__", "journal.records"),
     *("nodes", "requests.__init__", "requests.policy", "spans.views", "spans.opening"),
     *("requests.bounce", "requests.workers", "requests.files", "fs", "daemon.__init__"),
-    *("daemon.loop", "journal.logfile", "machine.uevents", "daemon.mountpoint"),
-    *("daemon.settings", "daemon.outlets", "daemon.confine", "daemon.serve"),
+    *("daemon.options", "journal.logfile", "machine.uevents", "daemon.mountpoint"),
+    *("daemon.settings", "daemon.loop", "daemon.outlets", "daemon.confine", "daemon.serve"),
     *("machine.simulated", "report.listing", "report.doctor", "commands.__init__"),
-    *("commands.drawing", "commands.cli", "commands.mount_helper", "__main__"),
+    *("commands.drawing", "commands.command", "commands.mount", "commands.umount", "commands.demo"),
+    *("commands.ls", "commands.doctor", "commands.cli", "commands.mount_helper", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.
