@@ -37,6 +37,7 @@ from barfs.nodes import (
     FILES,
     FIXED_DIRECTORIES,
     PCI,
+    ROOT_INODE,
     Attributes,
     InodeNumbers,
     Kind,
@@ -109,13 +110,24 @@ def refuse(what: str) -> NoReturn:
 
 
 class Operations(pyfuse3.Operations):
-    """The tree over FUSE, to whom the policy opens it."""
+    """The tree over FUSE, to whom the policy opens it.
+
+    `hear` takes in what the kernel has said of functions that came and went, and may call
+    `device_changed`.
+    """
 
     supports_dot_lookup = False
 
-    def __init__(self, tree: Tree, policy: Policy, workers: Workers) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        policy: Policy,
+        workers: Workers,
+        hear: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
         self._tree = tree
+        self._hear = hear
         self.journal = tree.journal
         self._files = OpenFiles(tree, workers)
         self._policy = policy
@@ -215,7 +227,9 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """See pyfuse3.Operations."""
+        """See pyfuse3.Operations. A link by vendor:device goes by what the kernel said last."""
+        if parent_inode == ROOT_INODE:
+            self._hear()
         node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
         entry = self._entry(node, attributes)
         self._inodes.remember(entry.st_ino)

@@ -14,7 +14,7 @@ COMMAND_MASTER: Final = 1 << 2
 COMMAND_ABSENT: Final = 0xFFFF  # no device has this; it is what a read without an answer gives
 
 
-def command(functions: Functions, address: PciAddress) -> int:
+def command_of(functions: Functions, address: PciAddress) -> int:
     """The command register. DeviceGone."""
     raw = functions.read_config(address, COMMAND_OFFSET, 2)
     if len(raw) < 2:

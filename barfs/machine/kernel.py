@@ -9,7 +9,6 @@ import io
 import re
 import time
 import zlib
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -52,18 +51,14 @@ def parse_config(text: str) -> frozenset[str] | None:
     return frozenset(name for name, value in found if value in {"y", "m"})
 
 
-@functools.lru_cache(maxsize=8)
-def _read_config(source: Source, path: Path, _version: Hashable) -> frozenset[str] | None:
-    """Unpacked and parsed once, as long as the file is the same."""
+@functools.lru_cache(maxsize=2)  # of what a file means, as long as it is the same
+def _unpack(data: bytes) -> frozenset[str] | None:
     # Needed only here, and slow to import.
     import gzip  # noqa: PLC0415
 
     try:
-        if path.suffix == ".gz":
-            with gzip.open(io.BytesIO(source.read_all(path, _CONFIG_LIMIT))) as file:
-                text = file.read(_CONFIG_LIMIT)
-        else:
-            text = source.read_all(path, _CONFIG_LIMIT)
+        with gzip.open(io.BytesIO(data)) as file:
+            text = file.read(_CONFIG_LIMIT)
     except (OSError, EOFError, zlib.error):
         return None
     return parse_config(text.decode(errors="replace"))
@@ -80,10 +75,11 @@ def read_config(source: Source) -> Config | None:
     """The configuration from the first file that has one."""
     for path in config_files(source):
         try:
-            version = source.version(path)
+            data = source.read_all(path, _CONFIG_LIMIT)
         except OSError:
             continue
-        options = _read_config(source, path, version)
+        packed = path.suffix == ".gz"
+        options = _unpack(data) if packed else parse_config(data.decode(errors="replace"))
         if options is not None:
             return Config(path, options)
     return None
@@ -166,15 +162,6 @@ class Process(NamedTuple):
     def missing(self) -> list[str]:
         """Names of the capabilities that barfs needs and the process does not have."""
         return [name for bit, name in CAPABILITIES.items() if not self.capabilities >> bit & 1]
-
-
-def cpu_time(pid: int) -> int:
-    """The CPU time of a process in ns, of all its threads, those that have ended as well.
-
-    OSError if `pid` is the number of a thread and of no process (clock_getcpuclockid(3);
-    kernel/time/posix-cpu-timers.c, pid_for_clock).
-    """
-    return time.clock_gettime_ns(~pid << 3 | 2)
 
 
 def read_process(source: Source) -> Process | None:

@@ -47,9 +47,6 @@ class Source(Protocol):
     def size(self, path: StrPath) -> int:
         """The size of a file in bytes."""
 
-    def version(self, path: StrPath) -> Hashable:
-        """Something that is another once a file has changed."""
-
     def exists(self, path: StrPath) -> bool:
         """Whether there is something at a path. Raises nothing."""
 
@@ -88,7 +85,7 @@ class Source(Protocol):
 class _Files(Source):
     """What real and plain files have in common."""
 
-    watch = None
+    watch: Watch | None = None
 
     def __init__(self, sysfs: Path, proc: Path, boot: Path) -> None:
         self.sysfs, self.proc, self.boot = sysfs, proc, boot
@@ -119,11 +116,6 @@ class _Files(Source):
     def size(self, path: StrPath) -> int:
         """See Source."""
         return os.stat(path).st_size
-
-    def version(self, path: StrPath) -> Hashable:
-        """See Source."""
-        status = os.stat(path)
-        return status.st_mtime_ns, status.st_size
 
     def exists(self, path: StrPath) -> bool:
         """See Source."""

@@ -6,24 +6,23 @@ kernel or a saved copy of sysfs does not have is unknown; only a function that i
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from barfs.diagnosis.causes import printable
-from barfs.errors import BarfsError, DeviceGone
-from barfs.machine.functions import (
+from barfs.machine.configspace import (
     COMMAND_ABSENT,
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
-    PciBus,
+    command_of,
 )
+from barfs.machine.functions import Functions
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import ROM_RESOURCE, Resource, parse_hex
 from barfs.names import DeviceId, PciAddress
-
-T = TypeVar("T")
 
 UNKNOWN: Final = "unknown"
 
@@ -88,33 +87,23 @@ def _named(number: object, *names: str | None) -> str:
     return UNKNOWN if number is None else " ".join(filter(None, (str(number), *names)))
 
 
-def _known(pci: PciBus, address: PciAddress, ask: Callable[[PciAddress], T]) -> T | None:
-    """What `ask` finds; None if it can't be had of a function that is there. DeviceGone."""
-    try:
-        return ask(address)
-    except BarfsError as error:
-        if pci.exists(address):
-            return None
-        raise DeviceGone(str(error)) from error
-
-
-def _hex(pci: PciBus, address: PciAddress, name: str, bits: int) -> int | None:
+def _hex(pci: Functions, address: PciAddress, name: str, bits: int) -> int | None:
     try:
         return parse_hex(pci.attribute(address, name) or "", bits=bits)
     except ValueError:
         return None
 
 
-def _match(pci: PciBus, address: PciAddress, name: str, pattern: str) -> str | None:
+def _match(pci: Functions, address: PciAddress, name: str, pattern: str) -> str | None:
     """An attribute if it is as the kernel prints it."""
     text = pci.attribute(address, name) or ""
     return text if re.fullmatch(pattern, text) else None
 
 
-def inspect(pci: PciBus, address: PciAddress, ids: PciIds) -> Function:
+def inspect(pci: Functions, address: PciAddress, ids: PciIds) -> Function:
     """What sysfs has files for, with names. DeviceGone. Reads no config space."""
-    device = _known(pci, address, pci.id)
-    subsystem = _known(pci, address, pci.subsystem)
+    device = pci.known(address, pci.id)
+    subsystem = pci.known(address, pci.subsystem)
     class_code = _hex(pci, address, "class", 24)
     node = _match(pci, address, "numa_node", "-1|[0-9]{1,9}")
     driver = pci.driver(address)
@@ -132,14 +121,14 @@ def inspect(pci: PciBus, address: PciAddress, ids: PciIds) -> Function:
         driver=None if driver is None else printable(driver),
         power_state=_match(pci, address, "power_state", "[A-Za-z0-9]+"),
         numa_node=None if node is None else int(node),
-        resources=_known(pci, address, pci.resources),
+        resources=pci.known(address, pci.resources),
         has_rom=bool(pci.rom_size(address)),
     )
 
 
-def decoding(pci: PciBus, address: PciAddress) -> Decoding:
+def decoding(pci: Functions, address: PciAddress) -> Decoding:
     """Reads the command register, which may wake the function up. DeviceGone."""
-    command = _known(pci, address, pci.command)
+    command = pci.known(address, partial(command_of, pci))
     # All ones are what the kernel gives for a function that does not answer
     # (drivers/pci/access.c); of a real command register the upper bits are 0.
     if command is None or command == COMMAND_ABSENT:
@@ -195,7 +184,7 @@ def text(function: Function, bits: Decoding) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe(pci: PciBus, address: PciAddress, pci_ids: Iterable[Path] = PATHS) -> str:
+def describe(pci: Functions, address: PciAddress, pci_ids: Iterable[Path] = PATHS) -> str:
     """The text of `info`, with names from the first of `pci_ids` that can be read. DeviceGone.
 
     Reads the command register, after the power state: it may wake the function up.

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from barfs.errors import DeviceGone, NoSuchNode
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import AllFunctions, Functions
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import Resource
+from barfs.machine.source import source_of
 from barfs.names import LinkName, PciAddress
 from barfs.report import info
 from barfs.report.info import Decoding, Function
@@ -27,7 +28,7 @@ def show(
     """
     if not sysfs.is_dir():
         raise NoSuchNode(f"--sysfs {sysfs} is not a directory")
-    pci = PciBus(sysfs)
+    pci = AllFunctions(source_of(sysfs))
     found = list(inspect_all(pci, PciIds(pci_ids)))
     if pattern is not None:
         found = select(found, pattern)
@@ -43,7 +44,7 @@ def show(
             yield json.dumps([as_object(*pair) for pair in _decodings(pci, found)], indent=2)
 
 
-def inspect_all(pci: PciBus, ids: PciIds) -> Iterator[Function]:
+def inspect_all(pci: Functions, ids: PciIds) -> Iterator[Function]:
     """All functions; what vanishes meanwhile is left out. Reads no config space."""
     for address in pci.addresses():
         try:
@@ -52,7 +53,9 @@ def inspect_all(pci: PciBus, ids: PciIds) -> Iterator[Function]:
             continue
 
 
-def _decodings(pci: PciBus, functions: Iterable[Function]) -> Iterator[tuple[Function, Decoding]]:
+def _decodings(
+    pci: Functions, functions: Iterable[Function]
+) -> Iterator[tuple[Function, Decoding]]:
     for function in functions:
         try:
             yield function, info.decoding(pci, function.address)

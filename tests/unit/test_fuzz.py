@@ -321,7 +321,7 @@ SPOILT = st.dictionaries(
 def machine_with(spoilt):
     """A bus whose function 0000:00:04.0 is spoilt, and its directory."""
     with tempfile.TemporaryDirectory() as directory:
-        machine = simulated.SimulatedMachine(*(Path(directory) / name for name in ("s", "p", "m")))
+        machine = simulated.Paths(*(Path(directory) / name for name in ("s", "p", "m")))
         for device in simulated.DEVICES[1:3]:
             simulated._write_device(machine.sysfs / "bus/pci/devices", device)
         machine.proc.mkdir()
