@@ -71,8 +71,11 @@ class Source(Protocol):
     def open_rom(self, path: StrPath, what: What) -> SysfsFile:
         """A function's expansion ROM, to be read. Raises what open_file does."""
 
-    def page_skip(self, start: int) -> int:
-        """Where in a function's `resourceN` a BAR with the bus address `start` begins, in bytes."""
+    def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:
+        """What to map for a function's `resourceN`, and the offset in it where the BAR begins.
+
+        `start` is the bus address of the BAR.
+        """
 
     def text(self, path: StrPath) -> str | None:
         """The text of a file; None if it can't be read."""
@@ -164,12 +167,12 @@ class RealSource(_Files):
         """See Source."""
         return RomFile(path, what=what, writable=True)
 
-    def page_skip(self, start: int) -> int:
-        """A mapping of `resourceN` starts with the page of the first byte (drivers/pci/mmap.c).
+    def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:
+        """See Source. A mapping starts with the page of the first byte (drivers/pci/mmap.c).
 
         BARs smaller than a page may share one.
         """
-        return start % PAGE_SIZE
+        return path, start % PAGE_SIZE
 
 
 class PlainSource(_Files):
@@ -190,10 +193,10 @@ class PlainSource(_Files):
         """See Source. It need not be enabled."""
         return SysfsFile(path, what=what, writable=False)
 
-    def page_skip(self, start: int) -> int:
+    def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:
         """See Source."""
         del start
-        return 0
+        return path, 0
 
 
 def source_of(sysfs: Path = SYSFS, proc: Path = PROC, boot: Path = BOOT) -> Source:

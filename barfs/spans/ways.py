@@ -79,8 +79,10 @@ class Ports:
         if not isinstance(place, BarPart) or place.resource.is_memory:
             return None
         path = self._pci.path(place.address, f"resource{place.bar}")
+        file, begin = self._pci.source.bar_file(path, 0)  # ports begin at offset 0
+        start = begin + place.offset
         return PortAperture(
-            path, place.offset, place.size, what=place.what, base=place.base, writable=writable
+            file, start, place.size, what=place.what, base=place.base, writable=writable
         )
 
 
@@ -97,10 +99,12 @@ class MappedResource:
         del refused
         if not isinstance(place, BarPart) or not place.resource.is_memory:
             return None
-        path = self._pci.path(place.address, f"resource{place.bar}")
+        name = f"resource{place.bar}_wc" if place.combine else f"resource{place.bar}"
+        path = self._pci.path(place.address, name)
+        file, begin = self._pci.source.bar_file(path, place.resource.start)
         return MappedAperture(
-            f"{path}_wc" if place.combine else path,
-            self._pci.source.page_skip(place.resource.start) + place.offset,
+            file,
+            begin + place.offset,
             place.size,
             what=place.what,
             base=place.base,

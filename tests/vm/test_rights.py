@@ -25,7 +25,7 @@ def enable(number):
     Path("/sys/bus/pci/devices/0000:00:10.0/enable").write_text(number)
 def open_and_close(path):
     os.close(os.open(path, os.O_RDWR))
-memory = PhysicalMemory(Path("/proc"), Path("/dev/mem"))
+memory = PhysicalMemory(source_of(), Path("/dev/mem"))
 print(json.dumps({{
     "/dev/mem": attempt(open_and_close, "/dev/mem"),
     "BAR": attempt(open_and_close, "/sys/bus/pci/devices/0000:00:10.0/resource2"),
