@@ -21,7 +21,7 @@ from machines import (
 
 from barfs.access.files import REFUSALS, refusal
 from barfs.diagnosis import obstacles
-from barfs.diagnosis.causes import BOOT, Machine, explain
+from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import (
     Access,
     AccessFault,
@@ -40,7 +40,7 @@ from barfs.errors import (
     PhysicalSpan,
 )
 from barfs.machine import simulated
-from barfs.machine.source import source_of
+from barfs.machine.source import BOOT, source_of
 from barfs.names import BarName, PciAddress
 
 RAM = PhysicalSpan(0x100000, 0x1000)
