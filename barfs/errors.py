@@ -234,6 +234,12 @@ class BadRequest(BarfsError):
     errno = errno.EINVAL
 
 
+class MapRefused(BarfsError):
+    """A map of registers is not what docs/registers.md says, or anybody could have written it."""
+
+    errno = errno.EINVAL
+
+
 class PastEnd(BarfsError):
     """A write at or past the end of a file."""
 

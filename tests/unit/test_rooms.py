@@ -14,6 +14,9 @@ ROOMS = [
     *("machine.resources", "machine.presence", "machine.uevents", "machine.source"),
     *("machine.functions", "machine.configspace", "machine.kernel", "devmem", "spans.__init__"),
     *("spans.combining", "diagnosis.__init__", "diagnosis.obstacles", "spans.ways"),
+    *("registers.__init__", "registers.checks", "registers.maps", "registers.plans"),
+    *("registers.files", "registers.capabilities", "registers.compiled", "registers.systemrdl"),
+    *("registers.svd",),
     *("spans.bars", "spans.enabling", "diagnosis.causes", "diagnosis.checkup"),
     *("machine.pciids", "report.__init__", "report.info", "journal.__init__", "journal.records"),
     *("nodes", "requests.__init__", "requests.policy", "spans.views", "spans.opening"),
@@ -31,6 +34,8 @@ RESERVED = {
     "pyudev": {"machine.uevents"},
     "barfs.access._mmio": {"access.apertures"},
     "mmap": {"requests.bounce"},
+    "systemrdl.compiler": {"registers.systemrdl"},
+    "lxml": {"registers.svd"},
 }
 
 BARFS = Path(barfs.__file__).parent

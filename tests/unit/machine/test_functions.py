@@ -621,7 +621,7 @@ def test_a_change_is_seen_however_soon_it_comes(bus, ivshmem, monkeypatch):
     clock = SimpleNamespace(time_ns=lambda: changed + 1000)
     system = SimpleNamespace(fstat=lambda _: about, pread=os.pread, close=os.close)
     monkeypatch.setattr("barfs.machine.presence.os", system)
-    monkeypatch.setattr("barfs.machine.plain.time", clock)
+    monkeypatch.setattr("barfs.machine.presence.time", clock)
     presence = bus.presence(IVSHMEM)
     for _ in range(3):
         presence.check()

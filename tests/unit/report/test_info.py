@@ -289,7 +289,7 @@ def test_a_function_that_is_not_there_is_gone(bus, method):
 
 
 @pytest.mark.parametrize(
-    "moment", ["id", "subsystem", "attribute", "driver", "resources", "rom_size", "command"]
+    "moment", ["id", "subsystem", "attribute", "driver", "resources", "rom_size", "read_config"]
 )
 def test_a_function_that_vanishes_meanwhile_is_gone(bus, devices, monkeypatch, moment):
     asked = getattr(bus, moment)
