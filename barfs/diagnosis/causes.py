@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from barfs.access.contract import overlap
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis import obstacles
+from barfs.diagnosis.text import printable
 from barfs.errors import (
     BarfsError,
     CachingConflict,
@@ -44,6 +45,10 @@ STRICT: Final = Cause(
 IO_STRICT: Final = Cause(
     "the kernel keeps what drivers own from others (CONFIG_IO_STRICT_DEVMEM)", advice=_RELAX
 )
+
+ROOT_ONLY: Final = "device memory is for root only"
+
+NO_FUSERMOUNT: Final = Cause("fusermount3 is missing", "sudo apt install fuse3")
 
 _CACHING: Final = Cause("the kernel uses it in another caching type, and refuses a second one")
 _CONFINED: Final = Cause(
@@ -108,7 +113,7 @@ def lockdown_unknown(machine: Machine) -> Cause:
 def unprivileged(process: Process) -> Cause | None:
     """Of a process that lacks what barfs needs; None if it has all."""
     if process.uid != 0:
-        return Cause("device memory is for root only, and this is not root", "sudo -s")
+        return Cause(f"{ROOT_ONLY}, and this is not root", "sudo -s")
     if process.missing:
         options = " ".join(f"--cap-add={name.removeprefix('CAP_')}" for name in process.missing)
         return Cause(
@@ -170,13 +175,6 @@ def explain(error: BarfsError, machine: Machine) -> str:
         log.exception("diagnosis of %r failed", error)
         cause = None
     return str(error) if cause is None else printable(f"{error}: {cause}")
-
-
-def printable(line: str) -> str:
-    """A line with what could end it, or command a terminal, replaced: names may have anything."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
-    )
 
 
 def _cause(error: BarfsError, machine: Machine) -> Cause | None:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from barfs.diagnosis import causes, obstacles
 from barfs.diagnosis.causes import Machine
+from barfs.diagnosis.text import printable
 from barfs.errors import Cause, DeviceGone, NoSuchAddress
 from barfs.machine import kernel
 from barfs.machine.configspace import COMMAND_ABSENT, command_of
@@ -76,7 +77,7 @@ def text(findings: Iterable[Finding]) -> str:
             lines.append(indent + cause.mend)
         if cause.advice is not None:
             lines.append(f"{indent}# {cause.advice}")
-    return "".join(f"{causes.printable(line)}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def status(machine: Machine) -> str:
@@ -128,8 +129,7 @@ def check_fuse(device: Path) -> Finding:
 def _fusermount() -> Iterator[Finding]:
     """Only where it is needed: root mounts without it."""
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
-        cause = Cause("fusermount3 is missing", "sudo apt install fuse3")
-        yield Finding("fuse", State.TROUBLE, cause)
+        yield Finding("fuse", State.TROUBLE, causes.NO_FUSERMOUNT)
 
 
 def _devmem(machine: Machine, facts: Kernel) -> Finding:

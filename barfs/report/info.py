@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from barfs.diagnosis.causes import printable
+from barfs.diagnosis.text import printable
 from barfs.machine.configspace import (
     COMMAND_ABSENT,
     COMMAND_IO,

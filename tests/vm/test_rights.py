@@ -12,6 +12,7 @@ import errno, json, os
 from pathlib import Path
 from barfs.daemon import confine
 from barfs.devmem import PhysicalMemory
+from barfs.machine.source import source_of
 os.makedirs("/mnt/rights", exist_ok=True)
 os.system("mount -t tmpfs rights /mnt/rights")
 confine.keep_only({{confine.Capability(number) for number in {keep}}})
