@@ -100,12 +100,6 @@ def resolve(path: Path, mounts: dict[str, Mounted]) -> str:
     return done
 
 
-def mounted_at(mountpoint: Path) -> Mounted | None:
-    """What is mounted there; None if nothing is. Does not touch it."""
-    mounts = mount_table()
-    return mounts.get(resolve(mountpoint, mounts))
-
-
 def _ask(where: str, mounted: Mounted) -> int:
     """In a process of its own: the errno of a request to the mount; 0 if it answers."""
     try:
