@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from barfs.diagnosis import causes, obstacles
 from barfs.diagnosis.causes import Machine
+from barfs.diagnosis.text import printable
 from barfs.errors import BarfsError, Cause, DeviceGone, NoSuchAddress
 from barfs.machine import kernel
 from barfs.machine.functions import COMMAND_ABSENT, PciBus
@@ -74,7 +75,7 @@ def text(findings: Iterable[Finding]) -> str:
             lines.append(indent + cause.mend)
         if cause.advice is not None:
             lines.append(f"{indent}# {cause.advice}")
-    return "".join(f"{causes.printable(line)}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def status(machine: Machine) -> str:
@@ -126,8 +127,7 @@ def check_fuse(device: Path) -> Finding:
 def _fusermount() -> Iterator[Finding]:
     """Only where it is needed: root mounts without it."""
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
-        cause = Cause("fusermount3 is missing", "sudo apt install fuse3")
-        yield Finding("fuse", State.TROUBLE, cause)
+        yield Finding("fuse", State.TROUBLE, causes.NO_FUSERMOUNT)
 
 
 def _devmem(machine: Machine, facts: Kernel) -> Finding:

@@ -150,7 +150,7 @@ def _open_span(
             for aperture in apertures:
                 stack.callback(aperture.close)
         if isinstance(error, BadRequest):
-            raise BadRequest(f"{node.path}: {error}") from error
+            error.what = node.path
         raise
 
 
