@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -35,13 +35,14 @@ from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
-from barfs.machine.functions import PciBus
-from barfs.machine.uevents import Watch
+from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.source import source_of
 from barfs.nodes import Tree
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
+from barfs.spans.ways import Ways
 
 log = logging.getLogger(__name__)
 
@@ -109,17 +110,17 @@ def _close(own: Mounted | None, loop: Loop) -> None:
         )
 
 
-def tree_of(settings: Settings, stamp: Callable[[], Hashable | None] = lambda: None) -> Tree:
-    """The tree over the machine that the settings name; `stamp` is that of barfs.pci.PciBus."""
-    memory = PhysicalMemory(settings.proc, settings.devmem)
-    bars_via = memory if settings.bars_via == "devmem" else None
-    pci = PciBus(settings.sysfs, bars_via, settings.rules, stamp)
+def tree_of(settings: Settings) -> Tree:
+    """The tree over the machine that the settings name."""
+    source = source_of(settings.sysfs, settings.proc)
+    pci = Allowed(AllFunctions(source), settings.rules)
+    memory = PhysicalMemory(source, settings.devmem)
+    via_devmem = settings.bars_via == "devmem"
     return Tree(
-        pci,
-        memory if settings.phys else None,
+        Machine(pci, memory, phys=settings.phys, bars_via_devmem=via_devmem),
+        Ways(pci, memory, settings.bars_via),
         Journal(reads=settings.log_reads),
         decoder=Decoder(pci) if settings.enable else None,
-        machine=Machine(pci, memory, phys=settings.phys),
         combining=Combining() if settings.write_combining else None,
     )
 
@@ -154,15 +155,15 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     _raise_limit()
     loop = Loop(settings.loop)
-    watch = Watch()
-    tree = tree_of(settings, watch.stamp)
-    operations = Operations(tree, _policy_of(settings), Workers(loop.away))
+    tree = tree_of(settings)
+    source = tree.machine.source
+    operations = Operations(tree, _policy_of(settings), Workers(loop.away), hear=source.hear)
     log_file = _open_log_file(settings, operations.journal)
     background: list[Callable[[], Awaitable[None]]] = []
     if log_file is not None:
         background.append(log_file.follow)
-    if settings.sysfs == REAL_SYSFS:
-        background.append(partial(watch.run, operations.device_changed))
+    if source.watch is not None:
+        background.append(partial(source.watch.run, operations.device_changed))
     # What is there by now stays: the garbage collector, for which all requests have to wait, need
     # not look through it.
     gc.freeze()

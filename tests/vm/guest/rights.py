@@ -14,6 +14,7 @@ from pathlib import Path
 
 from barfs.daemon import confine
 from barfs.devmem import PhysicalMemory
+from barfs.machine.source import source_of
 
 WHERE = Path("/mnt/rights")
 DEVICES = Path("/sys/bus/pci/devices")
@@ -35,7 +36,7 @@ enable = DEVICES / "0000:00:10.0/enable"
 WHERE.mkdir(exist_ok=True)
 subprocess.run(["mount", "-t", "tmpfs", "rights", WHERE], check=True)
 confine.keep_only({confine.Capability(int(number)) for number in sys.argv[1:]})
-memory = PhysicalMemory(Path("/proc"), Path("/dev/mem"))
+memory = PhysicalMemory(source_of(), Path("/dev/mem"))
 unmount = ["umount", WHERE]
 outcome = {
     "/dev/mem": attempt(open_and_close, "/dev/mem"),
