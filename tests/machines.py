@@ -4,9 +4,16 @@ import gzip
 
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
+from barfs.journal.records import Journal
 from barfs.machine import simulated
 from barfs.machine.functions import PciBus
-from barfs.nodes import ROOT
+from barfs.machine.patterns import NO_RULES
+from barfs.nodes import Node, Tree, Type
+from barfs.spans.opening import Spans
+from barfs.tree import functions, log, physical, root
+from barfs.tree.branches import branches
+
+ROOT, PCI, PHYS, LOG = map(Node, (root.ROOT, functions.PCI, physical.PHYS, log.LOG))
 
 E1000 = "0000:00:03.0"
 FIRST = "0000:00:04.0"
@@ -32,12 +39,33 @@ def config_text(*options):
     return "\n".join(lines) + "\n"
 
 
+def machine_of(paths, *, rules=NO_RULES, phys=True):
+    """The machine that is made of the files of a simulated one."""
+    memory = PhysicalMemory(paths.proc, paths.devmem)
+    return Machine(PciBus(paths.sysfs, rules=rules), memory, phys=phys)
+
+
+def tree_of(machine, journal=None, **wanted):
+    """The tree over a machine; `wanted` is what opening takes: a decoder, claims of combining."""
+    spans = Spans(machine.pci, machine.memory, **wanted)
+    return Tree(branches(machine, spans, journal or Journal()))
+
+
 def find(tree, path):
     """The node of a path from the root of the tree."""
-    node = ROOT
+    node = tree.root
     for name in path.split("/"):
         node = tree.lookup(node, name)
     return node
+
+
+def walk(tree, directory=None):
+    """Directory, name and node of all that is listed, from a directory downward."""
+    directory = directory or tree.root
+    for name, node in tree.entries(directory):
+        yield directory, name, node
+        if node.kind.type is Type.DIRECTORY:
+            yield from walk(tree, node)
 
 
 class Fixture:

@@ -32,6 +32,8 @@ from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
+from barfs.spans.opening import Spans
+from barfs.tree.branches import branches
 
 log = logging.getLogger(__name__)
 
@@ -81,19 +83,23 @@ def _init(operations: Operations, settings: Settings) -> None:
         ) from None
 
 
-def tree_of(settings: Settings, stamp: Callable[[], Hashable | None] = lambda: None) -> Tree:
-    """The tree over the machine that the settings name; `stamp` is that of barfs.pci.PciBus."""
+def machine_of(settings: Settings, stamp: Callable[[], Hashable | None] = lambda: None) -> Machine:
+    """The machine that the settings name; `stamp` is that of PciBus."""
     memory = PhysicalMemory(settings.proc, settings.devmem)
     bars_via = memory if settings.bars_via == "devmem" else None
     pci = PciBus(settings.sysfs, bars_via, settings.rules, stamp)
-    return Tree(
-        pci,
-        memory if settings.phys else None,
-        Journal(reads=settings.log_reads),
-        decoder=Decoder(pci) if settings.enable else None,
-        machine=Machine(pci, memory, phys=settings.phys),
+    return Machine(pci, memory, phys=settings.phys)
+
+
+def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:
+    """The tree over a machine, as the settings want it."""
+    spans = Spans(
+        machine.pci,
+        machine.memory,
+        decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
     )
+    return Tree(branches(machine, spans, journal))
 
 
 def _raise_limit() -> None:
@@ -127,9 +133,11 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     _raise_limit()
     loop = Loop(settings.loop)
     watch = Watch()
-    tree = tree_of(settings, watch.stamp)
-    operations = Operations(tree, _policy_of(settings), Workers(loop.away))
-    log_file = _open_log_file(settings, operations.journal)
+    machine = machine_of(settings, watch.stamp)
+    journal = Journal(reads=settings.log_reads)
+    tree = tree_of(settings, machine, journal)
+    operations = Operations(tree, machine, journal, _policy_of(settings), Workers(loop.away))
+    log_file = _open_log_file(settings, journal)
     background: list[Callable[[], Awaitable[None]]] = []
     if log_file is not None:
         background.append(log_file.follow)

@@ -132,10 +132,15 @@ class PciBus:
         """Whether a function, allowed or not, may only be read."""
         return bool(self._rules.read_only) and self._rules.protects(partial(self._name, address))
 
+    def why_read_only(self, address: PciAddress, what: str) -> str | None:
+        """The sentence that refuses to write to a function, allowed or not; None: it may be."""
+        return f"{what}: {address} {_READ_ONLY_HERE}" if self.is_read_only(address) else None
+
     def check_writable(self, address: PciAddress, what: str) -> None:
         """ReadOnly, if a function, allowed or not, may only be read."""
-        if self.is_read_only(address):
-            raise ReadOnly(f"{what}: {address} {_READ_ONLY_HERE}")
+        why = self.why_read_only(address, what)
+        if why is not None:
+            raise ReadOnly(why)
 
     def check_span_writable(self, start: int, size: int) -> None:
         """ReadOnly if `size` bytes at a physical address have part of a BAR that is read-only.

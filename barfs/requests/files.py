@@ -9,25 +9,17 @@ from typing import Final, ParamSpec, Self, TypeVar
 
 from barfs.access.files import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd
-from barfs.journal.records import Caller, Open, Opened, Subject, Transfer
+from barfs.journal.records import Caller, Journal, Open, Opened, Transfer
 from barfs.names import PciAddress
-from barfs.nodes import BARS, Kind, Node, Tree
+from barfs.nodes import Allocate, Node, Tree, View
 from barfs.requests.bounce import Bounce
 from barfs.requests.workers import AT_ONCE, OPEN_AT_ONCE, Pace, Place, Workers
-from barfs.spans.opening import open_view
-from barfs.spans.views import Allocate, GoneView, View
+from barfs.spans.views import GoneView
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def subject(node: Node) -> Subject:
-    """What the journal says of a node."""
-    device = str(node.address) if node.address else None
-    bar = node.bar if node.kind in BARS else None
-    return Subject(node.path, device, bar, node.start, node.view.is_text)
 
 
 class OpenFile:
@@ -36,7 +28,8 @@ class OpenFile:
     def __init__(
         self, node: Node, view: View, opened: Opened, pace: Pace, workers: Workers
     ) -> None:
-        self.node = node
+        self.address = node.address
+        self.recorded = node.kind.recorded
         self.opened = opened
         self._view = view
         self._pace = pace
@@ -47,7 +40,7 @@ class OpenFile:
 
     def place(self, offset: int, length: int, *, writing: bool) -> Place:
         """What a request is for."""
-        return Place(self._view.reach(offset, length, writing=writing), self.node.address)
+        return Place(self._view.reach(offset, length, writing=writing), self.address)
 
     def is_prompt(self, offset: int, length: int, *, writing: bool, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
@@ -128,9 +121,9 @@ class OpenFile:
 class OpenFiles:
     """All open files by their handles."""
 
-    def __init__(self, tree: Tree, workers: Workers) -> None:
+    def __init__(self, tree: Tree, journal: Journal, workers: Workers) -> None:
         self._tree = tree
-        self._journal = tree.journal
+        self._journal = journal
         self._workers = workers
         self._pace = lru_cache(maxsize=1024)(lambda _: Pace())
         self._files: dict[int, OpenFile] = {}
@@ -143,8 +136,9 @@ class OpenFiles:
         In a worker thread if it took long the last time: a device may have to wake up.
         """
         # Config space, ROM and a physical range are paced on their own, all views of a BAR as one.
-        pace = self._pace((node.kind, node.address, 0 if node.address else node.start))
-        call = partial(open_view, self._tree, node, writable=mode != os.O_RDONLY)
+        part = None if node.address else node.start
+        pace = self._pace((node.kind, node.address, node.bar, part))
+        call = partial(self._tree.open, node, writable=mode != os.O_RDONLY)
         started = perf_counter()
         try:
             if pace.opens_at_once:
@@ -154,9 +148,9 @@ class OpenFiles:
         finally:
             pace.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
         try:
-            opened = Opened(caller, subject(node), view.width_at)
+            opened = Opened(caller, self._tree.subject(node), view.width_at)
             file = OpenFile(node, view, opened, pace, self._workers)
-            if node.kind is not Kind.LOG:
+            if file.recorded:
                 self._journal.add(Open(opened, _MODES[mode]))
             handle = next(self._handles)
         except BaseException:
@@ -192,7 +186,7 @@ class OpenFiles:
         return data
 
     def _record_read(self, file: OpenFile, offset: int, data: Buffer) -> None:
-        if len(data) and file.node.kind is not Kind.LOG:
+        if len(data) and file.recorded:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
             self._journal.add(Transfer("read", file.opened, offset, len(data), shown))
 
@@ -231,6 +225,6 @@ class OpenFiles:
     def give_up(self, address: PciAddress) -> None:
         """A function is gone: let go of its mappings, which would outlive it."""
         for file in self._files.values():
-            if file.node.address == address:
+            if file.address == address:
                 file.give_up()
         self._pace.cache_clear()

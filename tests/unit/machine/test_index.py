@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from machines import ROOT, machine_of, tree_of
 
 from barfs.errors import NoSuchNode
 from barfs.machine import simulated
@@ -11,7 +12,6 @@ from barfs.machine.functions import PciBus
 from barfs.machine.index import IdIndex
 from barfs.machine.plain import directory_stamp
 from barfs.names import DeviceId, PciAddress
-from barfs.nodes import ROOT, Tree
 
 IVSHMEM = DeviceId(0x1AF4, 0x1110)
 NVME = DeviceId(0x1B36, 0x0010)
@@ -69,7 +69,7 @@ def test_a_directory_that_may_just_have_changed_has_no_stamp(tmp_path):
 @pytest.fixture
 def tree(tmp_path):
     machine = simulated.build(tmp_path)
-    return Tree(PciBus(machine.sysfs), None)
+    return tree_of(machine_of(machine))
 
 
 def settle(directory):
