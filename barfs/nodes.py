@@ -166,19 +166,19 @@ class Branch:
         device = str(node.address) if node.address else None
         return Subject(self.path(node), device, is_text=node.view.is_text)
 
-    def why_read_only(self, node: Node) -> str | None:
-        """The sentence that refuses to write, though its kind is writable; None: it may be."""
+    def why_read_only(self, node: Node) -> ReadOnly | None:
+        """The refusal to write, though its kind is writable; None: it may be written."""
         del node
         return None
 
     def open(self, node: Node, *, writable: bool) -> View:
         """Open what is behind it; all that opening an aperture raises."""
         del writable
-        raise BadRequest(f"{self.path(node)} is not a file")
+        raise BadRequest(" is not a file", what=self.path(node))
 
     def target(self, node: Node) -> str:
         """What a link points to."""
-        raise BarfsError(f"{self.path(node)} is not a link")
+        raise BarfsError(" is not a link", what=self.path(node))
 
 
 class Tree:
@@ -208,7 +208,7 @@ class Tree:
         """The branches with names in a directory; NoSuchNode if it is none."""
         owner = self._owner(directory)
         if directory.kind.type is not Type.DIRECTORY:
-            raise NoSuchNode(f"{owner.path(directory)} is not a directory")
+            raise NoSuchNode(" is not a directory", what=owner.path(directory))
         return self._under[directory.kind]
 
     def _find(self, directory: Node, name: str) -> Found:
@@ -218,7 +218,7 @@ class Tree:
                 if found is not None:
                     return found
         except DeviceGone as error:
-            raise NoSuchNode(str(error)) from error
+            raise error.restated(NoSuchNode) from error
         raise NoSuchNode(self._owner(directory).missing(directory, name))
 
     def lookup(self, directory: Node, name: str) -> Node:
@@ -252,14 +252,11 @@ class Tree:
         """What the log calls a node."""
         return self._owner(node).subject(node)
 
-    def why_read_only(self, node: Node) -> str | None:
-        """Why a node may not be written, in a sentence; None if it may be.
-
-        The mount as a whole may be read-only all the same.
-        """
+    def why_read_only(self, node: Node) -> ReadOnly | None:
+        """The refusal to write a node; None if it may be, unless the whole mount is read-only."""
         owner = self._owner(node)
         if not node.kind.writable:
-            return f"{owner.path(node)} is read-only"
+            return ReadOnly(" is read-only", what=owner.path(node))
         return owner.why_read_only(node)
 
     def is_writable(self, node: Node) -> bool:
@@ -269,9 +266,9 @@ class Tree:
     def open(self, node: Node, *, writable: bool) -> View:
         """Open what is behind a file; ReadOnly, BadRequest, all that opening an aperture raises."""
         if writable:
-            why = self.why_read_only(node)
-            if why is not None:
-                raise ReadOnly(why)
+            refusal = self.why_read_only(node)
+            if refusal is not None:
+                raise refusal
         return self._owner(node).open(node, writable=writable)
 
     def target(self, link: Node) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from barfs.errors import DeviceGone
+from barfs.errors import DeviceGone, FunctionPart, ReadOnly
 from barfs.journal.records import Subject
 from barfs.machine.functions import PciBus
 from barfs.machine.resources import Resource, check_window
@@ -69,9 +69,10 @@ class Bars(Branch):
         """See Branch."""
         return super().subject(node)._replace(bar=node.bar, start=node.start)
 
-    def why_read_only(self, node: Node) -> str | None:
+    def why_read_only(self, node: Node) -> ReadOnly | None:
         """See Branch."""
-        return self._pci.why_read_only(node.function, f"{node.address} bar{node.bar}")
+        what = FunctionPart(node.function, BarName(node.bar))
+        return self._pci.why_read_only(node.function, what)
 
     def open(self, node: Node, *, writable: bool) -> View:
         """See Branch."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from barfs.errors import DeviceGone
+from barfs.errors import DeviceGone, FunctionPart, ReadOnly
 from barfs.names import PciAddress
 from barfs.nodes import Attributes, Kind, Node, Share, View
 from barfs.spans.views import ConfigView
@@ -32,9 +32,9 @@ class Config(Part):
         """See Tree."""
         return Attributes(self._pci.config_size(node.function), REGISTER_BLKSIZE)
 
-    def why_read_only(self, node: Node) -> str | None:
+    def why_read_only(self, node: Node) -> ReadOnly | None:
         """See Branch."""
-        return self._pci.why_read_only(node.function, f"{node.address} config")
+        return self._pci.why_read_only(node.function, FunctionPart(node.function, "config"))
 
     def open(self, node: Node, *, writable: bool) -> View:
         """See Branch."""

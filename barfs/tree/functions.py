@@ -23,7 +23,7 @@ def directory_of(node: Node) -> str:
 def check_present(pci: PciBus, node: Node, path: str) -> None:
     """DeviceGone if the function of a node is not there."""
     if not pci.exists(node.function):
-        raise DeviceGone(f"{path}: the device is gone")
+        raise DeviceGone("the device is gone", what=path)
 
 
 class Pci(Single):

@@ -25,7 +25,7 @@ class Log(Single):
         """See Tree."""
         del node
         self._stream.refresh()
-        return Attributes(self._stream.end, modified=self._stream.modified)
+        return Attributes(self._stream.size, modified=self._stream.modified)
 
     def open(self, node: Node, *, writable: bool) -> View:
         """See Branch."""

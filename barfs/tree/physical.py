@@ -83,7 +83,7 @@ class Ranges(Branch):
 
     def subject(self, node: Node) -> Subject:
         """See Branch."""
-        return super().subject(node)._replace(start=node.start)
+        return super().subject(node)._replace(start=node.start, unit="address")
 
     def open(self, node: Node, *, writable: bool) -> View:
         """See Branch."""

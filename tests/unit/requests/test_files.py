@@ -120,9 +120,9 @@ class Bench:
     def records(self):
         """What the journal has but the opening of files."""
         return [
-            dict(record.fields())
-            for _, record in self.journal.since(0)
-            if not isinstance(record, Open)
+            dict(entry.record.fields())
+            for entry in self.journal.after(0)
+            if not isinstance(entry.record, Open)
         ]
 
 
@@ -138,8 +138,8 @@ def test_opening_is_recorded_and_that_of_the_log_is_not(bench):
     async def main():
         for mode, shown in ((os.O_RDONLY, "r"), (os.O_WRONLY, "w"), (os.O_RDWR, "rw")):
             handle, _ = await bench.open(BAR + "@40+4", mode)
-            (_, record) = bench.journal.since(0)[-1]
-            assert dict(record.fields()) == {
+            entry = bench.journal.after(0)[-1]
+            assert dict(entry.record.fields()) == {
                 "event": "open",
                 **WHO._asdict(),
                 "path": BAR + "@40+4",
@@ -148,9 +148,9 @@ def test_opening_is_recorded_and_that_of_the_log_is_not(bench):
                 "mode": shown,
             }
             bench.files.close(handle)
-        end = bench.journal.end
+        count = bench.journal.count
         log = await bench.files.open(LOG, os.O_RDONLY, WHO)
-        assert bench.journal.end == end
+        assert bench.journal.count == count
         assert (await bench.read(log, 0, 1 << 17)).count(b"\n") == 3
 
     trio.run(main)
