@@ -12,7 +12,7 @@ from typing import Final
 
 from barfs.daemon.mountpoint import mounted_at
 from barfs.machine.kernel import cpu_time
-from barfs.machine.simulated import SimulatedMachine
+from barfs.machine.simulated import Paths
 
 PATIENCE: Final = 60  # seconds; for a mount, and for its end
 
@@ -42,14 +42,14 @@ def unmount(path: Path) -> None:
             raise BenchError(done.stderr.strip())
 
 
-def barfs_command(machine: SimulatedMachine, *options: str) -> list[str]:
+def barfs_command(machine: Paths, *options: str) -> list[str]:
     """`barfs mount` of a machine, but for the mountpoint."""
     barfs = str(Path(sys.executable).parent / "barfs")
     paths = ["--sysfs", str(machine.sysfs), "--proc", str(machine.proc)]
     return [barfs, "mount", *paths, "--devmem", str(machine.devmem), *options]
 
 
-def reference_command(program: Path, mode: str, machine: SimulatedMachine) -> list[str]:
+def reference_command(program: Path, mode: str, machine: Paths) -> list[str]:
     """The reference on a machine, but for the mountpoint. `mode` is "copy" or "map"."""
     devices = str(machine.sysfs / "bus/pci/devices")
     return [str(program), mode, devices, "-o", _REFERENCE_OPTIONS]

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,14 +25,15 @@ from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
-from barfs.machine.functions import PciBus
-from barfs.machine.uevents import Watch
+from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.source import source_of
 from barfs.nodes import Tree
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
 from barfs.spans.opening import Spans
+from barfs.spans.ways import Ways
 from barfs.tree.branches import branches
 
 log = logging.getLogger(__name__)
@@ -83,18 +84,18 @@ def _init(operations: Operations, settings: Settings) -> None:
         ) from None
 
 
-def machine_of(settings: Settings, stamp: Callable[[], Hashable | None] = lambda: None) -> Machine:
-    """The machine that the settings name; `stamp` is that of PciBus."""
-    memory = PhysicalMemory(settings.proc, settings.devmem)
-    bars_via = memory if settings.bars_via == "devmem" else None
-    pci = PciBus(settings.sysfs, bars_via, settings.rules, stamp)
-    return Machine(pci, memory, phys=settings.phys)
+def machine_of(settings: Settings) -> Machine:
+    """The machine that the settings name."""
+    source = source_of(settings.sysfs, settings.proc)
+    pci = Allowed(AllFunctions(source), settings.rules)
+    memory = PhysicalMemory(source, settings.devmem)
+    return Machine(pci, memory, settings.phys, settings.bars_via == "devmem")
 
 
 def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:
     """The tree over a machine, as the settings want it."""
     spans = Spans(
-        machine.pci,
+        Ways(machine.pci, machine.memory, settings.bars_via),
         machine.memory,
         decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
@@ -132,8 +133,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     _raise_limit()
     loop = Loop(settings.loop)
-    watch = Watch()
-    machine = machine_of(settings, watch.stamp)
+    machine = machine_of(settings)
     journal = Journal(reads=settings.log_reads)
     tree = tree_of(settings, machine, journal)
     operations = Operations(tree, machine, journal, _policy_of(settings), Workers(loop.away))
@@ -141,7 +141,8 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     background: list[Callable[[], Awaitable[None]]] = []
     if log_file is not None:
         background.append(log_file.follow)
-    if settings.sysfs == REAL_SYSFS:
+    watch = machine.source.watch
+    if watch is not None:
         background.append(partial(watch.run, operations.device_changed))
     # What is there by now stays: the garbage collector, for which all requests have to wait, need
     # not look through it.

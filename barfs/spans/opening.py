@@ -11,7 +11,6 @@ from barfs.access.apertures import Aperture
 from barfs.access.files import PAGE_SIZE
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BadRequest
-from barfs.machine.functions import PciBus
 from barfs.machine.presence import Presence
 from barfs.machine.resources import bar_of
 from barfs.names import PciAddress, ViewKind
@@ -28,6 +27,7 @@ from barfs.spans.views import (
     RawView,
     TextView,
 )
+from barfs.spans.ways import Ways
 
 # A range with more functions in it than this is a part of the bus rather than of a device.
 MOST_GUARDS: Final = 64
@@ -71,21 +71,22 @@ def _accessed(view: ViewKind, size: int) -> int:
 
 
 class Spans:
-    """Opens BARs and physical ranges of one machine.
+    """Opens BARs and physical ranges of one machine, of which `memory` says what lies where.
 
-    `decoder` is what turns decoding on, and `combining` knows what is mapped write-combining, if
-    either is wanted.
+    `ways` lead to bytes. `decoder` turns decoding on, and `combining` knows what is mapped
+    write-combining, if either is wanted.
     """
 
     def __init__(
         self,
-        pci: PciBus,
+        ways: Ways,
         memory: PhysicalMemory,
         *,
         decoder: Decoder | None = None,
         combining: Combining | None = None,
     ) -> None:
-        self._pci = pci
+        self._ways = ways
+        self._pci = ways.pci
         self._memory = memory
         self._decoder = decoder
         self._combining = combining
@@ -113,7 +114,7 @@ class Spans:
 
             def open_span(span: range, *, writable: bool, combine: bool) -> Sequence[Aperture]:
                 aperture = bars.open_bar(
-                    self._pci,
+                    self._ways,
                     address,
                     index,
                     writable=writable,
@@ -143,7 +144,7 @@ class Spans:
 
         `what` is its path, for messages. BadRequest for a width that the place does not allow,
         ReadOnly where part of it is a BAR that may only be read, CombinedElsewhere, and all that
-        PhysicalMemory.open raises.
+        Ways.open_physical raises.
         """
         accessed = range(start, start + _accessed(view, size))
 
@@ -156,7 +157,7 @@ class Spans:
             if writable:
                 # Names know of no rule: this is the second line of defence.
                 self._pci.check_span_writable(span.start, len(span))
-            return self._memory.open(span.start, len(span), writable=writable)
+            return self._ways.open_physical(span.start, len(span), writable=writable)
 
         target = _Target(what, view, self._owners(accessed, view), None, locate)
         return self._open(target, writable=writable)
@@ -166,7 +167,7 @@ class Spans:
         found = []
         for entry in self._memory.within(span.start, len(span)):
             address = PciAddress.parse(entry.name)
-            if address is not None and self._pci.is_present(address):
+            if address is not None and self._pci.everything.exists(address):
                 start, end = entry.start - span.start, entry.end + 1 - span.start
                 found.append(_Owner(start, end, address))
         if view.is_text:
@@ -180,7 +181,7 @@ class Spans:
             # First the watch, then what is watched: a change between the two is seen.
             guards = []
             for start, end, address in target.owners:
-                presence = self._pci.presence(address)
+                presence = self._pci.everything.presence(address)
                 held.callback(presence.close)
                 guards.append(Guard(start, end, presence))
             if target.decode is not None:
@@ -189,7 +190,7 @@ class Spans:
             combine = self._claim(target, place, held, writable=writable)
             size = len(place.span)
             if view.is_text and size < view.width:
-                raise BadRequest(f"{what}: {size} bytes hold no register of {view.width}")
+                raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
             with ExitStack() as closing:
                 apertures = place.open(
                     place.span[: _accessed(view, size)], writable=writable, combine=combine
@@ -229,7 +230,8 @@ def _view(apertures: Sequence[Aperture], view: ViewKind, what: str) -> View:
         try:
             contract.check_base(aperture.base, view.width, aperture.max_width)
         except BadRequest as error:
-            raise BadRequest(f"{what}: {error}") from error
+            error.what = what
+            raise
     if view.is_text:
         (aperture,) = apertures
         return TextView(aperture, view.width)

@@ -5,7 +5,7 @@ from typing import Final
 
 from barfs.errors import DeviceGone, FunctionPart, ReadOnly
 from barfs.journal.records import Subject
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import Functions
 from barfs.machine.resources import Resource, check_window
 from barfs.names import BarName
 from barfs.nodes import Attributes, Branch, Found, Kind, Node, Share, View
@@ -26,7 +26,7 @@ class Bars(Branch):
     kinds = (BAR,)
     under = (FUNCTION,)
 
-    def __init__(self, pci: PciBus, spans: Spans) -> None:
+    def __init__(self, pci: Functions, spans: Spans) -> None:
         self._pci = pci
         self._spans = spans
 

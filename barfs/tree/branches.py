@@ -6,7 +6,7 @@ from barfs.nodes import Branch
 from barfs.spans.opening import Spans
 from barfs.tree.bars import Bars
 from barfs.tree.config import Config
-from barfs.tree.functions import Functions, Pci
+from barfs.tree.functions import FunctionDirectories, Pci
 from barfs.tree.info import Info
 from barfs.tree.links import Links
 from barfs.tree.log import Log
@@ -23,7 +23,7 @@ def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
     return [
         Root(),
         Pci(),
-        Functions(pci),
+        FunctionDirectories(pci),
         Bars(pci, spans),
         Config(pci),
         Rom(pci),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from barfs.errors import DeviceGone
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import Functions
 from barfs.names import PciAddress
 from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Kind, Node, Share, Type
 from barfs.tree.root import ROOT
@@ -20,7 +20,7 @@ def directory_of(node: Node) -> str:
     return f"pci/{node.address}{view}"
 
 
-def check_present(pci: PciBus, node: Node, path: str) -> None:
+def check_present(pci: Functions, node: Node, path: str) -> None:
     """DeviceGone if the function of a node is not there."""
     if not pci.exists(node.function):
         raise DeviceGone("the device is gone", what=path)
@@ -44,13 +44,13 @@ class Pci(Single):
         return DIRECTORY
 
 
-class Functions(Branch):
+class FunctionDirectories(Branch):
     """The directories of functions in `pci`, by their addresses."""
 
     kinds = (FUNCTION,)
     under = (PCI,)
 
-    def __init__(self, pci: PciBus) -> None:
+    def __init__(self, pci: Functions) -> None:
         self._pci = pci
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
@@ -87,7 +87,7 @@ class Part(Single):
 
     under = (FUNCTION,)
 
-    def __init__(self, pci: PciBus) -> None:
+    def __init__(self, pci: Functions) -> None:
         self._pci = pci
 
     def node_in(self, directory: Node) -> Node | None:

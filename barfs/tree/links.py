@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from barfs.errors import DeviceGone, NoSuchNode
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import Functions
 from barfs.names import LinkName, PciAddress
 from barfs.nodes import Attributes, Branch, Found, Kind, Node, Type
 from barfs.tree.functions import directory_of
@@ -24,7 +24,7 @@ class Links(Branch):
     kinds = (LINK,)
     under = (ROOT,)
 
-    def __init__(self, pci: PciBus) -> None:
+    def __init__(self, pci: Functions) -> None:
         self._pci = pci
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from barfs.access import contract
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import Functions
 from barfs.names import VIEWS, ViewKind
 from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Node
 from barfs.tree.functions import FUNCTION
@@ -42,7 +42,7 @@ class Views(Branch):
 
     under = (FUNCTION,)
 
-    def __init__(self, pci: PciBus) -> None:
+    def __init__(self, pci: Functions) -> None:
         self._pci = pci
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from machines import PCI, PHYS, ROOT, machine_of, tree_of, walk
+from machines import PCI, PHYS, ROOT, functions_of, machine_of, tree_of, walk
 from walks import contract as model
 
 from barfs.access import contract
 from barfs.devmem import PAGE_SIZE, IomemRange, parse_iomem, split_by_kind
 from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
+from barfs.machine.configspace import command_of
 from barfs.machine.pciids import PciIds
 from barfs.machine.resources import parse_hex, parse_resource
 from barfs.names import VIEWS, AddressRange, BarName, DeviceId, LinkName, PciAddress, ViewKind
@@ -323,7 +323,7 @@ SPOILT = st.dictionaries(
 def machine_with(spoilt):
     """A bus whose function 0000:00:04.0 is spoilt, and its directory."""
     with tempfile.TemporaryDirectory() as directory:
-        machine = simulated.SimulatedMachine(*(Path(directory) / name for name in ("s", "p", "m")))
+        machine = simulated.Paths(*(Path(directory) / name for name in ("s", "p", "m")))
         for device in simulated.DEVICES[1:3]:
             simulated._write_device(machine.sysfs / "bus/pci/devices", device)
         machine.proc.mkdir()
@@ -342,7 +342,7 @@ SPOILT_FUNCTION = PciAddress(0, 0, 4, 0)
 @example(spoilt={"driver": ("link", b"two\nlines"), "vendor": ("data", b"")})
 def test_info_is_lines_whatever_sysfs_holds(spoilt):
     with machine_with(spoilt) as machine:
-        text = describe(PciBus(machine.sysfs), SPOILT_FUNCTION, [])
+        text = describe(functions_of(machine.sysfs), SPOILT_FUNCTION, [])
         keys = [line.partition(": ")[0] for line in text.splitlines()]
         assert keys[:11] == [
             *("address", "id", "subsystem", "class", "revision", "driver", "power state"),
@@ -392,7 +392,7 @@ def test_a_spoilt_function_spoils_nothing_else(spoilt):
 @fuzz(data=st.binary(max_size=8), how=st.sampled_from(["data", "directory", "missing", "loop"]))
 def test_the_command_register_is_16_bits_or_the_device_is_gone(data, how):
     with machine_with({"config": (how, data)}) as machine:
-        refused, command = refusal(lambda: PciBus(machine.sysfs).command(SPOILT_FUNCTION))
+        refused, command = refusal(lambda: command_of(functions_of(machine.sysfs), SPOILT_FUNCTION))
         if how == "data" and len(data) >= 6:
             assert command == int.from_bytes(data[4:6], "little")
         else:

@@ -427,7 +427,7 @@ def test_rom_and_info_of_a_device_that_is_gone_have_no_attributes_either(tree, k
 def ruled(tmp_path, allow=(), read_only=(), *, phys=True):
     parse = DevicePattern.parse
     rules = Rules(tuple(map(parse, allow)), tuple(map(parse, read_only)))
-    paths = simulated.SimulatedMachine(tmp_path / "sys", tmp_path / "proc", tmp_path / "mem")
+    paths = simulated.Paths(*(tmp_path / name for name in ("sys", "proc", "mem")))
     return tree_of(machine_of(paths, rules=rules, phys=phys))
 
 

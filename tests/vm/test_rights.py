@@ -12,6 +12,7 @@ import errno, json, os
 from pathlib import Path
 from barfs.daemon import confine
 from barfs.devmem import PhysicalMemory
+from barfs.machine.source import source_of
 os.makedirs("/mnt/rights", exist_ok=True)
 os.system("mount -t tmpfs rights /mnt/rights")
 confine.keep_only({{confine.Capability(number) for number in {keep}}})
@@ -25,7 +26,7 @@ def enable(number):
     Path("/sys/bus/pci/devices/0000:00:10.0/enable").write_text(number)
 def open_and_close(path):
     os.close(os.open(path, os.O_RDWR))
-memory = PhysicalMemory(Path("/proc"), Path("/dev/mem"))
+memory = PhysicalMemory(source_of(), Path("/dev/mem"))
 print(json.dumps({{
     "/dev/mem": attempt(open_and_close, "/dev/mem"),
     "BAR": attempt(open_and_close, "/sys/bus/pci/devices/0000:00:10.0/resource2"),

@@ -6,6 +6,7 @@ import pytest
 from machines import machine_of
 
 from barfs.machine import simulated
+from barfs.machine.configspace import command_of
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_one_bar_is_of_ports_and_its_device_decodes_them(machine):
     ]
     assert found == [("0000:00:03.0", 1)]
     address = machine.pci.addresses()[0]
-    assert machine.pci.command(address) & 3 == 3
+    assert command_of(machine.pci, address) & 3 == 3
     assert machine.pci.bar(address, 1)[:2] == (0xC000, 0xC03F)
 
 
