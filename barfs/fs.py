@@ -172,6 +172,9 @@ class Operations(pyfuse3.Operations):
                 handle, offset, what = args
                 length = len(what) if operation == "write" else what
                 caller, subject, *_ = self._files.opened(handle)
+            elif operation in {"flush", "fsync"}:
+                offset = 0
+                caller, subject, *_ = self._files.opened(args[0])
             else:
                 context = next((arg for arg in args if isinstance(arg, RequestContext)), None)
                 caller = _caller(context) if context else None
@@ -242,6 +245,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Truncation is accepted and does nothing: what `>` and dd do before they write."""
         node = self._inodes.node(inode)
+        if fields.update_size and fh is not None:
+            self._files.truncate(fh, attr.st_size)
         if fields.update_mode or fields.update_uid or fields.update_gid:
             refuse(f"chmod or chown of {self._tree.path(node)}")
         if not fields.update_size and (fields.update_atime or fields.update_mtime):
@@ -307,7 +312,7 @@ class Operations(pyfuse3.Operations):
             raise BadRequest(f"{self._tree.path(node)}: cannot be appended to (O_APPEND, >>)")
         if writable and self._policy.read_only:
             raise ReadOnly(f"{self._tree.path(node)}: mounted read-only")
-        handle = await self._files.open(node, flags & os.O_ACCMODE, _caller(ctx))
+        handle = await self._files.open(node, flags, _caller(ctx))
         # Never keep_cache: that would keep pages that a MAP_PRIVATE mapping of the file read.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)
 
@@ -328,6 +333,18 @@ class Operations(pyfuse3.Operations):
             return await self._files.write_later(fh, off, buf) if done is None else done
         except Exception as error:
             raise self._answer("write", (fh, off, buf), error) from None
+
+    async def flush(self, fh: int) -> None:
+        """A descriptor of an open file is closed: what was typed is carried out before that."""
+        try:
+            await self._files.flush(fh)
+        except Exception as error:
+            raise self._answer("flush", (fh,), error) from None
+
+    @boundary
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """What was typed is carried out; nothing else is kept back."""
+        await self._files.flush(fh)
 
     @boundary
     async def release(self, fh: int) -> None:
@@ -404,14 +421,6 @@ class Operations(pyfuse3.Operations):
 
     # What the kernel need not ask, and does not after an ENOSYS: it takes writes for done then, and
     # files for always ready. That saves a request at each close.
-
-    async def flush(self, fh: int) -> None:
-        """Nothing is kept back."""
-        raise FUSEError(errno.ENOSYS)
-
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        """Nothing is kept back."""
-        raise FUSEError(errno.ENOSYS)
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Nothing is kept back."""

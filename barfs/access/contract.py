@@ -13,6 +13,11 @@ from barfs.errors import Access, BadRequest, PastEnd
 # bytes.
 RUN_WIDTH = 4
 
+# The kernel cuts requests at 1 MiB, or up to a page before that where the caller's buffer begins
+# inside a page (fs/fuse/file.c, fuse_get_user_pages). What goes on where such a one ended is most
+# likely its rest.
+_CUT_FROM = (1 << 20) - (1 << 12)
+
 
 def overlap(one: range, other: range) -> bool:
     """Whether two spans of addresses have a byte in common. An empty span has none."""
@@ -37,6 +42,23 @@ def clip_write(offset: int, length: int, size: int) -> int:
     if length and offset >= size:
         raise PastEnd(f", but the file ends at {size:#x}", during=Access("write", offset, length))
     return max(0, min(length, size - offset))
+
+
+class Wholeness:
+    """Tells of the requests of one open file which are all that somebody asked for.
+
+    A request that was cut is not: at the end of the file, or by the kernel for its length.
+    """
+
+    def __init__(self) -> None:
+        self._rest = -1  # where the rest of a request that the kernel may have cut would begin
+
+    def is_whole(self, offset: int, asked: int, length: int) -> bool:
+        """Whether nothing is missing of a request for `asked` bytes, of which `length` exist."""
+        whole = asked == length and offset != self._rest
+        if asked > _CUT_FROM:
+            self._rest = offset + asked
+        return whole
 
 
 def plan(offset: int, length: int, base: int, max_width: int) -> tuple[Run, ...]:
@@ -95,19 +117,40 @@ _SHOWN = 80
 _NUMBER = r"0[xX][0-9a-fA-F]+|0[bB][01]+|0|[1-9][0-9]{0,19}"
 
 
+# What such a number can begin with.
+_BEGUN = r"0[xX][0-9a-fA-F]*|0[bB][01]*|0|[1-9][0-9]{0,19}"
+
+_LINE = re.compile(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?")
+_BEGINNING = re.compile(
+    rf"[ \t]*(?:({_BEGUN})|({_NUMBER}):({_BEGUN})?|({_NUMBER})(?::({_NUMBER}))?[ \t]+)?"
+)
+
+
+def _numbers(form: re.Pattern[str], text: bytes, width: int) -> list[int]:
+    """The numbers in a text of a form; BadRequest."""
+    match = form.fullmatch(text.decode("latin-1"))
+    shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
+    if match is None:
+        raise BadRequest(f"{shown} is no number (42, 0x2a, 0b101010), nor value:mask")
+    found = filter(None, match.groups())
+    numbers = [int(word, 0) for word in found if re.fullmatch(_NUMBER, word)]
+    if max(numbers, default=0) >> 8 * width:
+        raise BadRequest(f"{shown} is too big for a width of {width}")
+    return numbers
+
+
+def check_beginning(text: bytes, width: int) -> None:
+    """BadRequest if a text can't be the beginning of one that `parse_update` takes."""
+    _numbers(_BEGINNING, text, width)
+
+
 def parse_update(text: bytes, width: int) -> Update:
     """What one line of text says: `value` or `value:mask`, each decimal, 0x or 0b.
 
     With a mask only its bits change, as in setpci. A decimal with a 0 in front is refused, since it
     could be meant as octal. BadRequest tells what is wrong with a text.
     """
-    match = re.fullmatch(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?", text.decode("latin-1"))
-    shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
-    if match is None:
-        raise BadRequest(f"{shown} is no number (42, 0x2a, 0b101010), nor value:mask")
-    numbers = [int(number, 0) for number in match.groups() if number is not None]
-    if max(numbers) >> 8 * width:
-        raise BadRequest(f"{shown} is too big for a width of {width}")
+    numbers = _numbers(_LINE, text, width)
     return Update(numbers[0], numbers[1] if len(numbers) == 2 else None)
 
 

@@ -40,6 +40,7 @@ class FakeView:
         self.log = []
         self.closed = 0
         self.error = None
+        self.size = 1 << 30
         self.begun = threading.Event()
         self.go_on = threading.Event()
         self.loop = threading.get_ident()
@@ -64,12 +65,13 @@ class FakeView:
 
     def write(self, offset, data):
         self._request(f"write {offset}+{len(data)}")
-        return len(data)
+        return min(len(data), self.size - offset)
 
     def reach(self, offset, length, *, writing):
         return range(self.base + offset, self.base + offset + length)
 
     def width_at(self, offset, length):
+        length = min(length, self.size - offset)
         return length if length in {1, 2, 4, 8} else None
 
     def close(self):
@@ -301,7 +303,7 @@ def test_a_mask_keeps_others_off_its_register_and_no_other(bench):
         await bench.read(raw, 0x50, 100)  # it is learnt that it is slow
         other.cost = AT_ONCE * 0.9
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bench.write, text, 0, b"1:0xff")
+            nursery.start_soon(bench.write, text, 0, b"1:0xff\n")
             await until(view.begun.is_set)
             other.go_on.set()
             await bench.read(raw, 0x50, 1)
@@ -425,8 +427,9 @@ def test_writes_are_recorded_as_far_as_they_went_and_reads_where_asked_for(tmp_p
         async def main(bench=bench):
             handle, view = await bench.open(BAR)
             await bench.write(handle, 4, b"\x2a\0\0\0")
-            monkeypatch.setattr(view, "write", lambda offset, data: 3)
+            view.size = 11
             await bench.write(handle, 8, b"\1\2\3\4")
+            view.size = 1 << 30
             view.error = BadRequest("no")
             with pytest.raises(BadRequest):
                 await bench.read(handle, 0, 4)
