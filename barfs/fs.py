@@ -140,6 +140,17 @@ class Operations(pyfuse3.Operations):
         entry.attr_timeout = FILE_TIMEOUT if settled else entry.entry_timeout
         return entry
 
+    def _entry_to(
+        self, ctx: RequestContext, node: Node, attributes: Attributes | None = None
+    ) -> EntryAttributes:
+        """As `_entry`, with the size that the file has to those who have truncated it."""
+        entry = self._entry(node, attributes)
+        if self._files.is_truncated(node):
+            entry.attr_timeout = 0
+            size = self._files.size_to(node, _caller(ctx))
+            entry.st_size = entry.st_size if size is None else size
+        return entry
+
     def _answer(self, name: str, args: tuple[Any, ...], error: Exception) -> FUSEError:
         """What the kernel is told of an exception, after the logs have been."""
         number = _errno_of(error)
@@ -217,7 +228,7 @@ class Operations(pyfuse3.Operations):
         if parent_inode == pyfuse3.ROOT_INODE:
             self._machine.source.hear()
         node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
-        entry = self._entry(node, attributes)
+        entry = self._entry_to(ctx, node, attributes)
         self._inodes.remember(entry.st_ino)
         return entry
 
@@ -232,7 +243,7 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """See pyfuse3.Operations."""
-        return self._entry(self._inodes.node(inode))
+        return self._entry_to(ctx, self._inodes.node(inode))
 
     @boundary
     async def setattr(

@@ -164,6 +164,7 @@ class OpenFiles:
         self._workers = workers
         self._devices: defaultdict[PciAddress | Kind, Device] = defaultdict(Device)
         self._files: dict[int, OpenFile] = {}
+        self._truncated: dict[int, tuple[Node, int, Fresh]] = {}
         self._handles = count(1)
         self._bounce = Bounce()
 
@@ -194,6 +195,8 @@ class OpenFiles:
             view.close()
             raise
         self._files[handle] = file
+        if fresh is not None:
+            self._truncated[handle] = node, caller.pid, fresh
         return handle
 
     def opened(self, handle: int) -> Opened:
@@ -286,6 +289,20 @@ class OpenFiles:
         """The caller truncates an open file, which does nothing; BadRequest."""
         self._files[handle].truncate(size)
 
+    def is_truncated(self, node: Node) -> bool:
+        """Whether a file is open that was opened with O_TRUNC."""
+        return any(node == other for other, *_ in self._truncated.values())
+
+    def size_to(self, node: Node, caller: Caller) -> int | None:
+        """How long a file is to the process that has opened it with O_TRUNC; None for all others.
+
+        dd conv=sparse asks for that to see whether the zeros at the end are there.
+        """
+        for other, pid, fresh in self._truncated.values():
+            if (other, pid) == (node, caller.pid):
+                return fresh.end
+        return None
+
     def _record_write(self, file: OpenFile, offset: int, data: bytes, done: int) -> None:
         shown = data[:done] if done <= file.opened.data_limit else None
         width = file.width_at(offset, len(data))
@@ -293,6 +310,7 @@ class OpenFiles:
 
     def close(self, handle: int) -> None:
         """Close a file."""
+        self._truncated.pop(handle, None)
         self._files.pop(handle).give_up()
 
     def close_all(self) -> None:

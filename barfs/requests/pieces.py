@@ -115,7 +115,7 @@ class Fresh:
     """
 
     def __init__(self, size: int) -> None:
-        self._end = size
+        self.end = size  # how long it is believed to be, in bytes
         self._failed = False
 
     def check_write(self, offset: int) -> None:
@@ -126,7 +126,7 @@ class Fresh:
 
     def wrote(self, end: int) -> None:
         """A write was done, up to an offset."""
-        self._end = max(self._end, end)
+        self.end = max(self.end, end)
 
     def failed(self) -> None:
         """A write was refused: what the program writes next is most likely its rest."""
@@ -135,12 +135,12 @@ class Fresh:
     def truncate(self, size: int) -> None:
         """BadRequest where that would make the file longer than it is believed to be."""
         self._check_reach(size)
-        self._end = size
+        self.end = size
 
     def _check_reach(self, end: int) -> None:
-        if end > self._end:
+        if end > self.end:
             raise BadRequest(
-                f"the file was truncated, so {end - self._end:#x} bytes at {self._end:#x} would"
+                f"the file was truncated, so {end - self.end:#x} bytes at {self.end:#x} would"
                 " have to be zeros, and they stay what they are; write them (cp --sparse=never), or"
                 " do not truncate (dd conv=notrunc)"
             )
