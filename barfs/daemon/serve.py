@@ -17,16 +17,26 @@ import trio
 
 from barfs.daemon import confine
 from barfs.daemon.loop import Loop
-from barfs.daemon.mountpoint import MountError, check_free, clear_dead, mount_table, resolve
+from barfs.daemon.mountpoint import (
+    Mounted,
+    MountError,
+    check_free,
+    clear_dead,
+    made_since,
+    mount_table,
+    mounts,
+    resolve,
+    unmount_own,
+)
 from barfs.daemon.outlets import StandardError, Syslog, log_to, notify
-from barfs.daemon.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings, check, group_id
+from barfs.daemon.settings import REAL_DEVMEM, Settings, check, group_id
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
 from barfs.machine.functions import AllFunctions, Allowed
-from barfs.machine.source import source_of
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.nodes import Tree
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
@@ -71,9 +81,10 @@ def _fuse_options(settings: Settings) -> set[str]:
     return options
 
 
-def _init(operations: Operations, settings: Settings) -> None:
-    """Mount. MountError with libfuse's own words if that fails."""
+def _init(operations: Operations, settings: Settings) -> Mounted | None:
+    """Mount; what has been mounted. MountError with libfuse's own words if that fails."""
     said: list[str] = []
+    before = mounts()
     try:
         with _captured_stderr(said):
             pyfuse3.init(operations, str(settings.mountpoint), _fuse_options(settings))
@@ -82,6 +93,23 @@ def _init(operations: Operations, settings: Settings) -> None:
         raise MountError(
             f"cannot mount on {settings.mountpoint}: {words or 'no reason given'}"
         ) from None
+    return made_since(before, settings.mountpoint)
+
+
+def _close(own: Mounted | None, loop: Loop) -> None:
+    """End the session and unmount. MountError if that can't be, or if the session was aborted."""
+    ended = loop.is_disconnected()
+    pyfuse3.close(unmount=False)
+    if own is None:
+        return
+    refused = unmount_own(own, ended=ended)
+    if refused:
+        raise MountError(f"a dead mount is left: {refused}")
+    if refused is not None:
+        raise MountError(
+            f"the mount on {own.where} was aborted, by umount -f or in /sys/fs/fuse/connections;"
+            " it is unmounted"
+        )
 
 
 def machine_of(settings: Settings) -> Machine:
@@ -149,12 +177,12 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     gc.freeze()
     # Until the loop takes signals they wait: their default would leave a dead mount.
     with _signals_blocked():
-        _init(operations, settings)
+        own = _init(operations, settings)
         # In this order at the end, the last first, each whatever becomes of the others.
         with contextlib.ExitStack() as ending:
             if log_file is not None:
                 ending.callback(log_file.close)
-            ending.callback(pyfuse3.close, unmount=True)
+            ending.callback(_close, own, loop)
             ending.callback(operations.close)
             ending.callback(notify, "STOPPING=1")
             _give_up_rights(settings)
@@ -290,7 +318,9 @@ def run_in_background(settings: Settings, finish: Callable[[], None]) -> None:
         with os.fdopen(send, "w") as answers:
 
             def report(answer: str) -> None:
-                if not answers.closed:
+                if answers.closed:
+                    log.error("%s", answer)
+                else:
                     answers.write(answer)
                     answers.close()
 
