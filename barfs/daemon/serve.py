@@ -29,14 +29,14 @@ from barfs.daemon.mountpoint import (
     unmount_own,
 )
 from barfs.daemon.outlets import StandardError, Syslog, log_to, notify
-from barfs.daemon.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings, check, group_id
+from barfs.daemon.settings import REAL_DEVMEM, Settings, check, group_id
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
 from barfs.machine.functions import AllFunctions, Allowed
-from barfs.machine.source import source_of
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.nodes import Tree
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
