@@ -108,6 +108,10 @@ class View(Protocol):
     def close(self) -> None:
         """Give up what is behind it."""
 
+    @property
+    def raw(self) -> int | None:
+        """What the last write of a register by name wrote into it, if that was one access."""
+
 
 class Found(NamedTuple):
     """A node that was looked up, and its attributes if they are known by now."""

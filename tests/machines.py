@@ -9,9 +9,11 @@ from barfs.diagnosis.causes import Machine
 from barfs.journal.records import Journal
 from barfs.machine import simulated
 from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.maps import DeviceMaps
 from barfs.machine.patterns import NO_RULES
 from barfs.machine.source import PlainSource
 from barfs.nodes import Node, Tree, Type
+from barfs.registers.files import BUILT_IN, MapFiles
 from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
 from barfs.tree import functions, log, physical, root
@@ -122,12 +124,21 @@ def functions_of(sysfs, rules=NO_RULES, source=PlainSource):
 
 
 def machine_of(
-    paths, *, rules=NO_RULES, phys=True, boot=NOWHERE, bars_via_devmem=False, source=PlainSource
+    paths,
+    *,
+    rules=NO_RULES,
+    phys=True,
+    boot=NOWHERE,
+    bars_via_devmem=False,
+    source=PlainSource,
+    registers=(BUILT_IN,),
 ):
     """The machine that is made of the files of a simulated one."""
     source = source(paths.sysfs, paths.proc, boot)
     pci = Allowed(AllFunctions(source), rules)
-    return Machine(pci, PhysicalMemory(source, paths.devmem), phys, bars_via_devmem)
+    memory = PhysicalMemory(source, paths.devmem)
+    maps = DeviceMaps(pci, memory, MapFiles(registers))
+    return Machine(pci, memory, maps, phys, bars_via_devmem)
 
 
 def ways_of(machine):

@@ -36,8 +36,10 @@ from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
 from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.maps import DeviceMaps
 from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.nodes import Tree
+from barfs.registers.files import MapFiles
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
@@ -117,7 +119,8 @@ def machine_of(settings: Settings) -> Machine:
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem)
-    return Machine(pci, memory, settings.phys, settings.bars_via == "devmem")
+    maps = DeviceMaps(pci, memory, MapFiles(settings.map_directories))
+    return Machine(pci, memory, maps, settings.phys, settings.bars_via == "devmem")
 
 
 def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:

@@ -30,6 +30,7 @@ from barfs.errors import (
 from barfs.machine import kernel
 from barfs.machine.functions import Allowed, Functions
 from barfs.machine.kernel import Kernel, Process
+from barfs.machine.maps import DeviceMaps
 from barfs.machine.source import Source
 from barfs.names import PciAddress
 
@@ -66,6 +67,7 @@ class Machine(NamedTuple):
 
     pci: Allowed
     memory: PhysicalMemory
+    maps: DeviceMaps
     phys: bool = True
     bars_via_devmem: bool = False
 

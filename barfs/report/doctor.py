@@ -9,8 +9,10 @@ from barfs.diagnosis.causes import Machine
 from barfs.diagnosis.checkup import FUSE_DEVICE, Finding, State, examine
 from barfs.errors import NoSuchNode
 from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.maps import DeviceMaps
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.source import BOOT, source_of
+from barfs.registers.files import MapFiles
 from barfs.report.listing import inspect_all, select
 
 
@@ -40,7 +42,8 @@ def findings(
         if not functions:
             raise NoSuchNode(f"nothing matches {pattern!a}")
         addresses = [function.address for function in functions]
-    return examine(Machine(pci, PhysicalMemory(source, devmem)), addresses, fuse)
+    memory = PhysicalMemory(source, devmem)
+    return examine(Machine(pci, memory, DeviceMaps(pci, memory, MapFiles())), addresses, fuse)
 
 
 def is_hopeless(found: Iterable[Finding], pattern: str | None) -> bool:

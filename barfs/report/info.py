@@ -20,9 +20,12 @@ from barfs.machine.configspace import (
     command_of,
 )
 from barfs.machine.functions import Functions
+from barfs.machine.maps import DeviceMaps
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import ROM_RESOURCE, Resource, parse_hex
 from barfs.names import DeviceId, PciAddress
+from barfs.registers.files import Found, MapFiles
+from barfs.report.registers import map_text
 
 T = TypeVar("T")
 
@@ -65,10 +68,13 @@ def _words(number: object, *names: str | None) -> str:
 class Asked:
     """A function that is asked for its facts."""
 
-    def __init__(self, pci: Functions, address: PciAddress, ids: PciIds) -> None:
+    def __init__(
+        self, pci: Functions, address: PciAddress, ids: PciIds, maps: DeviceMaps | None
+    ) -> None:
         self.pci = pci
         self.address = address
         self.ids = ids
+        self.maps = maps or DeviceMaps(pci, None, MapFiles())
 
     def known(self, ask: Callable[[PciAddress], T]) -> T | None:
         """What `ask` finds; None if it can't be had of a function that is there. DeviceGone."""
@@ -248,6 +254,14 @@ PARTS: Final = Field[list[Part]](
     rows=lambda parts: [(part.name, _part_text(part)) for part in parts],
 )
 
+REGISTERS: Final = Field[Found](
+    "registers",
+    lambda asked: asked.maps.found(asked.address),
+    {"registers": lambda found: str(found.file), "registers_refused": lambda found: found.refusal},
+    text=map_text,
+    unknown=map_text(None),
+)
+
 # All that is said of a function, in this order.
 FIELDS: Final[tuple[Field[Any], ...]] = (
     ADDRESS,
@@ -281,6 +295,7 @@ FIELDS: Final[tuple[Field[Any], ...]] = (
         text=lambda node: "none" if node == -1 else str(node),
     ),
     PARTS,
+    REGISTERS,
 )
 
 
@@ -307,23 +322,30 @@ class Function:
         return {key: value for one in FIELDS for key, value in one.objects(self[one]).items()}
 
 
-def inspect(pci: Functions, address: PciAddress, ids: PciIds) -> Function:
+def inspect(
+    pci: Functions, address: PciAddress, ids: PciIds, maps: DeviceMaps | None = None
+) -> Function:
     """What sysfs has files for, with names. DeviceGone. Reads no config space."""
-    asked = Asked(pci, address, ids)
+    asked = Asked(pci, address, ids, maps)
     return Function(address, {one: one.ask(asked) for one in FIELDS if not one.in_config_space})
 
 
 def complete(pci: Functions, function: Function, ids: PciIds) -> Function:
     """The same with what is read from config space, which may wake it up. DeviceGone."""
-    asked = Asked(pci, function.address, ids)
+    asked = Asked(pci, function.address, ids, None)
     more = {one: one.ask(asked) for one in FIELDS if one.in_config_space}
     return Function(function.address, {**function.found, **more})
 
 
-def describe(pci: Functions, address: PciAddress, pci_ids: Iterable[Path] = PATHS) -> str:
+def describe(
+    pci: Functions,
+    address: PciAddress,
+    pci_ids: Iterable[Path] = PATHS,
+    maps: DeviceMaps | None = None,
+) -> str:
     """The text of `info`, with names from the first of `pci_ids` that can be read. DeviceGone.
 
     Reads the command register, after the power state: it may wake the function up.
     """
     ids = PciIds(pci_ids)
-    return complete(pci, inspect(pci, address, ids), ids).text
+    return complete(pci, inspect(pci, address, ids, maps), ids).text

@@ -7,10 +7,12 @@ from typing import Any, Literal, TypeAlias
 
 from barfs.errors import DeviceGone, NoSuchNode
 from barfs.machine.functions import AllFunctions, Functions
+from barfs.machine.maps import DeviceMaps
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import Resource
 from barfs.machine.source import source_of
 from barfs.names import LinkName, PciAddress
+from barfs.registers.files import MapFiles
 from barfs.report import info
 from barfs.report.info import Field, Function
 
@@ -48,9 +50,10 @@ def show(
 
 def inspect_all(pci: Functions, ids: PciIds) -> Iterator[Function]:
     """All functions; what vanishes meanwhile is left out. Reads no config space."""
+    maps = DeviceMaps(pci, None, MapFiles())
     for address in pci.addresses():
         try:
-            yield info.inspect(pci, address, ids)
+            yield info.inspect(pci, address, ids, maps)
         except DeviceGone:
             continue
 

@@ -17,6 +17,8 @@ from barfs.nodes import Allocate, View
 class _NoAccesses:
     """Of a view that makes no accesses of its own."""
 
+    raw: int | None = None
+
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
         """See View."""
         del offset, length, writing
@@ -38,6 +40,7 @@ class RawView:
     Memory-like apertures are copied instead, in any widths.
     """
 
+    raw: int | None = None
     width = 1  # what every request is made of
 
     def __init__(self, aperture: Aperture, max_width: int | None = None) -> None:
@@ -105,6 +108,8 @@ class RawView:
 class FixedView:
     """Only accesses of `width` bytes, ascending. BadRequest for what is not made of whole ones."""
 
+    raw: int | None = None
+
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.base, self.size = aperture.base, aperture.size
         self._aperture = aperture
@@ -158,6 +163,8 @@ class TextView:
     with nothing of this mount between them.
     """
 
+    raw: int | None = None
+
     def __init__(self, aperture: Aperture, width: int) -> None:
         self._aperture = aperture
         self._width = width
@@ -209,6 +216,8 @@ class JoinedView:
 
     All of one width, at whose multiples each begins and ends.
     """
+
+    raw: int | None = None
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._base = views[0].base
@@ -362,6 +371,11 @@ class HeldView:
         self.width_at = view.width_at
         self._view = view
         self._held = held
+
+    @property
+    def raw(self) -> int | None:
+        """See View."""
+        return self._view.raw
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View."""

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from barfs.machine.functions import Functions
+from barfs.machine.maps import DeviceMaps
 from barfs.nodes import Attributes, Kind, Node, Share, View
 from barfs.report.info import describe
 from barfs.spans.views import SnapshotView
@@ -16,6 +18,10 @@ class Info(Part):
     kind = INFO
     kinds = (INFO,)
 
+    def __init__(self, pci: Functions, maps: DeviceMaps) -> None:
+        super().__init__(pci)
+        self._maps = maps
+
     def attributes(self, node: Node) -> Attributes:
         """See Tree. As in /proc, how long it is shows when it is read."""
         check_present(self._pci, node, self.path(node))
@@ -24,4 +30,4 @@ class Info(Part):
     def open(self, node: Node, *, writable: bool) -> View:
         """See Branch. May wake the function up."""
         del writable
-        return SnapshotView(describe(self._pci, node.function))
+        return SnapshotView(describe(self._pci, node.function, maps=self._maps))
