@@ -86,7 +86,8 @@ class DeviceMaps:
         found = self.files.find(*self._asked(address))
         if found is None or found.map is None:
             return found
-        refusal = _past_the_end(found.map, self._pci.known(address, self._pci.bars) or {})
+        bars = self._pci.known(address, self._pci.bars)
+        refusal = None if bars is None else _past_the_end(found.map, bars)
         return found if refusal is None else Found(found.file, None, refusal)
 
     def top(self, address: PciAddress) -> Block:
@@ -113,7 +114,8 @@ class DeviceMaps:
 
     def _place(self, address: PciAddress, part: Part, bars: dict[int, Resource]) -> Place | None:
         if part.bar is not None:
-            return Place(Space.BAR, part.bar, 0, bars[part.bar].size)
+            known = part.bar in bars
+            return Place(Space.BAR, part.bar, 0, bars[part.bar].size) if known else None
         if part.space is Space.BAR:
             read, size = self._reader(address)
             place = place_of_virtio(part, read, list(walk(read, size)))

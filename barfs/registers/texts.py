@@ -160,7 +160,13 @@ def datasheet(register: Register, fields: Iterable[Field]) -> str:
 
 
 def reason_of(effects: dict[str, str]) -> str:
-    """`CTRL.ERR is cleared by reading`; the first ones of many."""
-    said = [f"{name} is {EFFECTS[effect]}" for name, effect in effects.items()]
-    more = f" and {len(said) - 3} more" if len(said) > 3 else ""
-    return ", ".join(said[:3]) + more
+    """`CTRL.ERR is cleared by reading`; of many with the same effect, one and how many more."""
+    by_effect: dict[str, list[str]] = {}
+    for name, effect in effects.items():
+        by_effect.setdefault(effect, []).append(name)
+    return ", ".join(
+        f"{names[0]} is {EFFECTS[effect]}"
+        if len(names) == 1
+        else f"{names[0]} and {len(names) - 1} more are {EFFECTS[effect]}"
+        for effect, names in by_effect.items()
+    )
