@@ -8,14 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.access.aperture import (
-    PAGE_SIZE,
-    REFUSALS,
-    Aperture,
-    CopiedAperture,
-    MappedAperture,
-    refusal,
-)
+from barfs.access.apertures import Aperture, CopiedAperture, MappedAperture
+from barfs.access.files import PAGE_SIZE, REFUSALS, refusal
 from barfs.errors import BarfsError, DriverOwns, KernelRefused, NoSuchAddress
 from barfs.names import AddressRange, PciAddress
 

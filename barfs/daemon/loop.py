@@ -15,14 +15,14 @@ import os
 import select
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import pyfuse3
 import trio
 
-log = logging.getLogger(__name__)
+from barfs.daemon.settings import LoopName
 
-Kind: TypeAlias = Literal["fast", "stock"]
+log = logging.getLogger(__name__)
 
 # What is replaced in pyfuse3.
 _WAIT: Final = "_wait_fuse_readable"
@@ -49,7 +49,7 @@ PAUSE: Final = 100
 class Loop:
     """pyfuse3's main loop. `kind` "stock" leaves it as it is."""
 
-    def __init__(self, kind: Kind = "fast") -> None:
+    def __init__(self, kind: LoopName = "fast") -> None:
         self._kind = kind
         self._waiting: FastWait | None = None
 

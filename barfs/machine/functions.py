@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from barfs.access.aperture import PAGE_SIZE, REFUSALS, RomFile, SysfsFile, read_file, refusal
 from barfs.access.contract import overlap
+from barfs.access.files import PAGE_SIZE, REFUSALS, RomFile, SysfsFile, read_file, refusal
 from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, ReadOnly
 from barfs.machine.index import IdIndex

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from barfs.access.aperture import PAGE_SIZE, open_file
+from barfs.access.files import PAGE_SIZE, open_file
 from barfs.errors import DeviceGone
 from barfs.machine.plain import settled
 from barfs.machine.resources import Resource, parse_resources

@@ -7,7 +7,7 @@ from itertools import count
 from time import perf_counter
 from typing import Final, ParamSpec, Self, TypeVar
 
-from barfs.access.aperture import Buffer
+from barfs.access.files import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd
 from barfs.journal.records import Caller, Open, Opened, Subject, Transfer
 from barfs.names import PciAddress

@@ -4,7 +4,8 @@ import errno
 import os
 from functools import partial
 
-from barfs.access.aperture import PAGE_SIZE, Aperture, MappedAperture, PortAperture, refuse_mapping
+from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refuse_mapping
+from barfs.access.files import PAGE_SIZE
 from barfs.diagnosis.obstacles import low_power, mend_sleep, obstacle
 from barfs.errors import BarfsError, Cause, DriverOwns, NotDecoded
 from barfs.machine.functions import PciBus

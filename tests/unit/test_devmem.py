@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from barfs import devmem
-from barfs.access.aperture import CopiedAperture, MappedAperture
+from barfs.access.apertures import CopiedAperture, MappedAperture
 from barfs.devmem import (
     IomemRange,
     PhysicalMemory,

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from machines import ADMIN, ALL, E1000, FIRST, OPEN, RAWIO, SECOND, STRICT, Fixture
 
-from barfs.access.aperture import REFUSALS, SysfsFile, refusal
+from barfs.access.files import REFUSALS, SysfsFile, refusal
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis import obstacles
 from barfs.diagnosis.causes import BOOT, Machine, explain
