@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from barfs.access.aperture import Buffer
+from barfs.access.files import Buffer
 from barfs.errors import AccessFault, BarfsError, KernelRefused, ReadOnly
 
 MAX_WIDTH: Final = 8
