@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast
 
 from barfs.access import _mmio
-from barfs.access.files import PAGE_SIZE, REFUSALS, Buffer, StrPath, open_file, refusal
-from barfs.errors import AccessFault, BarfsError, DeviceGone
+from barfs.access.files import PAGE_SIZE, Buffer, StrPath, open_file, refusal
+from barfs.errors import Access, AccessFault, BarfsError, DeviceGone, Mmap, Verb, What
 
 # The most that is mapped at once. A mapping of device memory costs page tables for all of it when
 # it is made, 2 MiB a GiB, so a span of terabytes is mapped where it is touched.
@@ -23,15 +23,15 @@ GLANCE: Final = 1 << 20
 # short. Not so BUS_MCEERR_AR, a memory error.
 _PAGES_GONE: Final = (signal.SIGBUS, 2)
 
-# Makes the domain's error of a mapping that was refused, from what it was to be in words, the
-# error of mmap(2), and the offset in the file and length of what was asked for.
-Refuse: TypeAlias = Callable[[str, OSError, int, int], BarfsError]
+# Makes the domain's error of a mapping that was refused, from what was to be mapped, the error of
+# mmap(2), and the offset in the file at which the mapping was to begin.
+Refuse: TypeAlias = Callable[[What, Mmap, OSError, int], BarfsError]
 
 
-def refuse_mapping(what: str, error: OSError, start: int, length: int) -> BarfsError:
+def refuse_mapping(what: What, during: Mmap, error: OSError, start: int) -> BarfsError:
     """What a refusal means of any file."""
-    del start, length
-    return refusal(what, error, REFUSALS)
+    del start
+    return refusal(what, during, error)
 
 
 class Aperture(Protocol):
@@ -90,7 +90,7 @@ class MappedAperture:
         start: int,
         size: int,
         *,
-        what: str,
+        what: What,
         base: int,
         memory_like: bool,
         writable: bool,
@@ -133,8 +133,8 @@ class MappedAperture:
         try:
             return self._map_exactly(first, last)
         except OSError as error:
-            what = f"{self._what}: mapping {last - first:#x} bytes at {first:#x}"
-            raise self._refuse(what, error, self._start + first, last - first) from error
+            during = Mmap(first, last - first)
+            raise self._refuse(self._what, during, error, self._start + first) from error
 
     def _map_exactly(self, first: int, last: int) -> _Window:
         span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
@@ -151,7 +151,7 @@ class MappedAperture:
                 raise ValueError(f"{self._what}: used after it was closed")
             if self._revoked:
                 raise DeviceGone(
-                    f"{self._what}: its mapping was revoked since it was opened; open it again"
+                    "its mapping was revoked since it was opened; open it again", what=self._what
                 )
             first, last = self._window[1:]
             # Another thread may have been faster.
@@ -160,16 +160,21 @@ class MappedAperture:
                 self._window = self._map(offset, length)
             return self._window
 
-    def _fault(self, fault: _mmio.Fault, first: int, verb: str) -> BarfsError:
+    def _fault(
+        self, fault: _mmio.Fault, first: int, verb: Verb, width: int | None = None
+    ) -> BarfsError:
         offset, signum, code = fault.args
-        where = f"{self._what}: {verb} at {first + offset:#x}"
+        during = Access(verb, first + offset, width=width)
         if (signum, code) != _PAGES_GONE:
-            return AccessFault(f"{where} faulted ({signal.Signals(signum).name}, code {code})")
+            name = signal.Signals(signum).name
+            return AccessFault(f" faulted ({name}, code {code})", what=self._what, during=during)
         with self._lock:
             self._revoked = True
             self._window = _NOTHING
         return DeviceGone(
-            f"{where}: its mapping was revoked, as when a driver claims the range; open it again"
+            "its mapping was revoked, as when a driver claims the range; open it again",
+            what=self._what,
+            during=during,
         )
 
     # In each of these the exception's traceback would keep `span`, and so the mapping, alive.
@@ -181,7 +186,7 @@ class MappedAperture:
             span.load_run(offset - first, width, into)
         except _mmio.Fault as fault:
             del span
-            raise self._fault(fault, first, f"read of {width} bytes") from fault
+            raise self._fault(fault, first, "read", width) from fault
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
         """See Aperture."""
@@ -190,7 +195,7 @@ class MappedAperture:
             span.store_run(offset - first, width, data)
         except _mmio.Fault as fault:
             del span
-            raise self._fault(fault, first, f"write of {width} bytes") from fault
+            raise self._fault(fault, first, "write", width) from fault
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
@@ -228,7 +233,7 @@ class CopiedAperture:
     max_width = _mmio.MAX_WIDTH
     memory_like = True
 
-    def __init__(self, path: StrPath, start: int, size: int, *, what: str, writable: bool) -> None:
+    def __init__(self, path: StrPath, start: int, size: int, *, what: What, writable: bool) -> None:
         self.size = size
         self.base = start
         self._what = what
@@ -243,11 +248,11 @@ class CopiedAperture:
                 try:
                     got = os.preadv(self._fd, [rest[done:]], self._start + offset + done)
                 except OSError as error:
-                    raise refusal(
-                        f"{self._what}: read at {offset + done:#x}", error, REFUSALS
-                    ) from error
+                    during = Access("read", offset + done)
+                    raise refusal(self._what, during, error) from error
                 if got == 0:
-                    raise AccessFault(f"{self._what}: read at {offset + done:#x}: nothing there")
+                    during = Access("read", offset + done)
+                    raise AccessFault("nothing there", what=self._what, during=during)
                 done += got
 
     def copy_in(self, offset: int, data: Buffer) -> None:
@@ -258,11 +263,11 @@ class CopiedAperture:
                 try:
                     put = os.pwrite(self._fd, rest[done:], self._start + offset + done)
                 except OSError as error:
-                    raise refusal(
-                        f"{self._what}: write at {offset + done:#x}", error, REFUSALS
-                    ) from error
+                    during = Access("write", offset + done)
+                    raise refusal(self._what, during, error) from error
                 if put == 0:
-                    raise AccessFault(f"{self._what}: write at {offset + done:#x}: nothing there")
+                    during = Access("write", offset + done)
+                    raise AccessFault("nothing there", what=self._what, during=during)
                 done += put
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
@@ -290,7 +295,7 @@ class PortAperture:
     memory_like = False
 
     def __init__(
-        self, path: StrPath, start: int, size: int, *, what: str, base: int, writable: bool
+        self, path: StrPath, start: int, size: int, *, what: What, base: int, writable: bool
     ) -> None:
         self.size = size
         self.base = base
@@ -318,15 +323,15 @@ class PortAperture:
         piece: list[memoryview],
         where: int,
         width: int,
-        verb: str,
+        verb: Verb,
     ) -> None:
-        what = f"{self._what}: {verb} of {width} bytes at {where - self._start:#x}"
+        during = Access(verb, where - self._start, width=width)
         try:
             done = call(self._fd, piece, where)
         except OSError as error:
-            raise refusal(what, error, REFUSALS) from error
+            raise refusal(self._what, during, error) from error
         if done != width:
-            raise AccessFault(f"{what}: the kernel took {done}")
+            raise AccessFault(f"the kernel took {done}", what=self._what, during=during)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """Ports are not memory-like: byte by byte."""

@@ -6,7 +6,18 @@ import resource
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
-from barfs.errors import BarfsError, DeviceGone, KernelRefused, NotAllowed, ReadOnly, TooManyFiles
+from barfs.errors import (
+    Access,
+    BarfsError,
+    DeviceGone,
+    During,
+    KernelRefused,
+    NotAllowed,
+    Opening,
+    ReadOnly,
+    TooManyFiles,
+    What,
+)
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -29,16 +40,18 @@ REFUSALS: Final[Mapping[int, type[BarfsError]]] = {
 }
 
 
-def refusal(what: str, error: OSError, meanings: Mapping[int, type[BarfsError]]) -> BarfsError:
+def refusal(
+    what: What,
+    during: During | None,
+    error: OSError,
+    meanings: Mapping[int, type[BarfsError]] = REFUSALS,
+) -> BarfsError:
     """The domain's error for a refused system call; one without a meaning keeps its errno."""
     kind = meanings.get(error.errno or 0, BarfsError)
-    result = kind(f"{what}: {error.strerror}")
-    if kind is BarfsError and error.errno:
-        result.errno = error.errno
-    return result
+    return kind(what=what, during=during, system=error)
 
 
-def open_file(path: StrPath, what: str, *, writable: bool, flags: int = 0) -> int:
+def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> int:
     """A descriptor of a file that stays open, or the domain's error.
 
     TooManyFiles already where RESERVED_FILES more would be too many.
@@ -48,12 +61,14 @@ def open_file(path: StrPath, what: str, *, writable: bool, flags: int = 0) -> in
     try:
         fd = os.open(path, os.O_CLOEXEC | access | flags)
     except OSError as error:
-        raise refusal(f"{what}: {path}", error, REFUSALS) from error
+        raise refusal(what, Opening(os.fspath(path)), error) from error
     if limit != resource.RLIM_INFINITY and fd >= limit - RESERVED_FILES:
         os.close(fd)
         raise TooManyFiles(
-            f"{what}: {path}: the limit of {limit} open files is near; close some, or start barfs"
-            " after ulimit -n with more"
+            f"the limit of {limit} open files is near; close some, or start barfs after ulimit -n"
+            " with more",
+            what=what,
+            during=Opening(os.fspath(path)),
         )
     return fd
 
@@ -74,7 +89,7 @@ class SysfsFile:
     pci_read_config), so requests are passed on whole.
     """
 
-    def __init__(self, path: StrPath, *, what: str, writable: bool) -> None:
+    def __init__(self, path: StrPath, *, what: What, writable: bool) -> None:
         self._what = what
         self._fd = open_file(path, what, writable=writable)
         self.size = os.fstat(self._fd).st_size
@@ -91,18 +106,14 @@ class SysfsFile:
                 length -= len(pieces[-1])
             return b"".join(pieces)
         except OSError as error:
-            raise refusal(
-                f"{self._what}: read of {length:#x} bytes at {offset:#x}", error, REFUSALS
-            ) from error
+            raise refusal(self._what, Access("read", offset, length), error) from error
 
     def write(self, offset: int, data: bytes) -> int:
         """How much of `data` the kernel took at `offset`."""
         try:
             return os.pwrite(self._fd, data, offset)
         except OSError as error:
-            raise refusal(
-                f"{self._what}: write of {len(data):#x} bytes at {offset:#x}", error, REFUSALS
-            ) from error
+            raise refusal(self._what, Access("write", offset, len(data)), error) from error
 
     def close(self) -> None:
         """Close the file."""

@@ -9,7 +9,7 @@ import barfs
 
 # A module may import those before it.
 ROOMS = [
-    *("__init__", "errors", "names", "access.__init__", "access._mmio", "access.contract"),
+    *("__init__", "names", "errors", "access.__init__", "access._mmio", "access.contract"),
     *(
         "access.files",
         "access.apertures",
@@ -20,6 +20,9 @@ ROOMS = [
     ),
     *("machine.resources", "machine.plain", "machine.presence", "spans.__init__"),
     *("spans.combining", "machine.functions", "diagnosis.__init__", "diagnosis.obstacles"),
+    *("registers.__init__", "registers.checks", "registers.maps", "registers.plans"),
+    *("registers.files", "registers.capabilities", "registers.compiled", "registers.systemrdl"),
+    *("registers.svd",),
     *("spans.bars", "spans.enabling", "machine.kernel", "diagnosis.causes", "diagnosis.checkup"),
     *("machine.pciids", "report.__init__", "report.info", "journal.__init__", "journal.records"),
     *("nodes", "requests.__init__", "requests.policy", "spans.views", "spans.opening"),
@@ -37,6 +40,8 @@ RESERVED = {
     "pyudev": {"machine.uevents"},
     "barfs.access._mmio": {"access.apertures"},
     "mmap": {"requests.bounce"},
+    "systemrdl.compiler": {"registers.systemrdl"},
+    "lxml": {"registers.svd"},
 }
 
 BARFS = Path(barfs.__file__).parent
