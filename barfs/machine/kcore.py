@@ -69,8 +69,8 @@ class Piece(NamedTuple):
     size: int
 
 
-class KernelCore:
-    """The core file below `proc`, or none. Kept open: it may have to be opened with more rights.
+class CoreFile:
+    """The core file below `proc`, or none. It is kept open: opening it takes more rights.
 
     `refusal` is why there is none.
     """

@@ -69,6 +69,12 @@ class Symbols:
             )
         return text
 
+    def check(self) -> None:
+        """NoSuchNode, with the reason, if the kernel shows no addresses or no names of data."""
+        missing = _without_data(self._text())
+        if missing:
+            raise NoSuchNode(missing.removeprefix("; "))
+
     def find(self, name: str) -> Symbol:
         """The symbol of a name. NoSuchNode where there is none, or more than one."""
         known = self._known.get(name)

@@ -9,8 +9,10 @@ from barfs.diagnosis.causes import Machine
 from barfs.diagnosis.checkup import FUSE_DEVICE, Finding, State, examine
 from barfs.errors import NoSuchNode
 from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.kcore import CoreFile
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.source import BOOT, source_of
+from barfs.machine.symbols import Symbols
 from barfs.report.listing import inspect_all, select
 
 
@@ -40,7 +42,13 @@ def findings(
         if not functions:
             raise NoSuchNode(f"nothing matches {pattern!a}")
         addresses = [function.address for function in functions]
-    return examine(Machine(pci, PhysicalMemory(source, devmem)), addresses, fuse)
+    symbols, core = Symbols(source.proc), CoreFile(source.proc)
+    machine = Machine(pci, PhysicalMemory(source, devmem), symbols=symbols, core=core)
+    try:
+        return examine(machine, addresses, fuse)
+    finally:
+        symbols.close()
+        core.close()
 
 
 def is_hopeless(found: Iterable[Finding], pattern: str | None) -> bool:

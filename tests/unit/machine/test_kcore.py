@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from barfs.machine.kcore import (
     BadCore,
-    KernelCore,
+    CoreFile,
     Piece,
     Segment,
     parse_headers,
@@ -92,7 +92,7 @@ def test_pieces_are_the_bytes_of_the_range(stretches, start, size):
 
 def test_the_file_is_read_as_it_is_now(tmp_path):
     (tmp_path / "kcore").write_bytes(core([TEXT]))
-    opened = KernelCore(tmp_path)
+    opened = CoreFile(tmp_path)
     try:
         assert len(opened.segments()) == 1
         (tmp_path / "kcore").write_bytes(core([TEXT, *RAM]))
@@ -102,7 +102,7 @@ def test_the_file_is_read_as_it_is_now(tmp_path):
 
 
 def test_no_file_is_a_refusal_that_says_why(tmp_path):
-    opened = KernelCore(tmp_path)
+    opened = CoreFile(tmp_path)
     with pytest.raises(FileNotFoundError):
         opened.segments()
     opened.close()
@@ -131,7 +131,7 @@ def test_no_bytes_do_anything_else(data):
 
 def test_it_never_blocks_on_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "kcore")
-    opened = KernelCore(tmp_path)
+    opened = CoreFile(tmp_path)
     with pytest.raises((BadCore, OSError)):
         opened.segments()
     opened.close()
