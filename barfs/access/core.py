@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from barfs.access.files import Buffer
-from barfs.errors import AccessFault, BarfsError, KernelRefused, ReadOnly
+from barfs.errors import Access, AccessFault, BarfsError, KernelRefused, ReadOnly, What
 
 MAX_WIDTH: Final = 8
 
@@ -21,8 +21,11 @@ class CoreAperture:
 
     max_width = MAX_WIDTH
     memory_like = True
+    way = ""
 
-    def __init__(self, fd: int, pieces: Sequence[tuple[int, int]], *, what: str, base: int) -> None:
+    def __init__(
+        self, fd: int, pieces: Sequence[tuple[int, int]], *, what: What, base: int
+    ) -> None:
         self.size = sum(length for _, length in pieces)
         self.base = base
         self._what = what
@@ -30,7 +33,7 @@ class CoreAperture:
         self._fd = os.dup(fd)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """See Aperture."""
+        """Fill `into`, in widths that the kernel chooses."""
         with memoryview(into) as rest:
             done, begin = 0, 0
             for start, length in self._pieces:
@@ -41,14 +44,14 @@ class CoreAperture:
                 begin += length
 
     def _read(self, into: memoryview, at: int, offset: int) -> int:
-        what = f"{self._what}: read at {offset:#x} through kcore"
+        during = Access("read", offset)
         try:
             got = os.preadv(self._fd, [into], at)
         except OSError as error:
             kind = KernelRefused if error.errno == errno.EPERM else AccessFault
-            raise kind(f"{what}: {error.strerror}") from error
+            raise kind(what=self._what, during=during, system=error) from error
         if got == 0:
-            raise AccessFault(f"{what}: nothing there")
+            raise AccessFault("nothing there", what=self._what, during=during)
         return got
 
     def copy_in(self, offset: int, data: Buffer) -> None:
@@ -66,9 +69,8 @@ class CoreAperture:
         raise self._refusal(offset, len(data))
 
     def _refusal(self, offset: int, length: int) -> BarfsError:
-        return ReadOnly(
-            f"{self._what}: write of {length:#x} bytes at {offset:#x}: kcore is only read"
-        )
+        during = Access("write", offset, length)
+        return ReadOnly("/proc/kcore is only read", what=self._what, during=during)
 
     def close(self) -> None:
         """Close the file."""

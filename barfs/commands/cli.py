@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Final, NoReturn
 
-from barfs.commands import demo, doctor, ls, mount, umount
+from barfs.commands import demo, doctor, ksym, ls, mount, umount
 from barfs.commands.command import parser_of
 from barfs.daemon.mountpoint import MountError
 from barfs.errors import BarfsError
@@ -17,6 +17,7 @@ COMMANDS: Final = (
     demo.COMMAND,
     ls.COMMAND,
     doctor.COMMAND,
+    ksym.COMMAND,
 )
 
 

@@ -1,10 +1,11 @@
 """The kernel's own memory by name: where a symbol, a field of it or a window into it lies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from barfs.access.core import CoreAperture
-from barfs.devmem import OFFSET_END, PhysicalMemory
+from barfs.access.files import OFFSET_END
+from barfs.devmem import PhysicalMemory
 from barfs.errors import BadRequest, NoSuchAddress, NoSuchNode, ReadOnly
 from barfs.machine import kernel
 from barfs.machine.btf import read_types
@@ -21,6 +22,7 @@ from barfs.machine.symbols import Symbol, Symbols
 from barfs.names import SymbolName, ViewKind
 from barfs.nodes import View
 from barfs.spans.opening import Spans, view_of
+from barfs.spans.ways import KernelCore
 
 # What the kernel's own ranges in /proc/iomem are called (arch/x86/kernel/setup.c).
 _KERNEL: Final = "Kernel "
@@ -48,16 +50,13 @@ class Extent(NamedTuple):
 class KernelMemory:
     """The memory of the running kernel, by the names of its symbols.
 
-    `core` is /proc/kcore, if it may be used. No method but `open` touches memory.
+    `core` is /proc/kcore, if it may be used. Only opening touches memory.
     """
 
-    def __init__(
-        self, memory: PhysicalMemory, symbols: Symbols, core: CoreFile | None, spans: Spans
-    ) -> None:
+    def __init__(self, memory: PhysicalMemory, symbols: Symbols, core: CoreFile | None) -> None:
         self._memory = memory
         self._symbols = symbols
         self._core = core
-        self._spans = spans
 
     def extent(self, name: SymbolName, view: ViewKind = ViewKind.RAW) -> Extent:
         """What a name means: a symbol up to the next one, a field, a window into either.
@@ -103,12 +102,15 @@ class KernelMemory:
 
     def physical(self, extent: Extent) -> int | None:
         """The physical address of all of an extent; None where nothing says it."""
-        last = extent.virtual + extent.size - 1
         segments = self._segments()
-        if segments:
-            first, end = to_physical(segments, extent.virtual), to_physical(segments, last)
-            return first if first is not None and end == first + extent.size - 1 else None
-        return self._by_text(extent)
+        return _physical(segments, extent) if segments else self._by_text(extent)
+
+    def located(self, pattern: str) -> Iterator[tuple[Symbol, int | None]]:
+        """The symbols that a shell pattern means, and their physical addresses. NoSuchNode."""
+        segments = self._segments()
+        for symbol in self._symbols.matching(pattern):
+            extent = Extent(symbol.address, 1)
+            yield symbol, _physical(segments, extent) if segments else self._by_text(extent)
 
     def _by_text(self, extent: Extent) -> int | None:
         """By the distance from `_text`, on machines whose "Kernel code" begins there."""
@@ -128,22 +130,8 @@ class KernelMemory:
         """The refusal to write what a name means; None if it may be written."""
         return ReadOnly(_ONLY_READ, what=what) if self.physical(self.extent(name)) is None else None
 
-    def physical_of(self, symbol: Symbol) -> int | None:
-        """The physical address of a symbol; None where nothing says it."""
-        return self.physical(Extent(symbol.address, 1))
-
-    def open(self, name: SymbolName, view: ViewKind, *, writable: bool, what: str) -> View:
-        """Open what a name means; `what` is its path, for messages.
-
-        By its physical address, as `phys/` does, with all that raises. What has none is read
-        through the core file, and ReadOnly to write. NoSuchAddress where that has it not either.
-        """
-        extent = self.extent(name, view)
-        if view.is_text and extent.size < view.width:
-            raise BadRequest(f"{extent.size} bytes hold no register of {view.width}", what=what)
-        start = self.physical(extent)
-        if start is not None:
-            return self._spans.physical(start, extent.size, view, writable=writable, what=what)
+    def open_elsewhere(self, extent: Extent, view: ViewKind, *, writable: bool, what: str) -> View:
+        """Open what has no physical address, through the core file. NoSuchAddress, ReadOnly."""
         if writable:  # the second line of defence
             raise ReadOnly(_ONLY_READ, what=what)
         size = view.width if view.is_text else extent.size
@@ -151,7 +139,7 @@ class KernelMemory:
         if pieces is None or self._core is None:
             raise self._no_memory(extent.virtual, what)
         aperture = CoreAperture(self._core.fd, pieces, what=what, base=extent.virtual)
-        aperture.way = "kcore"
+        aperture.way = KernelCore.name
         return view_of([aperture], view, what)
 
     def _no_memory(self, virtual: int, what: str) -> NoSuchAddress:
@@ -166,3 +154,33 @@ class KernelMemory:
             f"virtual address {virtual:#x} is in no memory of the kernel's: {reason}",
             what=what,
         )
+
+
+def _physical(segments: Sequence[Segment], extent: Extent) -> int | None:
+    """The physical address of all of an extent, by the core file."""
+    last = extent.size - 1
+    start, end = (to_physical(segments, extent.virtual + at) for at in (0, last))
+    return start if start is not None and end == start + last else None
+
+
+def open_symbol(
+    memory: KernelMemory,
+    spans: Spans,
+    name: SymbolName,
+    view: ViewKind,
+    *,
+    writable: bool,
+    what: str,
+) -> View:
+    """Open what a name means; `what` is its path, for messages.
+
+    By its physical address, as in `phys/` and with all that raises. What has none is read through
+    the core file: ReadOnly to write it, NoSuchAddress where it is not in there.
+    """
+    extent = memory.extent(name, view)
+    if view.is_text and extent.size < view.width:
+        raise BadRequest(f"{extent.size} bytes hold no register of {view.width}", what=what)
+    start = memory.physical(extent)
+    if start is None:
+        return memory.open_elsewhere(extent, view, writable=writable, what=what)
+    return spans.physical(start, extent.size, view, writable=writable, what=what)

@@ -42,5 +42,5 @@ def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
 def _kernel_memory(machine: Machine, spans: Spans) -> list[Branch]:
     if not machine.phys or machine.symbols is None:
         return []
-    memory = KernelMemory(machine.memory, machine.symbols, machine.core, spans)
-    return [Ksym(), KernelSymbols(memory)]
+    memory = KernelMemory(machine.memory, machine.symbols, machine.core)
+    return [Ksym(), KernelSymbols(memory, spans)]

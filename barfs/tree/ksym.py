@@ -7,7 +7,8 @@ from barfs.errors import NoSuchNode, ReadOnly
 from barfs.journal.records import Subject
 from barfs.names import SymbolName
 from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Kind, Node, Type, View
-from barfs.spans.kernel import Extent, KernelMemory
+from barfs.spans.kernel import Extent, KernelMemory, open_symbol
+from barfs.spans.opening import Spans
 from barfs.tree.root import ROOT
 from barfs.tree.single import Single
 from barfs.tree.views import attributes_of, view_in, views_in
@@ -62,8 +63,9 @@ class KernelSymbols(Branch):
     kinds = (SYMBOL, ELEMENTS)
     under = (KSYM, ELEMENTS)
 
-    def __init__(self, memory: KernelMemory) -> None:
+    def __init__(self, memory: KernelMemory, spans: Spans) -> None:
         self._memory = memory
+        self._spans = spans
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
         """See Branch."""
@@ -118,4 +120,5 @@ class KernelSymbols(Branch):
 
     def open(self, node: Node, *, writable: bool) -> View:
         """See Branch."""
-        return self._memory.open(_name_of(node), node.view, writable=writable, what=_path(node))
+        name, what = _name_of(node), _path(node)
+        return open_symbol(self._memory, self._spans, name, node.view, writable=writable, what=what)
