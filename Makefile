@@ -7,10 +7,10 @@
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SCRIPTS := tools/setup tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
+SCRIPTS := tools/setup tools/launcher tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
-INPUTS := pyproject.toml tools/setup barfs/access/_mmio.c
+INPUTS := pyproject.toml tools/setup tools/launcher barfs/access/_mmio.c
 
 .PHONY: demo test bench performance generated clean
 

@@ -6,12 +6,15 @@ Nothing here waits for a mount: a daemon that is stopped or hangs would keep who
 import enum
 import errno
 import os
+import pwd
 import re
 import select
 import signal
 import subprocess
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from barfs.names import quoted
 
 BARFS_TYPE: Final = "fuse.barfs"
 
@@ -22,6 +25,9 @@ ANSWER_TIMEOUT: Final = 3.0
 
 # What a request to a mount without a daemon gives (fs/fuse/dev.c: fuse_get_req, fuse_abort_conn).
 _DEAD: Final = {errno.ENOTCONN, errno.ECONNABORTED}
+
+# How many of those who use a mount are named.
+_USERS_SHOWN: Final = 3
 
 # As many as the kernel follows (include/linux/namei.h, MAXSYMLINKS).
 _MAX_LINKS: Final = 40
@@ -45,6 +51,14 @@ class Mounted(NamedTuple):
     kind: str
     uid: int
     gid: int
+
+
+def absolute(path: Path) -> Path:
+    """A path from the root on. MountError if it counts from a working directory that is gone."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise MountError("the working directory is gone; go to another one: cd") from None
 
 
 def _unescape(field: bytes) -> str:
@@ -155,7 +169,7 @@ def check_free(mountpoint: Path, *, replace_dead: bool = False) -> None:
     where = resolve(mountpoint, mounts)
     mounted = mounts.get(where)
     if mounted is not None and mounted.kind == BARFS_TYPE:
-        _check_dead(mountpoint, state(where, mounted), replace_dead=replace_dead)
+        _check_dead(mountpoint, mounted, state(where, mounted), replace_dead=replace_dead)
         return
     if mounted is not None:
         raise MountError(
@@ -166,27 +180,34 @@ def check_free(mountpoint: Path, *, replace_dead: bool = False) -> None:
     except OSError as error:
         raise MountError(f"{mountpoint}: {error.strerror}") from None
     if not os.path.lexists(mountpoint):
-        raise MountError(f"{mountpoint} does not exist; create it with: mkdir -p {mountpoint}")
+        raise MountError(
+            f"{mountpoint} does not exist; create it with: mkdir -p {quoted(mountpoint)}"
+        )
     if not is_directory:
         raise MountError(f"{mountpoint} is not a directory; mount on a directory")
 
 
-def _check_dead(mountpoint: Path, how: State, *, replace_dead: bool) -> None:
+def _check_dead(mountpoint: Path, mounted: Mounted, how: State, *, replace_dead: bool) -> None:
     """Raise MountError unless a barfs mount may be replaced."""
+    unmount_it = _unmount_command(mountpoint, mounted)
     if how is State.LIVE:
-        raise MountError(
-            f"{mountpoint} is already mounted; unmount with: barfs umount {mountpoint}"
-        )
+        raise MountError(f"{mountpoint} is already mounted; unmount with: {unmount_it}")
     if how is State.SILENT:
         raise MountError(
             f"{mountpoint} is already mounted, and its daemon does not answer; find and kill it"
-            f" (pgrep -af barfs), then: barfs umount {mountpoint}"
+            f" (pgrep -af barfs), then: {unmount_it}"
         )
     if not replace_dead:
         raise MountError(
             f"{mountpoint} holds a dead mount; replace it with the option --force, or clear it"
-            f" with: barfs umount {mountpoint}"
+            f" with: {unmount_it}"
         )
+
+
+def _unmount_command(mountpoint: Path | str, mounted: Mounted) -> str:
+    """What this user types to unmount."""
+    sudo = "" if os.geteuid() in {0, mounted.uid} else "sudo "
+    return f"{sudo}barfs umount {quoted(mountpoint)}"
 
 
 def clear_dead(mountpoint: Path) -> None:
@@ -212,10 +233,66 @@ def _unmount(where: str, *, lazily: bool) -> str | None:
     else:
         command = ["fusermount3", "-u", *(["-z"] if lazily else []), where]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            errors="surrogateescape",
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
     except FileNotFoundError:
         return f"{command[0]} is missing; install util-linux and fuse3"
-    return done.stderr.strip().replace("\n", "; ") if done.returncode else None
+    if done.returncode == 0:
+        return None
+    return "; ".join(line.rstrip(".") for line in done.stderr.splitlines() if line)
+
+
+def users(where: str) -> list[str]:
+    """Who is in a mount at a resolved path or has a file of it open, as far as this user may see.
+
+    Reads links in /proc, and does not touch the mount.
+    """
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        for link, how in (("cwd", "is in it"), ("root", "has its root there")):
+            if _leads_into(process / link, where):
+                found.append(f"{_name_of(process)} {how}")
+                break
+        else:
+            try:
+                files = list((process / "fd").iterdir())
+            except OSError:  # somebody else's, or gone
+                continue
+            if any(_leads_into(file, where) for file in files):
+                found.append(f"{_name_of(process)} has a file of it open")
+    return found
+
+
+def _leads_into(link: Path, where: str) -> bool:
+    try:
+        return os.path.commonpath((where, os.readlink(link))) == where
+    except (OSError, ValueError):  # not to be read, or a socket and the like
+        return False
+
+
+def _name_of(process: Path) -> str:
+    """`bash (731)`."""
+    try:
+        name = (process / "comm").read_bytes().decode(errors="replace").rstrip("\n")
+    except OSError:
+        name = "a process"
+    return f"{name} ({process.name})"
+
+
+def _in_use(mountpoint: Path, where: str) -> str:
+    """What to say of a mount that is in use."""
+    found = users(where)
+    if not found:
+        return f"{mountpoint} is busy; see who uses it with: fuser -vm {quoted(where)}"
+    shown = [*found[:_USERS_SHOWN], *(["others"] if len(found) > _USERS_SHOWN else [])]
+    return f"{mountpoint} is busy: {', '.join(shown)}; leave it (cd) or end them first"
 
 
 def unmount(mountpoint: Path, *, quiet: bool = False) -> None:
@@ -229,7 +306,17 @@ def unmount(mountpoint: Path, *, quiet: bool = False) -> None:
     if mounted is None and quiet:
         return
     if mounted is None or mounted.kind != BARFS_TYPE:
-        raise MountError(f"{mountpoint} is not a barfs mount")
+        # A barfs mount above it is not touched.
+        above = (mounts.get(str(path)) for path in Path(where).parents)
+        in_one = any(mount is not None and mount.kind == BARFS_TYPE for mount in above)
+        if in_one or os.path.lexists(where):
+            raise MountError(f"{mountpoint} is not a barfs mount")
+        raise MountError(f"{mountpoint} does not exist")
+    if os.geteuid() not in {0, mounted.uid}:
+        raise MountError(
+            f"{mountpoint} was mounted by {_user(mounted.uid)}; unmount with:"
+            f" {_unmount_command(where, mounted)}"
+        )
     # First without a question: that needs no answer, and who asks makes it busy.
     refused = _unmount(where, lazily=False)
     if refused is None:
@@ -243,6 +330,13 @@ def unmount(mountpoint: Path, *, quiet: bool = False) -> None:
     if how is State.SILENT:
         raise MountError(
             f"{refused}; its daemon does not answer: find and kill it (pgrep -af barfs), then"
-            f" again: barfs umount {where}"
+            f" again: {_unmount_command(where, mounted)}"
         )
-    raise MountError(f"{refused}; see who uses it with: fuser -vm {where}")
+    raise MountError(_in_use(mountpoint, where) if "busy" in refused else refused)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"the user {uid}"
