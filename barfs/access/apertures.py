@@ -7,82 +7,85 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast
 
 from barfs.access import _mmio
-from barfs.access.files import PAGE_SIZE, REFUSALS, Buffer, StrPath, open_file, refusal
-from barfs.errors import AccessFault, BarfsError, DeviceGone
+from barfs.access.files import PAGE_SIZE, Buffer, StrPath, open_file, refusal
+from barfs.errors import Access, AccessFault, BarfsError, DeviceGone, Mmap, Verb, What
 
-# The most that is mapped at once. A mapping of device memory costs page tables for all of it when
-# it is made, 2 MiB a GiB, so a span of terabytes is mapped where it is touched.
+# The most that is mapped at once, in bytes. A mapping of device memory costs page tables for all of
+# it when it is made: 2 MiB for each GiB. So a span of terabytes is mapped only where it is touched.
 WINDOW: Final = 64 << 20
 
-# What is mapped at first where nothing was before. Who looks here and there into a large BAR needs
-# no more, and who stays gets a whole window with the second look.
+# What is mapped at the first access to a window, in bytes. A program that looks here and there into
+# a large BAR needs no more. A program that stays gets a whole window with its second access.
 GLANCE: Final = 1 << 20
 
-# BUS_ADRERR in uapi/asm-generic/siginfo.h. What touching a mapping gives once its pages are gone
-# for good: a driver has claimed the range (kernel/resource.c, revoke_iomem), or the file was cut
-# short. Not so BUS_MCEERR_AR, a memory error.
+# The signal and its code (BUS_ADRERR in uapi/asm-generic/siginfo.h) when a mapping is touched whose
+# pages are gone for good. Then a driver has claimed the range (kernel/resource.c, revoke_iomem), or
+# the file was cut short. A memory error has another code, BUS_MCEERR_AR.
 _PAGES_GONE: Final = (signal.SIGBUS, 2)
 
-# Makes the domain's error of a mapping that was refused, from what it was to be in words, the
-# error of mmap(2), and the offset in the file and length of what was asked for.
-Refuse: TypeAlias = Callable[[str, OSError, int, int], BarfsError]
+# Makes an error of barfs when mmap(2) refused a mapping. It gets the thing that was to be mapped,
+# the part of it, the error of mmap(2), and the offset in the file where the mapping was to begin.
+Refuse: TypeAlias = Callable[[What, Mmap, OSError, int], BarfsError]
 
 
-def refuse_mapping(what: str, error: OSError, start: int, length: int) -> BarfsError:
-    """What a refusal means of any file."""
-    del start, length
-    return refusal(what, error, REFUSALS)
+def refuse_mapping(what: What, during: Mmap, error: OSError, start: int) -> BarfsError:
+    """What a refused mapping of any file means."""
+    del start
+    return refusal(what, during, error)
 
 
 class Aperture(Protocol):
-    """What a view needs. Offsets are bytes from the start of the span.
+    """A span that a view accesses. Offsets are bytes from the start of the span.
 
-    The caller keeps requests inside `size` and runs naturally aligned at `base + offset`. Any
-    access may raise AccessFault or DeviceGone.
+    The caller keeps requests inside `size`, and keeps runs naturally aligned at `base + offset`.
+    Any access may raise AccessFault or DeviceGone.
     """
 
     size: int
     base: int  # bus address of byte 0: what alignment is measured against
-    max_width: int  # bytes; the widest access that the span takes in one go
+    max_width: int  # the widest access that the span allows, in bytes
     memory_like: bool
+    way: str  # the way by which it was opened; barfs/spans/ways.py sets it
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """Fill `into` by ascending loads of `width` bytes."""
+        """Fill `into` by loads of `width` bytes, lowest address first."""
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """Write `data` by ascending stores of `width` bytes."""
+        """Write `data` by stores of `width` bytes, lowest address first."""
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """Fill `into` in any widths; for memory-like spans."""
+        """Fill `into` by loads of any width. Only for memory-like spans."""
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """Write `data` in any widths; for memory-like spans."""
+        """Write `data` by stores of any width. Only for memory-like spans."""
 
     def close(self) -> None:
-        """Give the span up. Not to be used afterwards."""
+        """Give the span up. It must not be used afterwards."""
 
 
-# What is mapped of a span: its bytes from the first number up to the last. A plain tuple, which
-# is taken apart faster than a named one.
+# The part of a span that is mapped: the mapping, its first byte, and the byte after its last. It is
+# a plain tuple because that is taken apart faster than a named one.
 _Window: TypeAlias = tuple[_mmio.Span, int, int]
 
-# Holds no request, so its span is never used.
+# A window that holds no request. Its span is never used.
 _NOTHING: Final[_Window] = (cast("_mmio.Span", None), 1, 0)
 
 
 class MappedAperture:
     """`size` bytes of a mappable file from `start`, mapped in windows as they are touched.
 
-    `what` names the span in messages. With `uncached` the file is opened with O_SYNC, which makes
-    the kernel map /dev/mem uncached (drivers/char/mem.c, phys_mem_access_prot). The first window
-    is mapped at once, so that a refusal shows when the file is opened.
+    `what` names the span in messages. With `uncached` the file is opened with O_SYNC. Then the
+    kernel maps /dev/mem uncached (drivers/char/mem.c, phys_mem_access_prot). The first window is
+    mapped at once, so that a refusal shows when the file is opened.
 
-    Several threads may use it at once. An access holds the window that it goes through, so one
-    that is replaced or closed meanwhile is unmapped when its last access ends. Once an access
-    finds the mapping revoked, the aperture is given up: DeviceGone from then on, and no access.
+    Several threads may use it at once. An access holds the window that it goes through. So a window
+    that is replaced or closed meanwhile is unmapped when the last access through it ends. When an
+    access finds the mapping revoked, the aperture is given up: from then on a request raises
+    DeviceGone and makes no access.
     """
 
     max_width = _mmio.MAX_WIDTH
+    way = ""
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class MappedAperture:
         start: int,
         size: int,
         *,
-        what: str,
+        what: What,
         base: int,
         memory_like: bool,
         writable: bool,
@@ -104,8 +107,8 @@ class MappedAperture:
         self._start = start
         self._writable = writable
         self._refuse = refuse
-        self._lock = threading.Lock()  # of what changes all below
-        self._place = -1  # of the last window, in WINDOWs
+        self._lock = threading.Lock()  # held while any of the attributes below changes
+        self._place = -1  # where the last window lies, counted in WINDOWs
         self._fd = open_file(path, what, writable=writable, flags=os.O_SYNC if uncached else 0)
         self._revoked = False
         try:
@@ -117,7 +120,7 @@ class MappedAperture:
     def _map(self, offset: int, length: int) -> _Window:
         """Map the window around a request, or only its pages if the kernel refuses the window.
 
-        /dev/mem's mmap is all or nothing: one page that is refused refuses them all.
+        /dev/mem maps all or nothing: one page that it refuses makes it refuse the whole window.
         """
         place = offset // WINDOW
         extent = WINDOW if place == self._place else GLANCE
@@ -133,67 +136,69 @@ class MappedAperture:
         try:
             return self._map_exactly(first, last)
         except OSError as error:
-            what = f"{self._what}: mapping {last - first:#x} bytes at {first:#x}"
-            raise self._refuse(what, error, self._start + first, last - first) from error
+            during = Mmap(first, last - first)
+            raise self._refuse(self._what, during, error, self._start + first) from error
 
     def _map_exactly(self, first: int, last: int) -> _Window:
         span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
         return span, first, last
 
     def _reach(self, offset: int, length: int) -> _Window:
-        """The window that holds a request."""
+        """The window that holds a request. It is mapped if need be."""
         span, first, last = window = self._window
         if first <= offset and offset + length <= last:
             return window
-        del span, window  # or the traceback of a refusal would keep it mapped
+        del span, window  # otherwise the traceback of a refusal would keep it mapped
         with self._lock:
             if self._fd < 0:
                 raise ValueError(f"{self._what}: used after it was closed")
             if self._revoked:
                 raise DeviceGone(
-                    f"{self._what}: its mapping was revoked since it was opened; open it again"
+                    "its mapping was revoked since it was opened; open it again", what=self._what
                 )
             first, last = self._window[1:]
-            # Another thread may have been faster.
+            # Another thread may have mapped it meanwhile.
             if not (first <= offset and offset + length <= last):
-                # The old one is not closed: another thread may be about to use it.
+                # The old window is not closed: another thread may be about to use it.
                 self._window = self._map(offset, length)
             return self._window
 
-    def _fault(self, fault: _mmio.Fault, first: int, verb: str) -> BarfsError:
+    def _fault(
+        self, fault: _mmio.Fault, first: int, verb: Verb, width: int | None = None
+    ) -> BarfsError:
         offset, signum, code = fault.args
-        where = f"{self._what}: {verb} at {first + offset:#x}"
+        during = Access(verb, first + offset, width=width)
         if (signum, code) != _PAGES_GONE:
-            return AccessFault(f"{where} faulted ({signal.Signals(signum).name}, code {code})")
+            name = signal.Signals(signum).name
+            return AccessFault(f" faulted ({name}, code {code})", what=self._what, during=during)
         with self._lock:
             self._revoked = True
             self._window = _NOTHING
         return DeviceGone(
-            f"{where}: its mapping was revoked, as when a driver claims the range; open it again"
+            "its mapping was revoked, as when a driver claims the range; open it again",
+            what=self._what,
+            during=during,
         )
 
-    # In each of these the exception's traceback would keep `span`, and so the mapping, alive.
+    # `del span` in each of these: the exception's traceback would keep the mapping alive.
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """See Aperture."""
         span, first, _ = self._reach(offset, len(into))
         try:
             span.load_run(offset - first, width, into)
         except _mmio.Fault as fault:
             del span
-            raise self._fault(fault, first, f"read of {width} bytes") from fault
+            raise self._fault(fault, first, "read", width) from fault
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """See Aperture."""
         span, first, _ = self._reach(offset, len(data))
         try:
             span.store_run(offset - first, width, data)
         except _mmio.Fault as fault:
             del span
-            raise self._fault(fault, first, f"write of {width} bytes") from fault
+            raise self._fault(fault, first, "write", width) from fault
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """See Aperture."""
         span, first, _ = self._reach(offset, len(into))
         try:
             span.copy_out(offset - first, into)
@@ -202,7 +207,6 @@ class MappedAperture:
             raise self._fault(fault, first, "read") from fault
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """See Aperture."""
         span, first, _ = self._reach(offset, len(data))
         try:
             span.copy_in(offset - first, data)
@@ -211,7 +215,7 @@ class MappedAperture:
             raise self._fault(fault, first, "write") from fault
 
     def close(self) -> None:
-        """Unmap, once accesses in other threads have ended, and close the file."""
+        """Close the file, and unmap when the accesses in other threads have ended."""
         with self._lock:
             if self._fd >= 0:
                 self._window = _NOTHING
@@ -220,15 +224,16 @@ class MappedAperture:
 
 
 class CopiedAperture:
-    """Memory that the kernel copies to and fro: /dev/mem read and written rather than mapped.
+    """Memory that the kernel copies: /dev/mem is read and written, and not mapped.
 
-    For System RAM only: the kernel chooses the widths (drivers/char/mem.c, read_mem).
+    It is for System RAM only, because the kernel chooses the widths (drivers/char/mem.c, read_mem).
     """
 
     max_width = _mmio.MAX_WIDTH
+    way = ""
     memory_like = True
 
-    def __init__(self, path: StrPath, start: int, size: int, *, what: str, writable: bool) -> None:
+    def __init__(self, path: StrPath, start: int, size: int, *, what: What, writable: bool) -> None:
         self.size = size
         self.base = start
         self._what = what
@@ -236,42 +241,40 @@ class CopiedAperture:
         self._fd = open_file(path, what, writable=writable)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """See Aperture."""
         with memoryview(into) as rest:
             done = 0
             while done < len(rest):
                 try:
                     got = os.preadv(self._fd, [rest[done:]], self._start + offset + done)
                 except OSError as error:
-                    raise refusal(
-                        f"{self._what}: read at {offset + done:#x}", error, REFUSALS
-                    ) from error
+                    during = Access("read", offset + done)
+                    raise refusal(self._what, during, error) from error
                 if got == 0:
-                    raise AccessFault(f"{self._what}: read at {offset + done:#x}: nothing there")
+                    during = Access("read", offset + done)
+                    raise AccessFault("nothing there", what=self._what, during=during)
                 done += got
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """See Aperture."""
         with memoryview(data) as rest:
             done = 0
             while done < len(rest):
                 try:
                     put = os.pwrite(self._fd, rest[done:], self._start + offset + done)
                 except OSError as error:
-                    raise refusal(
-                        f"{self._what}: write at {offset + done:#x}", error, REFUSALS
-                    ) from error
+                    during = Access("write", offset + done)
+                    raise refusal(self._what, during, error) from error
                 if put == 0:
-                    raise AccessFault(f"{self._what}: write at {offset + done:#x}: nothing there")
+                    during = Access("write", offset + done)
+                    raise AccessFault("nothing there", what=self._what, during=during)
                 done += put
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """As a copy, for memory has no widths."""
+        """Copy: memory has no widths."""
         del width
         self.copy_out(offset, into)
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """As a copy, for memory has no widths."""
+        """Copy: memory has no widths."""
         del width
         self.copy_in(offset, data)
 
@@ -281,16 +284,18 @@ class CopiedAperture:
 
 
 class PortAperture:
-    """`size` port addresses from `base` through sysfs's `resourceN`, from `start` in that file.
+    """`size` I/O ports from `base`. They begin at `start` in sysfs's `resourceN`.
 
-    One read or write of 1, 2 or 4 bytes is one access (drivers/pci/pci-sysfs.c, pci_resource_io).
+    A read or write of 1, 2 or 4 bytes of that file is one access (drivers/pci/pci-sysfs.c,
+    pci_resource_io).
     """
 
     max_width = 4
+    way = ""
     memory_like = False
 
     def __init__(
-        self, path: StrPath, start: int, size: int, *, what: str, base: int, writable: bool
+        self, path: StrPath, start: int, size: int, *, what: What, base: int, writable: bool
     ) -> None:
         self.size = size
         self.base = base
@@ -299,14 +304,12 @@ class PortAperture:
         self._fd = open_file(path, what, writable=writable)
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """See Aperture."""
         with memoryview(into) as rest:
             for at in range(0, len(rest), width):
                 where = self._start + offset + at
                 self._complete(os.preadv, [rest[at : at + width]], where, width, "read")
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """See Aperture."""
         with memoryview(data) as rest:
             for at in range(0, len(rest), width):
                 where = self._start + offset + at
@@ -318,22 +321,22 @@ class PortAperture:
         piece: list[memoryview],
         where: int,
         width: int,
-        verb: str,
+        verb: Verb,
     ) -> None:
-        what = f"{self._what}: {verb} of {width} bytes at {where - self._start:#x}"
+        during = Access(verb, where - self._start, width=width)
         try:
             done = call(self._fd, piece, where)
         except OSError as error:
-            raise refusal(what, error, REFUSALS) from error
+            raise refusal(self._what, during, error) from error
         if done != width:
-            raise AccessFault(f"{what}: the kernel took {done}")
+            raise AccessFault(f"the kernel took {done}", what=self._what, during=during)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """Ports are not memory-like: byte by byte."""
+        """Copy byte by byte, since ports are not memory-like."""
         self.load_run(offset, 1, into)
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """Ports are not memory-like: byte by byte."""
+        """Copy byte by byte, since ports are not memory-like."""
         self.store_run(offset, 1, data)
 
     def close(self) -> None:

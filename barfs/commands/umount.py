@@ -10,10 +10,13 @@ from barfs.daemon.options import Option
 
 QUIET: Final = Option("-q --quiet", "it is no error if nothing is mounted")
 
+DEAD: Final = Option("--dead", "only if its daemon is gone")
+
 
 def run(arguments: argparse.Namespace) -> None:
     """See the module."""
-    unmount(absolute(arguments.mountpoint), quiet=bool(arguments.quiet))
+    mountpoint = absolute(arguments.mountpoint)
+    unmount(mountpoint, quiet=bool(arguments.quiet), dead=bool(arguments.dead))
 
 
 COMMAND: Final = Command(
@@ -22,7 +25,7 @@ COMMAND: Final = Command(
     description="Unmount. What a dead daemon has left is cleared also if it is in use.",
     examples="  sudo barfs umount /mnt/bars",
     run=run,
-    options=(QUIET,),
+    options=(QUIET, DEAD),
     arguments=(Argument("MOUNTPOINT", "where it is mounted", parse=Path),),
     aliases=("unmount",),
     hints=dict.fromkeys(

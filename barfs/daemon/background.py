@@ -66,7 +66,9 @@ def _serve(settings: Settings, send: int, finish: Callable[[], None]) -> None:
         with os.fdopen(send, "w") as answers:
 
             def report(answer: str) -> None:
-                if not answers.closed:
+                if answers.closed:
+                    log.error("%s", answer)
+                else:
                     answers.write(answer)
                     answers.close()
 

@@ -1,28 +1,39 @@
 """Why something is refused, and what would mend it.
 
-In the same words wherever it is said: in the log when it happens, in `status` and by `barfs
-doctor` before it does (checkup.py).
+The words are the same everywhere: in the log when something happens, and in `status` and `barfs
+doctor` before it happens (checkup.py).
 """
 
 import errno
 import logging
-import re
 import shlex
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs.access.contract import overlap
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis import obstacles
-from barfs.errors import BarfsError, Cause, DeviceGone, DriverOwns, KernelRefused, NotAllowed
+from barfs.diagnosis.text import printable
+from barfs.errors import (
+    BarfsError,
+    CachingConflict,
+    Cause,
+    DeviceGone,
+    DriverOwns,
+    FunctionPart,
+    KernelRefused,
+    Mmap,
+    NotAllowed,
+    NotMappable,
+    Opening,
+    PhysicalSpan,
+)
 from barfs.machine import kernel
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import Allowed, Functions
 from barfs.machine.kernel import Kernel, Process
+from barfs.machine.source import Source
 from barfs.names import PciAddress
 
 log = logging.getLogger(__name__)
-
-BOOT: Final = Path("/boot")
 
 _COMMAND_LINE: Final = "on the kernel's command line"
 _RELAX: Final = f"reboot with iomem=relaxed {_COMMAND_LINE}"
@@ -35,6 +46,10 @@ IO_STRICT: Final = Cause(
     "the kernel keeps what drivers own from others (CONFIG_IO_STRICT_DEVMEM)", advice=_RELAX
 )
 
+ROOT_ONLY: Final = "device memory is for root only"
+
+NO_FUSERMOUNT: Final = Cause("fusermount3 is missing", "sudo apt install fuse3")
+
 _CACHING: Final = Cause("the kernel uses it in another caching type, and refuses a second one")
 _CONFINED: Final = Cause(
     "something confines this process",
@@ -43,30 +58,36 @@ _CONFINED: Final = Cause(
 
 
 class Machine(NamedTuple):
-    """What is diagnosed: this machine, a saved copy of one, or the simulated one.
+    """The machine that is looked at: this one, a saved copy, or the simulated one.
 
-    Without `phys` its memory is not of interest.
+    `phys` tells whether the mount has `phys/`. `bars_via_devmem` tells whether memory BARs are
+    reached through /dev/mem.
     """
 
-    pci: PciBus
+    pci: Allowed
     memory: PhysicalMemory
-    boot: Path = BOOT
     phys: bool = True
+    bars_via_devmem: bool = False
+
+    @property
+    def source(self) -> Source:
+        """The source of its facts."""
+        return self.pci.source
 
     def kernel(self) -> Kernel:
         """What is known of its kernel now."""
-        return kernel.read_kernel(self.pci.sysfs, self.memory.proc, self.boot)
+        return kernel.read_kernel(self.source)
 
 
 def locked_down(machine: Machine, facts: Kernel) -> Cause | None:
-    """Of a lockdown that is in force; None: it is not, or that can't be told."""
+    """The cause, if lockdown is in force. None if it is not, or if that can't be told."""
     if facts.lockdown in {None, "none"}:
         return None
-    asked = kernel.parameter(machine.memory.proc, "lockdown")
+    asked = kernel.parameter(machine.source, "lockdown")
     forced = f"LOCK_DOWN_KERNEL_FORCE_{str(facts.lockdown).upper()}"
     if asked in kernel.LOCKDOWN_LEVELS:
         advice = f"reboot without lockdown={asked} {_COMMAND_LINE}"
-    elif kernel.has_secure_boot(machine.pci.sysfs):
+    elif kernel.has_secure_boot(machine.source):
         advice = "turn Secure Boot off in the firmware's set-up, and reboot"
     elif facts.has(forced):
         advice = f"boot a kernel built without CONFIG_{forced}"
@@ -80,19 +101,19 @@ def locked_down(machine: Machine, facts: Kernel) -> Cause | None:
 
 
 def lockdown_unknown(machine: Machine) -> Cause:
-    """Of a kernel whose lockdown can't be told."""
-    directory = machine.pci.sysfs / "kernel/security"
+    """Why it can't be told whether lockdown is in force."""
+    directory = machine.source.sysfs / "kernel/security"
     mend = f"mount -t securityfs securityfs {shlex.quote(str(directory))}"
     return Cause(
         f"whether lockdown is in force can't be told without {directory}/lockdown",
-        mend if directory.is_dir() else None,
+        mend if machine.source.is_directory(directory) else None,
     )
 
 
 def unprivileged(process: Process) -> Cause | None:
-    """Of a process that lacks what barfs needs; None if it has all."""
+    """What a process lacks that barfs needs. None if it lacks nothing."""
     if process.uid != 0:
-        return Cause("device memory is for root only, and this is not root", "sudo -s")
+        return Cause(f"{ROOT_ONLY}, and this is not root", "sudo -s")
     if process.missing:
         options = " ".join(f"--cap-add={name.removeprefix('CAP_')}" for name in process.missing)
         return Cause(
@@ -108,7 +129,7 @@ def unprivileged(process: Process) -> Cause | None:
 
 
 def devmem_missing(machine: Machine, facts: Kernel) -> Cause:
-    """Of a machine without /dev/mem."""
+    """Why there is no /dev/mem."""
     sentence = f"{machine.memory.devmem} is missing"
     if facts.has("DEVMEM") is False:
         return Cause(sentence, advice="boot a kernel built with CONFIG_DEVMEM")
@@ -117,8 +138,8 @@ def devmem_missing(machine: Machine, facts: Kernel) -> Cause:
 
 
 def devmem_closed(machine: Machine, facts: Kernel, error: OSError) -> Cause | None:
-    """Of a /dev/mem that does not open (drivers/char/mem.c, open_port); None: no cause is known."""
-    process = kernel.read_process(machine.memory.proc)
+    """Why /dev/mem does not open (drivers/char/mem.c, open_port). None if no cause is known."""
+    process = kernel.read_process(machine.source)
     lacking = None if process is None else unprivileged(process)
     match error.errno:
         case errno.ENOENT:
@@ -132,8 +153,8 @@ def devmem_closed(machine: Machine, facts: Kernel, error: OSError) -> Cause | No
             return None
 
 
-def driver_owns(pci: PciBus, address: PciAddress, driver: str) -> Cause:
-    """Of a function whose driver has claimed its BARs, where the kernel keeps them from others."""
+def driver_owns(pci: Functions, address: PciAddress, driver: str) -> Cause:
+    """Why a function is refused: its driver has claimed its BARs, and the kernel keeps them."""
     return Cause(
         f"driver {driver} owns it, and {IO_STRICT.sentence}",
         obstacles.mend_driver(pci, address),
@@ -142,13 +163,14 @@ def driver_owns(pci: PciBus, address: PciAddress, driver: str) -> Cause:
 
 
 def explain(error: BarfsError, machine: Machine) -> str:
-    """What an error says, with cause and mend where they can be found out. Never raises.
+    """The sentence of an error, with cause and mend if they can be found out. Never raises.
 
-    For the log, after the fact. Reads what the kernel knows, and touches no device.
+    It is for the log, when something was refused. It reads what the kernel knows, and touches no
+    device.
     """
     try:
         cause = _cause(error, machine)
-    except BarfsError:  # what it would tell from is not there
+    except BarfsError:  # a fact that the cause depends on is not there
         cause = None
     except Exception:
         log.exception("diagnosis of %r failed", error)
@@ -156,47 +178,31 @@ def explain(error: BarfsError, machine: Machine) -> str:
     return str(error) if cause is None else printable(f"{error}: {cause}")
 
 
-def printable(line: str) -> str:
-    """A line with what could end it, or command a terminal, replaced: names may have anything."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
-    )
-
-
 def _cause(error: BarfsError, machine: Machine) -> Cause | None:
     if not isinstance(error, (KernelRefused, DriverOwns, DeviceGone, NotAllowed)):
         return None
-    refused = error.__cause__
-    if isinstance(refused, OSError) and refused.filename == str(machine.memory.devmem):
-        return devmem_closed(machine, machine.kernel(), refused)
+    if error.system is not None and error.during == Opening(str(machine.memory.devmem)):
+        return devmem_closed(machine, machine.kernel(), error.system)
     match error:
         case DeviceGone():
             return _why_gone(error, machine)
         case DriverOwns():
             return _why_owned(error, machine)
-        case KernelRefused() if isinstance(refused, OSError):
-            return _why_refused(error, refused, machine)
+        case CachingConflict() | NotMappable():
+            return _CACHING
+        case KernelRefused() if error.system is not None:
+            return _why_refused(error, machine)
         case NotAllowed():
-            process = kernel.read_process(machine.memory.proc)
+            process = kernel.read_process(machine.source)
             return None if process is None else unprivileged(process)
         case _:
             return None
 
 
-def _function(error: BarfsError) -> PciAddress | None:
-    """The function that a message begins with."""
-    return PciAddress.parse(re.split(r":? ", str(error), maxsplit=1)[0])
-
-
-def _span(error: BarfsError) -> tuple[int, int] | None:
-    """The physical addresses that a message begins with: start and size."""
-    match = re.match(r"phys 0x([0-9a-f]+)\+0x([0-9a-f]+)", str(error))
-    return None if match is None else (int(match[1], 16), int(match[2], 16))
-
-
 def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
-    address = _function(error)
-    if address is None or machine.pci.is_present(address):
+    if not isinstance(error.what, FunctionPart) or machine.pci.everything.exists(
+        error.what.address
+    ):
         return None
     return Cause(
         "when it is back, open the file again; this looks for it",
@@ -205,19 +211,22 @@ def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
 
 
 def _why_owned(error: BarfsError, machine: Machine) -> Cause:
-    """Of what the kernel keeps from others. The error has said who owns it."""
-    address, span = _function(error), _span(error)
-    if address is None and span is not None:
-        owner = machine.memory.owner(*span)
-        address = None if owner is None else _at(machine.pci, owner.start, owner.end)
+    """Why the kernel keeps something from others. The error itself has said who owns it."""
+    address = None
+    match error.what:
+        case FunctionPart():
+            address = error.what.address
+        case PhysicalSpan(start, size):
+            owner = machine.memory.owner(start, size)
+            address = None if owner is None else _at(machine.pci, owner.start, owner.end)
     driver = None if address is None else machine.pci.driver(address)
     if address is None or driver is None:
         return IO_STRICT
     return driver_owns(machine.pci, address, driver)._replace(sentence=IO_STRICT.sentence)
 
 
-def _at(pci: PciBus, start: int, end: int) -> PciAddress | None:
-    """The function with a memory BAR in a physical range, the end included."""
+def _at(pci: Functions, start: int, end: int) -> PciAddress | None:
+    """The function that has a memory BAR in a physical range. The end belongs to the range."""
     for address in pci.addresses():
         for bar in pci.bars(address).values():
             if bar.is_mapped and overlap(bar.span, range(start, end + 1)):
@@ -225,20 +234,17 @@ def _at(pci: PciBus, start: int, end: int) -> PciAddress | None:
     return None
 
 
-def _why_refused(error: BarfsError, refused: OSError, machine: Machine) -> Cause | None:
-    """Of a mapping, or a read or write of an open file, that the kernel refused."""
-    if refused.errno != errno.EPERM:
-        return _CACHING
+def _why_refused(error: BarfsError, machine: Machine) -> Cause | None:
+    """Why the kernel refused a mapping, or a read or write of an open file."""
     facts = machine.kernel()
     cause = locked_down(machine, facts)
     if cause is not None:
         return cause
-    mapped = machine.pci.bars_via_devmem and ": mapping " in str(error)
-    if _function(error) is not None and not mapped:
+    via_devmem = machine.bars_via_devmem and isinstance(error.during, Mmap)
+    if isinstance(error.what, FunctionPart) and not via_devmem:
         return lockdown_unknown(machine) if facts.lockdown is None else None
-    # /dev/mem opened, so it is not locked down: it is one of the STRICT_DEVMEMs
-    # (drivers/char/mem.c, range_is_allowed).
-    span = _span(error)
-    if span is None or not machine.memory.is_ram(*span):
-        return _why_owned(error, machine)
-    return STRICT
+    # /dev/mem opened, so lockdown is not in force. CONFIG_STRICT_DEVMEM or CONFIG_IO_STRICT_DEVMEM
+    # is the reason (drivers/char/mem.c, range_is_allowed).
+    if isinstance(error.what, PhysicalSpan) and machine.memory.is_ram(*error.what):
+        return STRICT
+    return _why_owned(error, machine)

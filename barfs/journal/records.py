@@ -11,9 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-from barfs.errors import ReadOnly
+from barfs.errors import Access, ReadOnly
 
 # What is kept for readers that come late: records that nobody has looked at, bytes of lines.
 RECORDS: Final = 8192
@@ -39,7 +39,8 @@ class Caller(NamedTuple):
 class Subject(NamedTuple):
     """What is asked for: a path in the mount, and the function and BAR if it is of one.
 
-    `start` is where the file begins: its offset in the BAR, or its physical address.
+    `start` is where the file begins: its offset in the BAR, or its physical address. `unit` says
+    which of the two a place in it is.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Subject(NamedTuple):
     bar: int | None = None
     start: int = 0
     is_text: bool = False
+    unit: Literal["address", "offset"] = "offset"
 
     def fields(self, offset: int | None = None) -> Iterator[tuple[str, object]]:
         """What a line says of it, and of an offset in it: the offset in the BAR, or the address."""
@@ -59,7 +61,7 @@ class Subject(NamedTuple):
             return
         # A text view is one register, wherever in its line a request begins.
         at = self.start if self.is_text else self.start + offset
-        yield ("address" if self.path.startswith("phys/") else "offset"), hex(at)
+        yield self.unit, hex(at)
 
 
 class Opened(NamedTuple):
@@ -294,7 +296,8 @@ class LogView:
 
     def write(self, offset: int, data: bytes) -> int:
         """Refused."""
-        raise ReadOnly(f"log: write of {len(data):#x} bytes at {offset:#x} of a read-only file")
+        during = Access("write", offset, len(data))
+        raise ReadOnly(" of a read-only file", what="log", during=during)
 
     @staticmethod
     def reach(offset: int, length: int, *, writing: bool) -> range:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Final, Literal, ParamSpec, Self, TypeVar
 
 from barfs.access.files import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd
@@ -28,7 +28,8 @@ def subject(node: Node) -> Subject:
     """What the journal says of a node."""
     device = str(node.address) if node.address else None
     bar = node.bar if node.kind in BARS else None
-    return Subject(node.path, device, bar, node.start, node.view.is_text)
+    unit: Literal["address", "offset"] = "address" if node.kind is Kind.PHYS_FILE else "offset"
+    return Subject(node.path, device, bar, node.start, node.view.is_text, unit)
 
 
 class OpenFile:
@@ -89,7 +90,8 @@ class OpenFile:
         try:
             done = request(offset, *arguments)
         except (BadRequest, PastEnd) as error:
-            raise self._named(error) from error
+            error.what = self.opened.subject.path  # which the rules of requests don't know
+            raise
         except BarfsError:
             self._note(offset, length, started, writing=writing, done=False)
             raise
@@ -103,10 +105,6 @@ class OpenFile:
         took = perf_counter() - started
         reach = self.place(offset, length, writing=writing).reach
         self._pace.note(len(reach), took, done=done)
-
-    def _named(self, error: BadRequest | PastEnd) -> BadRequest | PastEnd:
-        """The same error with the file's path, which the rules of requests don't know."""
-        return type(error)(f"{self.opened.subject.path}: {error}")
 
     async def later(self, request: Callable[[], R], place: Place, *, alone: bool = False) -> R:
         """Make a request in a worker thread."""

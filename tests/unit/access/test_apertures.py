@@ -565,9 +565,9 @@ def test_what_a_refusal_means_is_for_the_caller_to_add(sparse, monkeypatch):
     recorded_spans(monkeypatch, errno.EINVAL, allowed=0)
     asked = []
 
-    def refuse(what, error, start, length):
-        asked.append((what, error.errno, start, length))
-        return ReadOnly(what)
+    def refuse(what, during, error, start):
+        asked.append((f"{what}: {during}", error.errno, start, during.length))
+        return ReadOnly(what=what)
 
     with pytest.raises(ReadOnly):
         open_mapped(sparse, 0x1234, 0x2000, refuse=refuse)

@@ -25,7 +25,7 @@ from barfs.journal.records import (
 WHEN = 1_790_000_000_123_456_789  # ns
 WHO = Caller(1000, 731, "bash")
 BAR = Subject("pci/0000:00:04.0/bar0@40+10", "0000:00:04.0", 0, 0x40)
-PHYS = Subject("phys/fea00000-fea000ff", start=0xFEA00000)
+PHYS = Subject("phys/fea00000-fea000ff", start=0xFEA00000, unit="address")
 TEXT = Subject("pci/0000:00:04.0/x32/bar0@8+4", "0000:00:04.0", 0, 8, is_text=True)
 CONFIG = Subject("pci/0000:00:04.0/config", "0000:00:04.0")
 
