@@ -55,10 +55,11 @@ def _settings(arguments: argparse.Namespace, directory: Path) -> Settings:
 def _shown(settings: Settings, *, foreground: bool) -> Iterator[str]:
     """What is mounted, what to try, and how to end it."""
     from barfs.commands import drawing  # noqa: PLC0415
-    from barfs.daemon.serve import tree_of  # noqa: PLC0415
+    from barfs.daemon.serve import machine_of, tree_of  # noqa: PLC0415
+    from barfs.journal.records import Journal  # noqa: PLC0415
 
     where = settings.mountpoint
-    tree = tree_of(settings)
+    tree = tree_of(settings, machine_of(settings), Journal())
     yield f"A simulated machine is mounted on {where}"
     yield ""
     yield str(where)

@@ -8,7 +8,8 @@ from barfs.commands.command import Argument, Command
 from barfs.commands.ls import JSON
 from barfs.commands.output import say
 from barfs.daemon.mountpoint import absolute
-from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, REAL_PROC, REAL_SYSFS, SYSFS
+from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, SYSFS
+from barfs.machine.source import REAL_PROC, REAL_SYSFS
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from barfs.access.contract import overlap
 from barfs.access.files import PAGE_SIZE, SysfsFile, refusal
@@ -20,6 +20,7 @@ from barfs.names import DeviceId, PciAddress
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _READ_ONLY_HERE: Final = "is read-only in this mount (--read-only-device)"
 
@@ -54,13 +55,19 @@ class Functions(Protocol):
 
     # What each is
 
-    def known(self, address: PciAddress, ask: Callable[[PciAddress], T]) -> T | None:
+    def known(
+        self,
+        address: PciAddress,
+        ask: Callable[Concatenate[PciAddress, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | None:
         """What `ask` finds; None if it can't be had of a function that is there. DeviceGone.
 
         Kernels differ in what they have, and copies of sysfs in what was saved.
         """
         try:
-            return ask(address)
+            return ask(address, *args, **kwargs)
         except DeviceGone:
             if self.exists(address):
                 return None
@@ -86,7 +93,7 @@ class Functions(Protocol):
 
         DeviceGone.
         """
-        text = self.known(address, lambda address: self._text(address, name))
+        text = self.known(address, self._text, name)
         return None if text is None else text.strip()
 
     def driver(self, address: PciAddress) -> str | None:
@@ -196,10 +203,17 @@ class Functions(Protocol):
 
     # What may be written
 
+    def why_read_only(self, address: PciAddress, what: What) -> ReadOnly | None:
+        """The refusal to write to a function; None if it may be written."""
+        if not self.is_read_only(address):
+            return None
+        return ReadOnly(f"{address} {_READ_ONLY_HERE}", what=what)
+
     def check_writable(self, address: PciAddress, what: What) -> None:
         """ReadOnly, if a function may only be read."""
-        if self.is_read_only(address):
-            raise ReadOnly(f"{address} {_READ_ONLY_HERE}", what=what)
+        refusal = self.why_read_only(address, what)
+        if refusal is not None:
+            raise refusal
 
 
 class AllFunctions(Functions):
@@ -257,6 +271,7 @@ class Allowed(Functions):
     def __init__(self, everything: AllFunctions, rules: Rules = NO_RULES) -> None:
         self.source = everything.source
         self.everything = everything
+        self._path = everything.path
         self._rules = rules
 
     def _is_allowed(self, address: PciAddress) -> bool:
@@ -277,9 +292,9 @@ class Allowed(Functions):
 
     def path(self, address: PciAddress, name: str) -> str:
         """See Functions."""
-        if not self._is_allowed(address):
+        if self._rules.allow and not self._is_allowed(address):
             raise DeviceGone("there is no such function", what=FunctionPart(address))
-        return self.everything.path(address, name)
+        return self._path(address, name)
 
     def is_read_only(self, address: PciAddress) -> bool:
         """See Functions. Rules protect functions that are not allowed, too."""

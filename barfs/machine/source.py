@@ -15,8 +15,8 @@ from barfs.machine.presence import PlainPresence, Presence, settled
 from barfs.machine.uevents import Watch
 from barfs.names import PciAddress
 
-SYSFS: Final = Path("/sys")
-PROC: Final = Path("/proc")
+REAL_SYSFS: Final = Path("/sys")
+REAL_PROC: Final = Path("/proc")
 BOOT: Final = Path("/boot")
 
 
@@ -199,7 +199,7 @@ class PlainSource(_Files):
         return path, 0
 
 
-def source_of(sysfs: Path = SYSFS, proc: Path = PROC, boot: Path = BOOT) -> Source:
+def source_of(sysfs: Path = REAL_SYSFS, proc: Path = REAL_PROC, boot: Path = BOOT) -> Source:
     """The source of what is at some paths. Whether that is a real sysfs is asked here alone."""
     return (RealSource if _is_sysfs(sysfs) else PlainSource)(sysfs, proc, boot)
 
