@@ -8,15 +8,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.access.aperture import (
-    PAGE_SIZE,
-    REFUSALS,
-    Aperture,
-    CopiedAperture,
-    MappedAperture,
-    refusal,
+from barfs.access.apertures import Aperture, CopiedAperture, MappedAperture
+from barfs.access.files import PAGE_SIZE, REFUSALS, refusal
+from barfs.errors import (
+    BarfsError,
+    CachingConflict,
+    DriverOwns,
+    Mmap,
+    NoSuchAddress,
+    NotMappable,
+    PhysicalSpan,
+    What,
 )
-from barfs.errors import BarfsError, DriverOwns, KernelRefused, NoSuchAddress
 from barfs.names import AddressRange, PciAddress
 
 log = logging.getLogger(__name__)
@@ -24,24 +27,14 @@ log = logging.getLogger(__name__)
 # One past the last byte that a file can have: its size is an off_t too.
 OFFSET_END: Final = (1 << 63) - 1
 
-# A mapping in another caching type than the kernel's own of the same page: the remapping fails,
-# which mmap_mem calls EAGAIN (drivers/char/mem.c; arch/x86/mm/pat/memtype.c, reserve_pfn_range).
-_CACHING_CONFLICT: Final = errno.EAGAIN
-
-# With PAT, x86 refuses to map System RAM even where STRICT_DEVMEM is off, while reading and
-# writing it is allowed (arch/x86/mm/pat/memtype.c, phys_mem_access_prot_allowed).
-_NOT_MAPPABLE: Final = errno.EINVAL
-
-_REFUSALS: Final = {**REFUSALS, _CACHING_CONFLICT: KernelRefused, _NOT_MAPPABLE: KernelRefused}
-
+# EAGAIN is mmap_mem's word for a remapping that fails, of a page that the kernel has mapped in
+# another caching type (drivers/char/mem.c; arch/x86/mm/pat/memtype.c, reserve_pfn_range). With PAT,
+# x86 refuses to map System RAM with EINVAL even where STRICT_DEVMEM is off, while reading and
+# writing it is allowed (phys_mem_access_prot_allowed, there).
+_REFUSALS: Final = {**REFUSALS, errno.EAGAIN: CachingConflict, errno.EINVAL: NotMappable}
 
 # x86 treats System RAM below 1 MiB specially (arch/x86/mm/init.c, devmem_is_allowed).
 _LOW_MEMORY_END: Final = 1 << 20
-
-
-def _cause(refused: BarfsError) -> int | None:
-    """The errno of the system call behind a refusal."""
-    return refused.__cause__.errno if isinstance(refused.__cause__, OSError) else None
 
 
 class IomemRange(NamedTuple):
@@ -93,8 +86,10 @@ class Segment(NamedTuple):
     is_ram: bool
     shared: bool = False
 
-    def __str__(self) -> str:
-        return f"phys {self.start:#x}+{self.size:#x}"
+    @property
+    def span(self) -> PhysicalSpan:
+        """Where it is."""
+        return PhysicalSpan(self.start, self.size)
 
 
 def split_by_kind(start: int, size: int, ranges: Iterable[IomemRange]) -> list[Segment]:
@@ -157,7 +152,7 @@ class PhysicalMemory:
             with open(self._iomem, "rb", buffering=0) as file:
                 return parse_iomem(file.readall().decode(errors="replace"))
         except OSError as error:
-            raise NoSuchAddress(f"{self._iomem}: {error.strerror}") from error
+            raise NoSuchAddress(what=str(self._iomem), system=error) from error
 
     def ranges(self) -> list[IomemRange]:
         """The top-level ranges, ascending. Reads /proc/iomem, touches no memory."""
@@ -185,8 +180,8 @@ class PhysicalMemory:
             if last >= wanted.end:
                 return wanted.start, wanted.end + 1 - wanted.start
         raise NoSuchAddress(
-            f"phys: {last + 1:#x} is in no range of {self._iomem} (which shows addresses only to"
-            " root)"
+            f"{last + 1:#x} is in no range of {self._iomem} (which shows addresses only to root)",
+            what="phys",
         )
 
     def within(self, start: int, size: int) -> list[IomemRange]:
@@ -221,23 +216,22 @@ class PhysicalMemory:
     def _open_ram(self, segment: Segment, *, writable: bool) -> Aperture:
         try:
             return self._map(
-                segment, what=str(segment), memory_like=True, uncached=False, writable=writable
+                segment, what=segment.span, memory_like=True, uncached=False, writable=writable
             )
-        except KernelRefused as refused:
+        except (CachingConflict, NotMappable):
             # Never copied where STRICT_DEVMEM has reads give zeros and drops writes, without an
             # error, though it lets the same memory be mapped (drivers/char/mem.c, read_mem).
-            copied = segment.start >= _LOW_MEMORY_END and not segment.shared
-            if not copied or _cause(refused) not in {_NOT_MAPPABLE, _CACHING_CONFLICT}:
+            if segment.start < _LOW_MEMORY_END or segment.shared:
                 raise
         return CopiedAperture(
-            self.devmem, segment.start, segment.size, what=str(segment), writable=writable
+            self.devmem, segment.start, segment.size, what=segment.span, writable=writable
         )
 
     def _open_other(self, segment: Segment, *, writable: bool) -> Aperture:
-        return self.map_device(segment.start, segment.size, what=str(segment), writable=writable)
+        return self.map_device(segment.start, segment.size, what=segment.span, writable=writable)
 
     def map_device(
-        self, start: int, size: int, *, what: str, writable: bool, memory_like: bool = False
+        self, start: int, size: int, *, what: What, writable: bool, memory_like: bool = False
     ) -> MappedAperture:
         """Map `size` bytes of device memory at physical address `start`, uncached."""
         segment = Segment(start, size, is_ram=False)
@@ -245,17 +239,15 @@ class PhysicalMemory:
             return self._map(
                 segment, what=what, memory_like=memory_like, uncached=True, writable=writable
             )
-        except KernelRefused as refused:
-            if _cause(refused) != _CACHING_CONFLICT:
-                raise
-        # Tables that firmware left in reserved memory (ACPI's) are in use by the kernel as cached
-        # memory, and must not be mapped in a second caching type.
-        return self._map(
-            segment, what=what, memory_like=memory_like, uncached=False, writable=writable
-        )
+        except CachingConflict:
+            # Tables that firmware left in reserved memory (ACPI's) are in use by the kernel as
+            # cached memory, and must not be mapped in a second caching type.
+            return self._map(
+                segment, what=what, memory_like=memory_like, uncached=False, writable=writable
+            )
 
     def _map(
-        self, segment: Segment, *, what: str, memory_like: bool, uncached: bool, writable: bool
+        self, segment: Segment, *, what: What, memory_like: bool, uncached: bool, writable: bool
     ) -> MappedAperture:
         return MappedAperture(
             self.devmem,
@@ -269,14 +261,15 @@ class PhysicalMemory:
             refuse=self._refuse,
         )
 
-    def _refuse(self, what: str, error: OSError, start: int, length: int) -> BarfsError:
+    def _refuse(self, what: What, during: Mmap, error: OSError, start: int) -> BarfsError:
         """What the kernel means when it does not map physical memory.
 
         By then it has let /dev/mem be opened, so it is not locked down; EPERM is either of the
         STRICT_DEVMEMs (drivers/char/mem.c, range_is_allowed).
         """
         if error.errno == errno.EPERM:
-            owner = owner_of(start, length, self._read())
+            owner = owner_of(start, during.length, self._read())
             if owner is not None:
-                return DriverOwns(f"{what}: {owner.name} owns {owner}")
-        return refusal(what, error, _REFUSALS)
+                sentence = f"{owner.name} owns {owner}"
+                return DriverOwns(sentence, what=what, during=during, system=error)
+        return refusal(what, during, error, _REFUSALS)

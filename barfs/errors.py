@@ -1,12 +1,14 @@
 """What can go wrong, each with the errno that a caller gets. fs.py is the one place that converts.
 
-A message names the device, file, offset and width concerned, and begins with the first of them: a
-PCI address, or `phys <start>+<size>`. Cause and mend follow if they are known where it is raised;
-diagnose.py finds out the others.
+An error keeps its facts as fields: what it is about, what was being done, and the system's own
+error. The sentence is made of them when somebody asks for it. Where the raising place knows cause
+and mend they are in it; diagnosis/causes.py finds out the others, from the fields.
 """
 
 import errno
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
+
+from barfs.names import BarName, PciAddress
 
 
 class Cause(NamedTuple):
@@ -20,10 +22,130 @@ class Cause(NamedTuple):
         return "; ".join(filter(None, self))
 
 
+class FunctionPart(NamedTuple):
+    """A function, or one of its files: a BAR or a window into it, `config`, an attribute."""
+
+    address: PciAddress
+    file: BarName | str | None = None
+
+    def __str__(self) -> str:
+        return str(self.address) if self.file is None else f"{self.address} {self.file}"
+
+    @property
+    def bar(self) -> int | None:
+        """The index of the BAR; None if it is not about one."""
+        return self.file.bar if isinstance(self.file, BarName) else None
+
+
+class PhysicalSpan(NamedTuple):
+    """`size` bytes from physical address `start`."""
+
+    start: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"phys {self.start:#x}+{self.size:#x}"
+
+
+# What an error is about. A string is a path in the mount, or whatever else names it to people.
+What: TypeAlias = FunctionPart | PhysicalSpan | str
+
+
+class Opening(NamedTuple):
+    """A file was being opened."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class Mmap(NamedTuple):
+    """`length` bytes were being mapped, from `offset` in what the error is about."""
+
+    offset: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"mapping {self.length:#x} bytes at {self.offset:#x}"
+
+
+Verb: TypeAlias = Literal["read", "write"]
+
+
+class Access(NamedTuple):
+    """A read or write was being done, at `offset` in what the error is about.
+
+    `width` is that of one access in bytes, `length` that of a request; None: not told.
+    """
+
+    verb: Verb
+    offset: int
+    length: int | None = None
+    width: int | None = None
+
+    def __str__(self) -> str:
+        if self.width is not None:
+            return f"{self.verb} of {self.width} bytes at {self.offset:#x}"
+        if self.length is not None:
+            return f"{self.verb} of {self.length:#x} bytes at {self.offset:#x}"
+        return f"{self.verb} at {self.offset:#x}"
+
+
+class Setting(NamedTuple):
+    """A file of sysfs was being set: `text` was written to it."""
+
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"writing {self.text} to {self.path}"
+
+
+During: TypeAlias = Opening | Mmap | Access | Setting
+
+
 class BarfsError(Exception):
-    """Any refusal of barfs; `errno` is what the system call fails with."""
+    """Any refusal of barfs; `errno` is what the system call fails with.
+
+    `sentence` says what is the matter; without one the words of the system's error do. One that
+    begins with a space or a comma goes on from what was being done. `system` is the error of the
+    system call that failed, if one did; a refusal without a kind of its own has its errno.
+    """
 
     errno: int = errno.EIO
+
+    def __init__(
+        self,
+        sentence: str = "",
+        *,
+        what: What | None = None,
+        during: During | None = None,
+        system: OSError | None = None,
+    ) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.what = what
+        self.during = during
+        self.system = system
+        if type(self) is BarfsError and system is not None and system.errno:
+            self.errno = system.errno
+
+    def __str__(self) -> str:
+        sentence = self.sentence
+        if not sentence and self.system is not None:
+            sentence = str(self.system.strerror)
+        facts = ": ".join(str(fact) for fact in (self.what, self.during) if fact is not None)
+        if not facts or sentence.startswith((" ", ",")):
+            return facts + sentence
+        return f"{facts}: {sentence}"
+
+    def restated(self, kind: "type[AnyError]") -> "AnyError":
+        """The same facts as another kind of error."""
+        return kind(self.sentence, what=self.what, during=self.during, system=self.system)
+
+
+AnyError = TypeVar("AnyError", bound=BarfsError)
 
 
 class NoSuchNode(BarfsError):
@@ -66,6 +188,14 @@ class KernelRefused(BarfsError):
     """The kernel refuses: lockdown, STRICT_DEVMEM."""
 
     errno = errno.EPERM
+
+
+class CachingConflict(KernelRefused):
+    """The kernel uses the memory in another caching type, and maps it in no second one."""
+
+
+class NotMappable(KernelRefused):
+    """System RAM that the kernel lets be read and written, but not mapped."""
 
 
 class DriverOwns(BarfsError):

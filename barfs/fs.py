@@ -26,7 +26,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from barfs.access.aperture import Buffer, read_file
+from barfs.access.files import Buffer, read_file
 from barfs.diagnosis.causes import explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.journal.records import Caller, Change, Refusal

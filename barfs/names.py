@@ -90,6 +90,15 @@ class AddressRange(NamedTuple):
     start: int
     end: int | None
 
+    def __str__(self) -> str:
+        length = "" if self.end is None else f"+{self.end + 1 - self.start:x}"
+        return f"{self.start:x}{length}"
+
+    @classmethod
+    def of(cls, start: int, size: int) -> Self:
+        """The range of `size` bytes from `start`."""
+        return cls(start, start + size - 1)
+
     @classmethod
     def parse(cls, name: str) -> Self | None:
         """`<addr>`, `<addr>+<length>` or `<start>-<end>`, the end included. None if empty."""
@@ -113,7 +122,10 @@ class BarName(NamedTuple):
     """`bar0` to `bar5`, and the window into it if the name gives one."""
 
     bar: int
-    window: AddressRange | None
+    window: AddressRange | None = None
+
+    def __str__(self) -> str:
+        return f"bar{self.bar}" if self.window is None else f"bar{self.bar}@{self.window}"
 
     @classmethod
     @lru_cache(maxsize=_SPELLINGS)

@@ -460,7 +460,7 @@ class Tree:
                 return Attributes(0, TEXT_BLKSIZE)
             case Kind.LOG:
                 self.stream.refresh()
-                return Attributes(self.stream.end, TEXT_BLKSIZE)
+                return Attributes(self.stream.size, TEXT_BLKSIZE)
             case Kind.PHYS_FILE:
                 ram = self.memory.is_ram(node.start, node.size)
                 return _attributes(node.view, node.size, memory_like=ram)

@@ -25,7 +25,7 @@ def require():
 
 
 @pytest.fixture(scope="session")
-def readme_blocks():
-    """The shell blocks of README.md."""
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+def tour_blocks():
+    """The shell blocks of docs/tour.md."""
+    text = (Path(__file__).parents[1] / "docs/tour.md").read_text()
     return re.findall(r"```sh\n(.*?)```", text, re.DOTALL)

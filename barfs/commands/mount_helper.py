@@ -3,16 +3,21 @@
 usage: mount.barfs SPEC DIR [-sfnv] [-N NAMESPACE] [-t TYPE] [-o OPTIONS]
 
 The long options of `barfs mount` are mount options of the same names, with `_` or `-`; they are
-taken from its parser. Exit status as mount(8) has it: 0, 1 for wrong usage, 32 if it failed.
+those of Settings (barfs.daemon.settings). Exit status as mount(8) has it: 0, 1 for wrong usage, 32
+if it failed.
 """
 
 import argparse
 import re
 import sys
+from collections.abc import Iterable
 from typing import Final, NoReturn
 
-from barfs.commands import cli
+from barfs.commands import mount
+from barfs.commands.command import VERSION, parser_of
 from barfs.daemon.mountpoint import MountError
+from barfs.daemon.options import Option
+from barfs.daemon.settings import OPTIONS
 from barfs.errors import BarfsError
 
 WRONG_USAGE: Final = 1
@@ -25,38 +30,18 @@ _FOR_OTHERS: Final = {
 }
 _FOR_OTHERS_FORM: Final = re.compile(r"[xX]-.*|comment=.*|user=.*|uhelper=.*|helper=.*")
 
-# Options of the command that are none of the mount's.
-_NOT_OPTIONS: Final = {"help", "foreground", "options"}
-
 
 def split(text: str) -> list[str]:
     """A list of mount options: between commas, but for those in double quotes (mount(8))."""
     return [word.replace('"', "") for word in re.findall(r'(?:[^,"]|"[^"]*"?)+', text)]
 
 
-def mount_parser() -> argparse.ArgumentParser:
-    """The parser of `barfs mount`."""
-    # argparse has no other way to ask.
-    (commands,) = (
-        action
-        for action in cli.parser()._actions  # noqa: SLF001
-        if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
-    )
-    found: argparse.ArgumentParser = commands.choices["mount"]
-    return found
-
-
-def long_options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+def long_options(options: Iterable[Option] = OPTIONS) -> dict[str, Option]:
     """What may be given as a mount option, by name with dashes."""
-    return {
-        spelling[2:]: action
-        for action in parser._actions  # noqa: SLF001
-        for spelling in action.option_strings
-        if spelling.startswith("--") and action.dest not in _NOT_OPTIONS
-    }
+    return {option.long_name: option for option in options if option.long_name is not None}
 
 
-def translate(options: list[str], known: dict[str, argparse.Action]) -> list[str]:
+def translate(options: list[str], known: dict[str, Option]) -> list[str]:
     """Mount options as arguments of `barfs mount`. ValueError for a value too many or too few."""
     arguments = []
     for option in options:
@@ -66,9 +51,9 @@ def translate(options: list[str], known: dict[str, argparse.Action]) -> list[str
             continue
         if dashed not in known:
             arguments += ["-o", option]
-        elif known[dashed].nargs == 0 and equals:
+        elif not known[dashed].takes_value and equals:
             raise ValueError(f"the option {name} takes no value")
-        elif known[dashed].nargs == 0:
+        elif not known[dashed].takes_value:
             arguments.append(f"--{dashed}")
         elif not equals:
             raise ValueError(f"the option {name} needs a value")
@@ -80,6 +65,7 @@ def translate(options: list[str], known: dict[str, argparse.Action]) -> list[str
 def parser() -> argparse.ArgumentParser:
     """What mount(8) calls a helper with."""
     result = argparse.ArgumentParser(prog="mount.barfs", description="Run by mount -t barfs.")
+    result.add_argument("--version", action="version", version=VERSION)
     result.add_argument("spec", metavar="SPEC", help="any word; shown as the mount's source")
     result.add_argument("directory", metavar="DIR")
     result.add_argument("-s", dest="sloppy", action="store_true", help="no effect")
@@ -97,14 +83,14 @@ def _mount(words: list[str] | None) -> None:
     if given.namespace is not None:
         raise ValueError("mount in another namespace with: nsenter --mount=NAMESPACE mount ...")
     options = [option for text in given.options for option in split(text)]
-    arguments = translate(options, long_options(mount_parser()))
+    arguments = translate(options, long_options())
     # `mount -a` knows a mounted line of fstab by its source, among others.
     command = ["mount", "-o", f"fsname={given.spec}", *arguments, "--", given.directory]
     if given.verbose:
         print("mount.barfs: barfs", *command)
-    parsed = cli.parser().parse_args(command)
+    parsed = parser_of([mount.COMMAND]).parse_args(command)
     if not given.fake:
-        parsed.run(parsed)
+        mount.run(parsed)
 
 
 def main(words: list[str] | None = None) -> NoReturn:

@@ -15,14 +15,14 @@ import os
 import select
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import pyfuse3
 import trio
 
-log = logging.getLogger(__name__)
+from barfs.daemon.settings import LoopName
 
-Kind: TypeAlias = Literal["fast", "stock"]
+log = logging.getLogger(__name__)
 
 # What is replaced in pyfuse3.
 _WAIT: Final = "_wait_fuse_readable"
@@ -40,16 +40,16 @@ _TURN_MS: Final = int(TURN * 1000)
 # it before sleeping, in seconds.
 SPIN: Final = 60e-6
 
-# Looking pays if it finds something. After so many misses in a row, the next so many waits go
+# Spinning pays if it finds something. After so many misses in a row, the next so many waits go
 # without it.
-LUCK: Final = 4
+MISSES: Final = 5
 PAUSE: Final = 100
 
 
 class Loop:
     """pyfuse3's main loop. `kind` "stock" leaves it as it is."""
 
-    def __init__(self, kind: Kind = "fast") -> None:
+    def __init__(self, kind: LoopName = "fast") -> None:
         self._kind = kind
         self._waiting: FastWait | None = None
 
@@ -124,7 +124,8 @@ class FastWait:
         self._reading = self._processing = False
         self._away = 0
         self._turn_ends = 0.0
-        self._luck = 0
+        self._misses_left = 1
+        self._pause_left = 0
 
     async def main(self) -> None:
         """pyfuse3.main with its way to wait replaced."""
@@ -203,15 +204,15 @@ class FastWait:
 
     def _look(self) -> bool:
         """Whether there is a request within a turn: spinning, if that has paid of late, or not."""
-        if self._luck < 0:
-            self._luck += 1
+        if self._pause_left:
+            self._pause_left -= 1
             return bool(self._poll(_TURN_MS))
         until = perf_counter() + SPIN
         while not self._poll(0):
             if perf_counter() > until:
-                self._luck -= 1
-                if self._luck < 0 or len(os.sched_getaffinity(0)) == 1:
-                    self._luck = -PAUSE
+                self._misses_left -= 1
+                if not self._misses_left or len(os.sched_getaffinity(0)) == 1:
+                    self._misses_left, self._pause_left = 1, PAUSE
                 return bool(self._poll(_TURN_MS))
-        self._luck = LUCK
+        self._misses_left = MISSES
         return True

@@ -1,16 +1,18 @@
 """What to mount, where and how, and what can be said of it before it is mounted."""
 
-import dataclasses
 import grp
 import os
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
 
 from barfs.daemon.mountpoint import MountError, check_free, mount_table, resolve
+from barfs.daemon.options import Option, mode, options_of, pattern
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
-from barfs.machine.patterns import NO_RULES, Rules
+from barfs.machine.patterns import DevicePattern, Rules
 
 REAL_SYSFS: Final = Path("/sys")
 REAL_PROC: Final = Path("/proc")
@@ -22,27 +24,110 @@ REFUSED_OPTIONS: Final = {
     "writeback_cache": "writes later than asked, in other pieces",
 }
 
+BarsVia: TypeAlias = Literal["resource", "devmem"]
+LoopName: TypeAlias = Literal["fast", "stock"]
 
-@dataclasses.dataclass(frozen=True)
+SYSFS: Final = Option("--sysfs", "instead of /sys", takes="DIR", parse=Path)
+PROC: Final = Option("--proc", "instead of /proc", takes="DIR", parse=Path)
+DEVMEM: Final = Option("--devmem", "instead of /dev/mem", takes="PATH", parse=Path)
+
+
+def _devices(spelling: str, what: str) -> Option:
+    text = f"{what}: a PCI address or vendor:device, with * ? []; may be repeated"
+    return Option(spelling, text, takes="PATTERN", parse=pattern, repeated=True)
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What to mount, where, and how."""
+    """What to mount, where, and how; a field with an Option is an option of `barfs mount`."""
 
     mountpoint: Path
-    options: tuple[str, ...] = ()
-    sysfs: Path = REAL_SYSFS
-    proc: Path = REAL_PROC
-    devmem: Path = REAL_DEVMEM
-    bars_via: Literal["resource", "devmem"] = "resource"
-    write_combining: bool = False
-    force: bool = False  # replace a dead mount
-    enable: bool = False
-    log_file: Path | None = None
-    log_reads: bool = False
-    loop: Literal["fast", "stock"] = "fast"
-    phys: bool = True
-    group: str | None = None  # a name or a number
-    mode: int | None = None
-    rules: Rules = NO_RULES
+    options: Annotated[
+        tuple[str, ...],
+        Option(
+            "-o",
+            "mount options, comma-separated: ro, allow_other, ...",
+            takes="OPTIONS",
+            repeated=True,
+            separator=",",
+        ),
+    ] = ()
+    force: Annotated[bool, Option("--force", "replace a dead mount; a live one never")] = False
+    sysfs: Annotated[Path, SYSFS] = REAL_SYSFS
+    proc: Annotated[Path, PROC] = REAL_PROC
+    devmem: Annotated[Path, DEVMEM] = REAL_DEVMEM
+    bars_via: Annotated[
+        BarsVia,
+        Option(
+            "--bars-via",
+            "map BARs through sysfs's resourceN (default) or through /dev/mem at their addresses",
+            choices=get_args(BarsVia),
+        ),
+    ] = "resource"
+    write_combining: Annotated[
+        bool,
+        Option(
+            "--write-combining",
+            "let the CPU merge what is written to prefetchable BARs: large writes get faster",
+        ),
+    ] = False
+    enable: Annotated[
+        bool,
+        Option("--enable", "turn on decoding of a device while one of its BARs is open"),
+    ] = False
+    log_file: Annotated[
+        Path | None,
+        Option(
+            "--log",
+            "append the mount's log to FILE: opens, writes and refusals, as lines of JSON",
+            takes="FILE",
+            parse=Path,
+        ),
+    ] = None
+    log_reads: Annotated[bool, Option("--log-reads", "have reads in the log too")] = False
+    loop: Annotated[
+        LoopName,
+        Option(
+            "--loop",
+            "how requests are waited for: barfs's own way (default), or as pyfuse3 does",
+            choices=get_args(LoopName),
+        ),
+    ] = "fast"
+    group: Annotated[
+        str | None,
+        Option("--group", "a name or number: the group of the files of devices", takes="GROUP"),
+    ] = None
+    mode: Annotated[
+        int | None,
+        Option(
+            "--mode",
+            "of BARs, in octal: 660 lets the group read and write them; needs -o allow_other",
+            takes="MODE",
+            parse=mode,
+        ),
+    ] = None
+    allow_device: Annotated[
+        tuple[DevicePattern, ...], _devices("--allow-device", "show only these functions")
+    ] = ()
+    read_only_device: Annotated[
+        tuple[DevicePattern, ...], _devices("--read-only-device", "never write to these functions")
+    ] = ()
+    phys: Annotated[bool, Option("--no-phys", "leave physical memory out", given=False)] = True
+
+    @classmethod
+    def of(cls, mountpoint: Path, given: Mapping[str, object]) -> Self:
+        """With what was given of the options, by their names; None is not given.
+
+        Relative paths count from the working directory.
+        """
+        known = {one.name: given[one.name] for one in OPTIONS if given.get(one.name) is not None}
+        paths = {name: path.absolute() for name, path in known.items() if isinstance(path, Path)}
+        return cls(mountpoint.absolute(), **{**known, **paths})  # type: ignore[arg-type]
+
+    @property
+    def rules(self) -> Rules:
+        """Which functions there are for this mount, and which only to read."""
+        return Rules(self.allow_device, self.read_only_device)
 
     @property
     def uses_devmem(self) -> bool:
@@ -54,6 +139,10 @@ class Settings:
         """Of ro and rw the last one counts, as for mount(8)."""
         chosen = [option for option in self.options if option in ("ro", "rw")]
         return bool(chosen) and chosen[-1] == "ro"
+
+
+# The options of `barfs mount`, in the order of its usage.
+OPTIONS: Final = tuple(options_of(Settings))
 
 
 def check(settings: Settings) -> None:

@@ -6,7 +6,6 @@ doctor` before it does (checkup.py).
 
 import errno
 import logging
-import re
 import shlex
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -14,7 +13,20 @@ from typing import Final, NamedTuple
 from barfs.access.contract import overlap
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis import obstacles
-from barfs.errors import BarfsError, Cause, DeviceGone, DriverOwns, KernelRefused, NotAllowed
+from barfs.errors import (
+    BarfsError,
+    CachingConflict,
+    Cause,
+    DeviceGone,
+    DriverOwns,
+    FunctionPart,
+    KernelRefused,
+    Mmap,
+    NotAllowed,
+    NotMappable,
+    Opening,
+    PhysicalSpan,
+)
 from barfs.machine import kernel
 from barfs.machine.functions import PciBus
 from barfs.machine.kernel import Kernel, Process
@@ -166,16 +178,17 @@ def printable(line: str) -> str:
 def _cause(error: BarfsError, machine: Machine) -> Cause | None:
     if not isinstance(error, (KernelRefused, DriverOwns, DeviceGone, NotAllowed)):
         return None
-    refused = error.__cause__
-    if isinstance(refused, OSError) and refused.filename == str(machine.memory.devmem):
-        return devmem_closed(machine, machine.kernel(), refused)
+    if error.system is not None and error.during == Opening(str(machine.memory.devmem)):
+        return devmem_closed(machine, machine.kernel(), error.system)
     match error:
         case DeviceGone():
             return _why_gone(error, machine)
         case DriverOwns():
             return _why_owned(error, machine)
-        case KernelRefused() if isinstance(refused, OSError):
-            return _why_refused(error, refused, machine)
+        case CachingConflict() | NotMappable():
+            return _CACHING
+        case KernelRefused() if error.system is not None:
+            return _why_refused(error, machine)
         case NotAllowed():
             process = kernel.read_process(machine.memory.proc)
             return None if process is None else unprivileged(process)
@@ -183,20 +196,8 @@ def _cause(error: BarfsError, machine: Machine) -> Cause | None:
             return None
 
 
-def _function(error: BarfsError) -> PciAddress | None:
-    """The function that a message begins with."""
-    return PciAddress.parse(re.split(r":? ", str(error), maxsplit=1)[0])
-
-
-def _span(error: BarfsError) -> tuple[int, int] | None:
-    """The physical addresses that a message begins with: start and size."""
-    match = re.match(r"phys 0x([0-9a-f]+)\+0x([0-9a-f]+)", str(error))
-    return None if match is None else (int(match[1], 16), int(match[2], 16))
-
-
 def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
-    address = _function(error)
-    if address is None or machine.pci.is_present(address):
+    if not isinstance(error.what, FunctionPart) or machine.pci.is_present(error.what.address):
         return None
     return Cause(
         "when it is back, open the file again; this looks for it",
@@ -206,10 +207,13 @@ def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
 
 def _why_owned(error: BarfsError, machine: Machine) -> Cause:
     """Of what the kernel keeps from others. The error has said who owns it."""
-    address, span = _function(error), _span(error)
-    if address is None and span is not None:
-        owner = machine.memory.owner(*span)
-        address = None if owner is None else _at(machine.pci, owner.start, owner.end)
+    address = None
+    match error.what:
+        case FunctionPart():
+            address = error.what.address
+        case PhysicalSpan(start, size):
+            owner = machine.memory.owner(start, size)
+            address = None if owner is None else _at(machine.pci, owner.start, owner.end)
     driver = None if address is None else machine.pci.driver(address)
     if address is None or driver is None:
         return IO_STRICT
@@ -225,20 +229,17 @@ def _at(pci: PciBus, start: int, end: int) -> PciAddress | None:
     return None
 
 
-def _why_refused(error: BarfsError, refused: OSError, machine: Machine) -> Cause | None:
+def _why_refused(error: BarfsError, machine: Machine) -> Cause | None:
     """Of a mapping, or a read or write of an open file, that the kernel refused."""
-    if refused.errno != errno.EPERM:
-        return _CACHING
     facts = machine.kernel()
     cause = locked_down(machine, facts)
     if cause is not None:
         return cause
-    mapped = machine.pci.bars_via_devmem and ": mapping " in str(error)
-    if _function(error) is not None and not mapped:
+    via_devmem = machine.pci.bars_via_devmem and isinstance(error.during, Mmap)
+    if isinstance(error.what, FunctionPart) and not via_devmem:
         return lockdown_unknown(machine) if facts.lockdown is None else None
     # /dev/mem opened, so it is not locked down: it is one of the STRICT_DEVMEMs
     # (drivers/char/mem.c, range_is_allowed).
-    span = _span(error)
-    if span is None or not machine.memory.is_ram(*span):
-        return _why_owned(error, machine)
-    return STRICT
+    if isinstance(error.what, PhysicalSpan) and machine.memory.is_ram(*error.what):
+        return STRICT
+    return _why_owned(error, machine)

@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from barfs.journal.records import Journal, Record, line
+from barfs.journal.records import Entry, Journal
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +21,15 @@ RETRY: Final = 1.0
 class LogFile:
     """Appends a journal to a file, which is made if it is not there, for its owner only.
 
-    A disk that is slow or full holds nobody up: what it can't take in time is lost, and a line says
-    how much. A file that was moved away, as logrotate does, is made anew, and begins with a whole
-    line. OSError if it can't be made.
+    A disk that is slow or full holds nobody up: what it can't take in time is lost, and the numbers
+    of the lines say how much. A file that was moved away, as logrotate does, is made anew, and
+    begins with a whole line. OSError if it can't be made.
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self._path = path
         self._journal = journal
-        self._taken = 0
+        self._taken = 0  # number of the last record
         self._text = b""  # whole lines, or the end of one that others began
         self._done = 0  # bytes of them that are written
         self._failing = False
@@ -58,13 +58,13 @@ class LogFile:
         while True:
             await self._wait()
             await trio.sleep(GATHER)
-            records = self._gather()
-            if not await trio.to_thread.run_sync(self._write, records):
+            entries = self._gather()
+            if not await trio.to_thread.run_sync(self._write, entries):
                 await trio.sleep(RETRY)
 
     async def _wait(self) -> None:
         """Until there is something to write."""
-        if self._text or self._taken != self._journal.end:
+        if self._text or self._taken != self._journal.count:
             return
         news = trio.Event()
         self._journal.listener = news.set
@@ -73,18 +73,18 @@ class LogFile:
         finally:
             self._journal.listener = None
 
-    def _gather(self) -> list[tuple[int, Record]]:
+    def _gather(self) -> list[Entry]:
         """What is new, unless there are lines still to be written."""
         if self._text:
             return []
-        records = self._journal.since(self._taken)
-        self._taken = self._journal.end
-        return records
+        entries = self._journal.after(self._taken)
+        self._taken = self._journal.count
+        return entries
 
-    def _write(self, records: list[tuple[int, Record]]) -> bool:
+    def _write(self, entries: list[Entry]) -> bool:
         """Write what is left, or these records; False if the disk did not take all of them."""
-        if records:
-            self._text = b"".join(line(*record) for record in records)
+        if entries:
+            self._text = b"".join(entry.line() for entry in entries)
             self._done = 0
         try:
             self._reopen_if_moved()

@@ -1,6 +1,7 @@
 """Who read and wrote what: the lines of `log`, kept in bounded memory, and written to a file.
 
-A record costs little until somebody looks: it is made into a line of JSON only for a reader.
+A record costs little until somebody looks: it is made into a line of JSON only for a reader. Lines
+are numbered, so that a reader sees by the numbers where some are missing.
 """
 
 import errno
@@ -9,10 +10,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Final, NamedTuple, TypeAlias
+from itertools import takewhile
+from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-from barfs.errors import ReadOnly
+from barfs.errors import Access, ReadOnly
 
 # What is kept for readers that come late: records that nobody has looked at, bytes of lines.
 RECORDS: Final = 8192
@@ -38,7 +39,8 @@ class Caller(NamedTuple):
 class Subject(NamedTuple):
     """What is asked for: a path in the mount, and the function and BAR if it is of one.
 
-    `start` is where the file begins: its offset in the BAR, or its physical address.
+    `start` is where the file begins: its offset in the BAR, or its physical address. `unit` says
+    which of the two a place in it is.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Subject(NamedTuple):
     bar: int | None = None
     start: int = 0
     is_text: bool = False
+    unit: Literal["address", "offset"] = "offset"
 
     def fields(self, offset: int | None = None) -> Iterator[tuple[str, object]]:
         """What a line says of it, and of an offset in it: the offset in the BAR, or the address."""
@@ -58,19 +61,14 @@ class Subject(NamedTuple):
             return
         # A text view is one register, wherever in its line a request begins.
         at = self.start if self.is_text else self.start + offset
-        yield ("address" if self.path.startswith("phys/") else "offset"), hex(at)
+        yield self.unit, hex(at)
 
 
 class Opened(NamedTuple):
-    """An open file: who opened it, what it is, and what its requests are made of.
-
-    `width_at(offset, length)` is the width in bytes of all accesses of a request, None if they
-    differ or have none. The data of text views are text.
-    """
+    """An open file: who opened it, and what it is. The data of text views are text."""
 
     caller: Caller
     subject: Subject
-    width_at: Callable[[int, int], int | None]
 
     @property
     def data_limit(self) -> int:
@@ -97,19 +95,23 @@ class Open(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """A read or write was done; `data` are None if they are more than a record shows."""
+    """A read or write was done; `data` are None if they are more than a record shows.
+
+    `width` is that of all its accesses, in bytes; None if they differ, or if it made none.
+    """
 
     event: str  # read, write
     opened: Opened
     offset: int
     length: int
+    width: int | None
     data: bytes | None
 
     def fields(self) -> Iterator[tuple[str, object]]:
         """What the line says: of one access its value, of others the bytes."""
         yield "event", self.event
         yield from self.opened.fields(self.offset)
-        width = self.opened.width_at(self.offset, self.length)
+        width = self.width
         if width is not None:
             yield "width", width
         yield "length", self.length
@@ -160,26 +162,22 @@ class Change(NamedTuple):
         yield "device", self.device
 
 
-class Lost(NamedTuple):
-    """So many lines are missing here."""
-
-    lines: int
-
-    def fields(self) -> Iterator[tuple[str, object]]:
-        """What the line says."""
-        yield "event", "lost"
-        yield "lines", self.lines
+Record: TypeAlias = Open | Transfer | Refusal | Change
 
 
-Record: TypeAlias = Open | Transfer | Refusal | Change | Lost
+class Entry(NamedTuple):
+    """A record, its number from 1 on, and when it was made, in ns since 1970."""
 
+    number: int
+    when: int
+    record: Record
 
-def line(when: int, record: Record) -> bytes:
-    """A record as a line of JSON; `when` in ns since 1970, shown in UTC to the microsecond."""
-    seconds, rest = divmod(when, 1_000_000_000)
-    clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    fields = {"time": f"{clock}.{rest // 1000:06}Z", **dict(record.fields())}
-    return json.dumps(fields).encode() + b"\n"
+    def line(self) -> bytes:
+        """It as a line of JSON, with its time in UTC to the microsecond."""
+        seconds, rest = divmod(self.when, 1_000_000_000)
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        fields = {"n": self.number, "time": f"{clock}.{rest // 1000:06}Z"}
+        return json.dumps({**fields, **dict(self.record.fields())}).encode() + b"\n"
 
 
 class Journal:
@@ -191,137 +189,115 @@ class Journal:
     def __init__(self, *, reads: bool = False) -> None:
         self.reads = reads
         self.listener: Callable[[], None] | None = None
-        self.end = 0
-        self._records: deque[tuple[int, Record]] = deque(maxlen=RECORDS)
+        self.count = 0
+        self._entries: deque[Entry] = deque(maxlen=RECORDS)
 
     def add(self, record: Record) -> None:
         """Keep a record, and forget the oldest one if there are too many."""
-        self._records.append((time.time_ns(), record))
-        self.end += 1
+        self.count += 1
+        self._entries.append(Entry(self.count, time.time_ns(), record))
         if self.listener is not None:
             self.listener()
 
-    def since(self, start: int) -> list[tuple[int, Record]]:
-        """The records from number `start` on, with their times; before them a Lost if some are."""
-        oldest = self.end - len(self._records)
-        found = list(islice(self._records, max(0, start - oldest), None))
-        if start < oldest:
-            found.insert(0, (found[0][0], Lost(oldest - start)))
-        return found
+    def after(self, number: int) -> list[Entry]:
+        """What is kept of the records after number `number`, in their order."""
+        return _after(self._entries, number)
+
+
+N = TypeVar("N", bound="Entry | Line")
+
+
+def _after(kept: deque[N], number: int) -> list[N]:
+    """What has a higher number, of what is in the order of its numbers."""
+    found = list(takewhile(lambda one: one.number > number, reversed(kept)))
+    found.reverse()
+    return found
+
+
+class Line(NamedTuple):
+    """A line of `log`, and its number."""
+
+    number: int
+    text: bytes
 
 
 class Stream:
-    """The journal as the contents of a file that grows at its end and vanishes at its start.
+    """The journal as the lines of a file. `size` counts the bytes of all of them since the mount.
 
-    Offsets count all bytes since the mount, so that they stay what they are.
+    Of their text the last STREAM_BYTES are kept, in whole lines.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._taken = 0  # records
-        self._text = bytearray()
-        self._gaps: deque[tuple[int, int]] = deque()  # ends of Lost lines, and what they stand for
-        self.first = 0  # where the oldest line begins that is kept
-        self._first_record = 0  # how many records there were before it
+        self._taken = 0  # number of the last record
+        self._lines: deque[Line] = deque()
+        self._kept = 0  # bytes
+        self.size = 0
         self.modified = time.time_ns()
-
-    @property
-    def end(self) -> int:
-        """Offset of the end, in bytes."""
-        return self.first + len(self._text)
 
     def refresh(self) -> None:
-        """Take what is new in the journal; drop the oldest lines beyond STREAM_BYTES."""
-        if self._taken == self._journal.end:
+        """Take what is new in the journal, and drop the oldest lines if there are too many."""
+        if self._taken == self._journal.count:
             return
-        for when, record in self._journal.since(self._taken):
-            self._text += line(when, record)
-            if isinstance(record, Lost):
-                self._gaps.append((self.end, record.lines))
-        self._taken = self._journal.end
+        for entry in self._journal.after(self._taken):
+            line = Line(entry.number, entry.line())
+            self._lines.append(line)
+            self._kept += len(line.text)
+            self.size += len(line.text)
+        while self._kept > STREAM_BYTES:
+            self._kept -= len(self._lines.popleft().text)
+        self._taken = self._journal.count
         self.modified = time.time_ns()
-        excess = len(self._text) - STREAM_BYTES
-        if excess > 0:
-            drop = self._text.index(b"\n", excess) + 1
-            self._first_record = self.records_before(self.first + drop)
-            self.first += drop
-            del self._text[:drop]
-            while self._gaps and self._gaps[0][0] <= self.first:
-                self._gaps.popleft()
 
-    def read(self, start: int, length: int) -> bytes:
-        """Up to `length` bytes from a kept offset."""
-        begin = start - self.first
-        return bytes(self._text[begin : begin + length])
-
-    def rest_of_line(self, start: int) -> bytes:
-        """What is left of the line that holds a kept offset; nothing at its beginning."""
-        begin = start - self.first
-        if begin == 0 or self._text[begin - 1 : begin] == b"\n":
-            return b""
-        return bytes(self._text[begin : self._text.index(b"\n", begin) + 1])
-
-    def records_before(self, offset: int) -> int:
-        """How many records since the mount are told of, or said to be lost, before an offset.
-
-        Only lines that end there count; of what is not kept, all before it.
-        """
-        lines = self._text.count(b"\n", 0, max(0, offset - self.first))
-        lost = sum(lines - 1 for end, lines in self._gaps if end <= offset)
-        return self._first_record + lines + lost
+    def after(self, number: int) -> list[Line]:
+        """What is kept of the lines after number `number`, in their order."""
+        return _after(self._lines, number)
 
 
 class LogView:
-    """An open `log`. A reader that is too slow gets a line that says how many it has lost.
+    """An open `log`: the lines that are kept when it is first read, and later what has been added.
 
-    That comes when the line that it has begun is at its end, so each line is a whole one. After
-    such a line its offsets are no longer those of the stream: they go on from where it is. One that
-    seeks to what is not kept any more is told of all that is lost since the mount.
+    A reader is given whole lines in their order. If it is so slow that lines are dropped which it
+    has not read, the numbers of those that follow say so. An offset whose text is no longer kept
+    reads from the oldest whole line on. Each open file keeps up to STREAM_BYTES of text that it was
+    given, to go back in.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._shift = 0  # from the reader's offsets to the stream's
-        self._notice = b""
-        self._notice_at = 0
-        # Where it goes on if it does not seek, the rest of the line that it is in, and the number
-        # of records up to the end of that.
-        self._next = 0
-        self._rest = b""
-        self._records = 0
+        self._text = b""
+        self._start = 0  # offset of that text in the file, as its reader sees it
+        self._last = 0  # number of the last line in it
 
     def read(self, offset: int, length: int, _: object = None, /) -> bytes:
         """Up to `length` bytes at `offset`, none at the end as it is now."""
         self._stream.refresh()
-        if self._notice_at <= offset < self._notice_at + len(self._notice):
-            return self._notice[offset - self._notice_at :][:length]
-        at = offset + self._shift
-        if at >= self._stream.end:
-            return b""
-        if at < self._stream.first:
-            return self._tell_loss(offset)[:length]
-        data = self._stream.read(at, length)
-        at += len(data)
-        self._next = offset + len(data)
-        self._rest = self._stream.rest_of_line(at)
-        self._records = self._stream.records_before(at + len(self._rest))
-        return data
+        if not self._start <= offset <= self._start + len(self._text):
+            self._text, self._last = b"", 0
+            kept = sum(len(line.text) for line in self._stream.after(0))
+            self._start = min(offset, self._stream.size - kept)
+        if offset + length > self._start + len(self._text):
+            self._follow(offset)
+        begin = offset - self._start
+        return self._text[begin : begin + length]
 
-    def _tell_loss(self, offset: int) -> bytes:
-        stream = self._stream
-        kept = stream.records_before(stream.first)
-        rest, told = (self._rest, self._records) if offset == self._next else (b"", 0)
-        self._notice = rest + (line(time.time_ns(), Lost(kept - told)) if told < kept else b"")
-        self._notice_at = offset
-        self._shift = stream.first - offset - len(self._notice)
-        self._next = offset + len(self._notice)
-        self._rest = b""
-        self._records = kept
-        return self._notice
+    def _follow(self, offset: int) -> None:
+        """Add what is new to the text, and drop what is too much of it before an offset."""
+        lines = self._stream.after(self._last)
+        if not lines:
+            return
+        self._text += b"".join(line.text for line in lines)
+        self._last = lines[-1].number
+        excess = min(len(self._text) - STREAM_BYTES, offset - self._start)
+        if excess > 0:
+            drop = self._text.rfind(b"\n", 0, excess) + 1
+            self._text = self._text[drop:]
+            self._start += drop
 
     def write(self, offset: int, data: bytes) -> int:
         """Refused."""
-        raise ReadOnly(f"log: write of {len(data):#x} bytes at {offset:#x} of a read-only file")
+        during = Access("write", offset, len(data))
+        raise ReadOnly(" of a read-only file", what="log", during=during)
 
     @staticmethod
     def reach(offset: int, length: int, *, writing: bool) -> range:

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from barfs.access.aperture import PAGE_SIZE, REFUSALS, RomFile, SysfsFile, read_file, refusal
 from barfs.access.contract import overlap
+from barfs.access.files import PAGE_SIZE, RomFile, SysfsFile, read_file, refusal
 from barfs.devmem import PhysicalMemory
-from barfs.errors import DeviceGone, ReadOnly
+from barfs.errors import DeviceGone, FunctionPart, PhysicalSpan, ReadOnly, Setting, What
 from barfs.machine.index import IdIndex
 from barfs.machine.patterns import NO_RULES, Form, Rules
 from barfs.machine.plain import directory_stamp, is_sysfs
@@ -99,7 +99,7 @@ class PciBus:
 
     def _check_allowed(self, address: PciAddress) -> None:
         if not self._is_allowed(address):
-            raise DeviceGone(f"{address}: there is no such function")
+            raise DeviceGone("there is no such function", what=FunctionPart(address))
 
     def path(self, address: PciAddress, name: str) -> str:
         """Where one of a function's attributes is. DeviceGone if the function is not allowed."""
@@ -132,10 +132,10 @@ class PciBus:
         """Whether a function, allowed or not, may only be read."""
         return bool(self._rules.read_only) and self._rules.protects(partial(self._name, address))
 
-    def check_writable(self, address: PciAddress, what: str) -> None:
+    def check_writable(self, address: PciAddress, what: What) -> None:
         """ReadOnly, if a function, allowed or not, may only be read."""
         if self.is_read_only(address):
-            raise ReadOnly(f"{what}: {address} {_READ_ONLY_HERE}")
+            raise ReadOnly(f"{address} {_READ_ONLY_HERE}", what=what)
 
     def check_span_writable(self, start: int, size: int) -> None:
         """ReadOnly if `size` bytes at a physical address have part of a BAR that is read-only.
@@ -151,7 +151,8 @@ class PciBus:
                 continue
             for resource in resources.values():
                 if resource.is_mapped and overlap(resource.span, range(start, start + size)):
-                    raise ReadOnly(f"phys {start:#x}+{size:#x}: {address} {_READ_ONLY_HERE}")
+                    span = PhysicalSpan(start, size)
+                    raise ReadOnly(f"{address} {_READ_ONLY_HERE}", what=span)
 
     def _text(self, address: PciAddress, name: str) -> str:
         """The text of a sysfs attribute, allowed or not; DeviceGone if it is not there."""
@@ -162,9 +163,10 @@ class PciBus:
         try:
             return read_file(f"{self._devices}/{address}/{name}", length, offset)
         except OSError as error:
+            what = FunctionPart(address, name)
             if error.errno in {errno.EMFILE, errno.ENFILE}:
-                raise refusal(f"{address} {name}", error, REFUSALS) from error
-            raise DeviceGone(f"{address} {name}: {error.strerror}") from error
+                raise refusal(what, None, error) from error
+            raise DeviceGone(what=what, system=error) from error
 
     def _read(self, address: PciAddress, name: str) -> str:
         """The text of a sysfs attribute; DeviceGone if the function is not there (any more)."""
@@ -195,7 +197,7 @@ class PciBus:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise refusal(f"{address}: writing {text} to {path}", error, REFUSALS) from error
+            raise refusal(FunctionPart(address), Setting(path, text), error) from error
 
     def driver(self, address: PciAddress) -> str | None:
         """The name of the driver that is bound to a function; None if there is none. DeviceGone."""
@@ -204,7 +206,7 @@ class PciBus:
         except OSError as error:
             if self.exists(address):
                 return None
-            raise DeviceGone(f"{address} driver: {error.strerror}") from error
+            raise DeviceGone(what=FunctionPart(address, "driver"), system=error) from error
         return os.path.basename(target).decode(errors="replace")
 
     def _read_id(self, address: PciAddress, vendor: str, device: str) -> DeviceId | None:
@@ -255,33 +257,36 @@ class PciBus:
     def open_rom(self, address: PciAddress) -> SysfsFile | RomFile:
         """The expansion ROM through sysfs, read-only."""
         kind = RomFile if self.is_real else SysfsFile
-        return kind(self.path(address, "rom"), what=f"{address} rom", writable=self.is_real)
+        what = FunctionPart(address, "rom")
+        return kind(self.path(address, "rom"), what=what, writable=self.is_real)
 
     def presence(self, address: PciAddress) -> Presence:
         """A watch over a function as it is now, allowed or not. DeviceGone."""
         kind = Presence if self.is_real else PlainPresence
-        return kind(f"{self._devices}/{address}/resource", str(address))
+        return kind(f"{self._devices}/{address}/resource", address)
 
     def config_size(self, address: PciAddress) -> int:
         """256 or 4096 bytes. Reads no config space."""
         try:
             return os.stat(self.path(address, "config")).st_size
         except OSError as error:
-            raise DeviceGone(f"{address} config: {error.strerror}") from error
+            raise DeviceGone(what=FunctionPart(address, "config"), system=error) from error
 
     def open_config(self, address: PciAddress, *, writable: bool) -> SysfsFile:
         """Config space through sysfs. ReadOnly."""
         path = self.path(address, "config")
+        what = FunctionPart(address, "config")
         if writable:
-            self.check_writable(address, f"{address} config")
-        return SysfsFile(path, what=f"{address} config", writable=writable)
+            self.check_writable(address, what)
+        return SysfsFile(path, what=what, writable=writable)
 
     def command(self, address: PciAddress) -> int:
         """The command register, read from config space. DeviceGone."""
         self._check_allowed(address)
         raw = self._bytes(address, "config", 2, COMMAND_OFFSET)
         if len(raw) < 2:
-            raise DeviceGone(f"{address} config: the command register cannot be read")
+            what = FunctionPart(address, "config")
+            raise DeviceGone("the command register cannot be read", what=what)
         return int.from_bytes(raw, "little")
 
     def set_command(self, address: PciAddress, value: int) -> None:

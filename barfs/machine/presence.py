@@ -3,8 +3,8 @@
 import os
 from collections.abc import Mapping
 
-from barfs.access.aperture import PAGE_SIZE, open_file
-from barfs.errors import DeviceGone
+from barfs.access.files import PAGE_SIZE, open_file
+from barfs.errors import DeviceGone, FunctionPart
 from barfs.machine.plain import settled
 from barfs.machine.resources import Resource, parse_resources
 from barfs.names import PciAddress
@@ -19,9 +19,9 @@ class Presence:
     read.
     """
 
-    def __init__(self, path: str, what: str) -> None:
-        self._what = what
-        self._lost = ""  # why, once it is
+    def __init__(self, path: str, address: PciAddress) -> None:
+        self._what = what = FunctionPart(address)
+        self._lost: DeviceGone | None = None  # why, once it is
         self._fd = open_file(path, what, writable=False)
         try:
             self._then = self._read()
@@ -33,7 +33,8 @@ class Presence:
         try:
             return os.pread(self._fd, PAGE_SIZE, 0)
         except OSError as error:
-            raise DeviceGone(f"{self._what}: the device is gone ({error.strerror})") from error
+            sentence = f"the device is gone ({error.strerror})"
+            raise DeviceGone(sentence, what=self._what, system=error) from error
 
     def resources(self, address: PciAddress) -> Mapping[int, Resource]:
         """BARs and expansion ROM as they were when this was made."""
@@ -41,18 +42,18 @@ class Presence:
 
     def check(self) -> None:
         """DeviceGone if it has gone or moved since; for good, even if it comes back."""
-        if self._lost:
-            raise DeviceGone(self._lost)
+        if self._lost is not None:
+            raise self._lost.restated(DeviceGone)
         try:
             self._look()
         except DeviceGone as error:
-            self._lost = str(error)
+            self._lost = error.restated(DeviceGone)  # without what a traceback keeps alive
             raise
 
     def _look(self) -> None:
         """DeviceGone if it is gone now, or elsewhere."""
         if self._read() != self._then:
-            raise DeviceGone(f"{self._what}: its resources have changed since it was opened")
+            raise DeviceGone("its resources have changed since it was opened", what=self._what)
 
     def close(self) -> None:
         """Close the file."""
@@ -71,7 +72,7 @@ class PlainPresence(Presence):
         """See Presence."""
         now = os.fstat(self._fd)
         if now.st_nlink == 0:
-            raise DeviceGone(f"{self._what}: the device is gone")
+            raise DeviceGone("the device is gone", what=self._what)
         if now.st_ctime_ns != self._changed:
             changed = settled(now.st_ctime_ns)
             super()._look()

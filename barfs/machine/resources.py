@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from barfs.devmem import OFFSET_END
-from barfs.errors import NoSuchAddress, NoSuchNode
+from barfs.errors import FunctionPart, NoSuchAddress, NoSuchNode, What
 from barfs.names import PciAddress
 
 log = logging.getLogger(__name__)
@@ -124,11 +124,12 @@ def bar_of(address: PciAddress, resources: Mapping[int, Resource], index: int) -
     """One BAR of a function's resources; NoSuchNode."""
     resource = resources.get(index)
     if resource is None or index == ROM_RESOURCE:
-        raise NoSuchNode(f"{address}: there is no BAR {index}")
+        raise NoSuchNode(f"there is no BAR {index}", what=FunctionPart(address))
     return resource
 
 
-def check_window(what: str, offset: int, size: int, whole: int) -> None:
+def check_window(what: What, offset: int, size: int, whole: int) -> None:
     """NoSuchAddress if `size` bytes from `offset` are not inside `whole` bytes."""
     if offset + size > whole:
-        raise NoSuchAddress(f"{what}: {size:#x} bytes at {offset:#x}, but it ends at {whole:#x}")
+        sentence = f"{size:#x} bytes at {offset:#x}, but it ends at {whole:#x}"
+        raise NoSuchAddress(sentence, what=what)

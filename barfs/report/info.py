@@ -4,11 +4,12 @@ From sysfs, and from config space what sysfs has no file for: the command regist
 kernel or a saved copy of sysfs does not have is unknown; only a function that is gone is an error.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from barfs.diagnosis.causes import printable
 from barfs.errors import BarfsError, DeviceGone
@@ -28,127 +29,132 @@ T = TypeVar("T")
 UNKNOWN: Final = "unknown"
 
 
-@dataclasses.dataclass(frozen=True)
-class Function:
-    """A PCI function as sysfs and pci.ids have it. None is unknown, where nothing else is said."""
+class Identity(NamedTuple):
+    """A vendor:device with its names from pci.ids, `1af4:1110 Red Hat, Inc. Inter-VM ...`."""
 
-    address: PciAddress
-    id: DeviceId | None
+    id: DeviceId
     vendor_name: str | None
     device_name: str | None
-    subsystem: DeviceId | None
-    subsystem_vendor_name: str | None
-    subsystem_name: str | None
-    class_code: int | None  # 24 bits: class, subclass, programming interface
-    class_name: str | None
-    revision: int | None
-    driver: str | None  # None: there is none
-    power_state: str | None
-    numa_node: int | None  # -1: there is none
-    resources: Mapping[int, Resource] | None
-    has_rom: bool  # whether the mount has a `rom`
 
-    @property
-    def id_text(self) -> str:
-        """`1af4:1110 Red Hat, Inc. Inter-VM shared memory`."""
-        return _named(self.id, self.vendor_name, self.device_name)
-
-    @property
-    def subsystem_text(self) -> str:
-        """`1af4:1100 Red Hat, Inc. QEMU Virtual Machine`; `none` for 0000:0000, as bridges have."""
-        if self.subsystem == DeviceId(0, 0):
-            return "none"
-        return _named(self.subsystem, self.subsystem_vendor_name, self.subsystem_name)
-
-    @property
-    def class_text(self) -> str:
-        """`050000 RAM memory`."""
-        return _named(
-            None if self.class_code is None else f"{self.class_code:06x}", self.class_name
-        )
-
-    @property
-    def parts(self) -> Iterator[tuple[str, Resource, str | None]]:
-        """BARs and ROM with name, resource and file in the mount; None: the mount has no file."""
-        for index, resource in (self.resources or {}).items():
-            name = "rom" if index == ROM_RESOURCE else f"bar{index}"
-            listed = index != ROM_RESOURCE or self.has_rom
-            yield name, resource, f"pci/{self.address}/{name}" if listed else None
+    def __str__(self) -> str:
+        return _words(self.id, self.vendor_name, self.device_name)
 
 
-class Decoding(NamedTuple):
-    """Bits of the command register; None is unknown."""
+class Class(NamedTuple):
+    """A class code, which is 24 bits, with its name from pci.ids: `050000 RAM memory`."""
 
-    memory: bool | None = None
-    io: bool | None = None
-    bus_master: bool | None = None
+    code: int
+    name: str | None
 
-
-def _named(number: object, *names: str | None) -> str:
-    return UNKNOWN if number is None else " ".join(filter(None, (str(number), *names)))
+    def __str__(self) -> str:
+        return _words(f"{self.code:06x}", self.name)
 
 
-def _known(pci: PciBus, address: PciAddress, ask: Callable[[PciAddress], T]) -> T | None:
-    """What `ask` finds; None if it can't be had of a function that is there. DeviceGone."""
-    try:
-        return ask(address)
-    except BarfsError as error:
-        if pci.exists(address):
+class Part(NamedTuple):
+    """A BAR or the expansion ROM; `file` is its path in the mount, None if it has none there."""
+
+    name: str
+    resource: Resource
+    file: str | None
+
+
+def _words(number: object, *names: str | None) -> str:
+    return " ".join(filter(None, (str(number), *names)))
+
+
+class Asked:
+    """A function that is asked for its facts."""
+
+    def __init__(self, pci: PciBus, address: PciAddress, ids: PciIds) -> None:
+        self.pci = pci
+        self.address = address
+        self.ids = ids
+
+    def known(self, ask: Callable[[PciAddress], T]) -> T | None:
+        """What `ask` finds; None if it can't be had of a function that is there. DeviceGone."""
+        try:
+            return ask(self.address)
+        except BarfsError as error:
+            if self.pci.exists(self.address):
+                return None
+            raise DeviceGone(str(error)) from error
+
+    def attribute(self, name: str, pattern: str) -> str | None:
+        """An attribute if it is as the kernel prints it."""
+        text = self.pci.attribute(self.address, name) or ""
+        return text if re.fullmatch(pattern, text) else None
+
+    def number(self, name: str, bits: int) -> int | None:
+        """An attribute that is a number in hex."""
+        try:
+            return parse_hex(self.pci.attribute(self.address, name) or "", bits=bits)
+        except ValueError:
             return None
-        raise DeviceGone(str(error)) from error
+
+    @cached_property
+    def command(self) -> int | None:
+        """The command register. It is read once, which may wake the function up."""
+        command = self.known(self.pci.command)
+        # All ones are what the kernel gives for a function that does not answer
+        # (drivers/pci/access.c); of a real command register the upper bits are 0.
+        return None if command == COMMAND_ABSENT else command
 
 
-def _hex(pci: PciBus, address: PciAddress, name: str, bits: int) -> int | None:
-    try:
-        return parse_hex(pci.attribute(address, name) or "", bits=bits)
-    except ValueError:
+def _identity(asked: Asked) -> Identity | None:
+    device = asked.known(asked.pci.id)
+    if device is None:
         return None
+    return Identity(device, asked.ids.vendor(device.vendor), asked.ids.device(device))
 
 
-def _match(pci: PciBus, address: PciAddress, name: str, pattern: str) -> str | None:
-    """An attribute if it is as the kernel prints it."""
-    text = pci.attribute(address, name) or ""
-    return text if re.fullmatch(pattern, text) else None
+def _subsystem(asked: Asked) -> Identity | None:
+    subsystem = asked.known(asked.pci.subsystem)
+    if subsystem is None:
+        return None
+    device = asked.known(asked.pci.id)
+    name = asked.ids.subsystem(device, subsystem) if device else None
+    return Identity(subsystem, asked.ids.vendor(subsystem.vendor), name)
 
 
-def inspect(pci: PciBus, address: PciAddress, ids: PciIds) -> Function:
-    """What sysfs has files for, with names. DeviceGone. Reads no config space."""
-    device = _known(pci, address, pci.id)
-    subsystem = _known(pci, address, pci.subsystem)
-    class_code = _hex(pci, address, "class", 24)
-    node = _match(pci, address, "numa_node", "-1|[0-9]{1,9}")
-    driver = pci.driver(address)
-    return Function(
-        address=address,
-        id=device,
-        vendor_name=ids.vendor(device.vendor) if device else None,
-        device_name=ids.device(device) if device else None,
-        subsystem=subsystem,
-        subsystem_vendor_name=ids.vendor(subsystem.vendor) if subsystem else None,
-        subsystem_name=ids.subsystem(device, subsystem) if device and subsystem else None,
-        class_code=class_code,
-        class_name=None if class_code is None else ids.device_class(class_code),
-        revision=_hex(pci, address, "revision", 8),
-        driver=None if driver is None else printable(driver),
-        power_state=_match(pci, address, "power_state", "[A-Za-z0-9]+"),
-        numa_node=None if node is None else int(node),
-        resources=_known(pci, address, pci.resources),
-        has_rom=bool(pci.rom_size(address)),
-    )
+def _class(asked: Asked) -> Class | None:
+    code = asked.number("class", 24)
+    return None if code is None else Class(code, asked.ids.device_class(code))
 
 
-def decoding(pci: PciBus, address: PciAddress) -> Decoding:
-    """Reads the command register, which may wake the function up. DeviceGone."""
-    command = _known(pci, address, pci.command)
-    # All ones are what the kernel gives for a function that does not answer
-    # (drivers/pci/access.c); of a real command register the upper bits are 0.
-    if command is None or command == COMMAND_ABSENT:
-        return Decoding()
-    return Decoding(
-        memory=bool(command & COMMAND_MEMORY),
-        io=bool(command & COMMAND_IO),
-        bus_master=bool(command & COMMAND_MASTER),
-    )
+def _driver(asked: Asked) -> str | None:
+    driver = asked.pci.driver(asked.address)
+    return None if driver is None else printable(driver)
+
+
+def _numa_node(asked: Asked) -> int | None:
+    node = asked.attribute("numa_node", "-1|[0-9]{1,9}")
+    return None if node is None else int(node)
+
+
+def _parts(asked: Asked) -> list[Part] | None:
+    resources = asked.known(asked.pci.resources)
+    if resources is None:
+        return None
+    has_rom = bool(asked.pci.rom_size(asked.address))
+    parts = []
+    for index, resource in resources.items():
+        name = "rom" if index == ROM_RESOURCE else f"bar{index}"
+        listed = index != ROM_RESOURCE or has_rom
+        parts.append(Part(name, resource, f"pci/{asked.address}/{name}" if listed else None))
+    return parts
+
+
+def _bit(mask: int) -> Callable[[Asked], bool | None]:
+    """Whether a bit of the command register is set."""
+
+    def ask(asked: Asked) -> bool | None:
+        return None if asked.command is None else bool(asked.command & mask)
+
+    return ask
+
+
+def _on(bit: bool) -> str:  # noqa: FBT001 - the bit itself
+    return "on" if bit else "off"
 
 
 def size_text(size: int) -> str:
@@ -160,39 +166,163 @@ def size_text(size: int) -> str:
     return f"{size}T"
 
 
-def _on(bit: bool | None) -> str:  # noqa: FBT001 - the bit itself
-    return UNKNOWN if bit is None else "on" if bit else "off"
-
-
-def _resource_text(resource: Resource, file: str | None) -> str:
+def _part_text(part: Part) -> str:
+    resource = part.resource
     kind = "I/O"
     if resource.is_memory:
         kind = f"memory {64 if resource.is_64bit else 32}-bit"
         kind += " prefetchable" if resource.prefetchable else ""
     where = f"address {resource.start:#x}" if resource.assigned else "not assigned"
     size = f"size {resource.size:#x} ({size_text(resource.size)})"
-    return f"{where}, {size}, {kind}, {f'file {file}' if file else 'no file'}"
+    return f"{where}, {size}, {kind}, {f'file {part.file}' if part.file else 'no file'}"
 
 
-def text(function: Function, bits: Decoding) -> str:
-    """The lines of `info`, each `key: value`."""
-    lines = [
-        f"address: {function.address}",
-        f"id: {function.id_text}",
-        f"subsystem: {function.subsystem_text}",
-        f"class: {function.class_text}",
-        f"revision: {UNKNOWN if function.revision is None else f'{function.revision:02x}'}",
-        f"driver: {function.driver or 'none'}",
-        f"power state: {function.power_state or UNKNOWN}",
-        f"memory decoding: {_on(bits.memory)}",
-        f"I/O decoding: {_on(bits.io)}",
-        f"bus master: {_on(bits.bus_master)}",
-        f"NUMA node: {_named(function.numa_node) if function.numa_node != -1 else 'none'}",
-        *(f"{name}: {_resource_text(part, file)}" for name, part, file in function.parts),
-    ]
-    if function.resources is None:
-        lines.append(f"BARs: {UNKNOWN}")
-    return "\n".join(lines) + "\n"
+def _part_object(part: Part) -> dict[str, object]:
+    resource = part.resource
+    return {
+        "name": part.name,  # bar0 ... bar5, rom
+        "address": resource.start if resource.assigned else None,  # of port I/O a port
+        "size": resource.size,  # in bytes
+        "space": "memory" if resource.is_memory else "io",
+        "64bit": resource.is_64bit,
+        "prefetchable": resource.prefetchable,
+        "file": part.file,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Field(Generic[T]):
+    """A fact about a function, said once.
+
+    `ask` finds it, None if it is unknown; DeviceGone. `text` is what stands behind the label in
+    `info`, and `rows` are several lines of label and text in its place. `keys` are its values in
+    JSON, by their keys; they are null if it is unknown.
+    """
+
+    label: str
+    ask: Callable[[Asked], T | None]
+    keys: Mapping[str, Callable[[T], object]]
+    text: Callable[[T], str] = str
+    rows: Callable[[T], Iterable[tuple[str, str]]] | None = None
+    unknown: str = UNKNOWN
+    in_config_space: bool = False  # asking may wake the function up
+
+    def lines(self, value: T | None) -> Iterator[str]:
+        """Those of `info`."""
+        if value is None:
+            yield f"{self.label}: {self.unknown}"
+        elif self.rows is None:
+            yield f"{self.label}: {self.text(value)}"
+        else:
+            yield from (f"{label}: {text}" for label, text in self.rows(value))
+
+    def objects(self, value: T | None) -> dict[str, object]:
+        """What JSON says, by keys."""
+        return {key: None if value is None else say(value) for key, say in self.keys.items()}
+
+
+ADDRESS: Final = Field[PciAddress]("address", lambda asked: asked.address, {"address": str})
+ID: Final = Field[Identity](
+    "id",
+    _identity,
+    {
+        "id": lambda it: str(it.id),
+        "vendor_name": lambda it: it.vendor_name,
+        "device_name": lambda it: it.device_name,
+    },
+)
+SUBSYSTEM: Final = Field[Identity](
+    "subsystem",
+    _subsystem,
+    {
+        "subsystem": lambda it: str(it.id),
+        "subsystem_vendor_name": lambda it: it.vendor_name,
+        "subsystem_name": lambda it: it.device_name,
+    },
+    # As bridges have it.
+    text=lambda it: "none" if it.id == DeviceId(0, 0) else str(it),
+)
+CLASS: Final = Field[Class](
+    "class", _class, {"class": lambda it: f"{it.code:06x}", "class_name": lambda it: it.name}
+)
+DRIVER: Final = Field[str]("driver", _driver, {"driver": str}, unknown="none")
+PARTS: Final = Field[list[Part]](
+    "BARs",
+    _parts,
+    {"resources": lambda parts: [_part_object(part) for part in parts]},
+    rows=lambda parts: [(part.name, _part_text(part)) for part in parts],
+)
+
+# All that is said of a function, in this order.
+FIELDS: Final[tuple[Field[Any], ...]] = (
+    ADDRESS,
+    ID,
+    SUBSYSTEM,
+    CLASS,
+    Field[int](
+        "revision",
+        lambda asked: asked.number("revision", 8),
+        {"revision": "{:02x}".format},
+        text="{:02x}".format,
+    ),
+    DRIVER,
+    Field[str](
+        "power state",
+        lambda asked: asked.attribute("power_state", "[A-Za-z0-9]+"),
+        {"power_state": str},
+    ),
+    *(
+        Field[bool](label, _bit(mask), {key: bool}, text=_on, in_config_space=True)
+        for label, key, mask in (
+            ("memory decoding", "memory_decoding", COMMAND_MEMORY),
+            ("I/O decoding", "io_decoding", COMMAND_IO),
+            ("bus master", "bus_master", COMMAND_MASTER),
+        )
+    ),
+    Field[int](
+        "NUMA node",
+        _numa_node,
+        {"numa_node": int},  # -1: there is none
+        text=lambda node: "none" if node == -1 else str(node),
+    ),
+    PARTS,
+)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A PCI function: what was found for each of the fields that it was asked for."""
+
+    address: PciAddress
+    found: Mapping[Field[Any], Any]
+
+    def __getitem__(self, asked_for: Field[T]) -> T | None:
+        """What is known; None is unknown."""
+        value: T | None = self.found.get(asked_for)
+        return value
+
+    @property
+    def text(self) -> str:
+        """The lines of `info`, each `key: value`."""
+        return "".join(f"{line}\n" for one in FIELDS for line in one.lines(self[one]))
+
+    @property
+    def as_object(self) -> dict[str, object]:
+        """For JSON: null is unknown, where the field says nothing else."""
+        return {key: value for one in FIELDS for key, value in one.objects(self[one]).items()}
+
+
+def inspect(pci: PciBus, address: PciAddress, ids: PciIds) -> Function:
+    """What sysfs has files for, with names. DeviceGone. Reads no config space."""
+    asked = Asked(pci, address, ids)
+    return Function(address, {one: one.ask(asked) for one in FIELDS if not one.in_config_space})
+
+
+def complete(pci: PciBus, function: Function, ids: PciIds) -> Function:
+    """The same with what is read from config space, which may wake it up. DeviceGone."""
+    asked = Asked(pci, function.address, ids)
+    more = {one: one.ask(asked) for one in FIELDS if one.in_config_space}
+    return Function(function.address, {**function.found, **more})
 
 
 def describe(pci: PciBus, address: PciAddress, pci_ids: Iterable[Path] = PATHS) -> str:
@@ -200,5 +330,5 @@ def describe(pci: PciBus, address: PciAddress, pci_ids: Iterable[Path] = PATHS) 
 
     Reads the command register, after the power state: it may wake the function up.
     """
-    function = inspect(pci, address, PciIds(pci_ids))
-    return text(function, decoding(pci, address))
+    ids = PciIds(pci_ids)
+    return complete(pci, inspect(pci, address, ids), ids).text

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from barfs.errors import DeviceGone, NoSuchNode
 from barfs.machine.functions import PciBus
@@ -11,7 +11,7 @@ from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import Resource
 from barfs.names import LinkName, PciAddress
 from barfs.report import info
-from barfs.report.info import Decoding, Function
+from barfs.report.info import Field, Function
 
 Form: TypeAlias = Literal["table", "text", "json"]
 
@@ -28,7 +28,8 @@ def show(
     if not sysfs.is_dir():
         raise NoSuchNode(f"--sysfs {sysfs} is not a directory")
     pci = PciBus(sysfs)
-    found = list(inspect_all(pci, PciIds(pci_ids)))
+    ids = PciIds(pci_ids)
+    found = list(inspect_all(pci, ids))
     if pattern is not None:
         found = select(found, pattern)
         if not found:
@@ -37,10 +38,11 @@ def show(
         case "table":
             yield from table(found)
         case "text":
-            for index, (function, bits) in enumerate(_decodings(pci, found)):
-                yield ("\n" if index else "") + info.text(function, bits).rstrip("\n")
+            for index, function in enumerate(_completed(pci, found, ids)):
+                yield ("\n" if index else "") + function.text.rstrip("\n")
         case "json":
-            yield json.dumps([as_object(*pair) for pair in _decodings(pci, found)], indent=2)
+            objects = [function.as_object for function in _completed(pci, found, ids)]
+            yield json.dumps(objects, indent=2)
 
 
 def inspect_all(pci: PciBus, ids: PciIds) -> Iterator[Function]:
@@ -52,10 +54,10 @@ def inspect_all(pci: PciBus, ids: PciIds) -> Iterator[Function]:
             continue
 
 
-def _decodings(pci: PciBus, functions: Iterable[Function]) -> Iterator[tuple[Function, Decoding]]:
+def _completed(pci: PciBus, functions: Iterable[Function], ids: PciIds) -> Iterator[Function]:
     for function in functions:
         try:
-            yield function, info.decoding(pci, function.address)
+            yield info.complete(pci, function, ids)
         except DeviceGone:
             continue
 
@@ -82,39 +84,44 @@ def select(functions: Iterable[Function], pattern: str) -> list[Function]:
 
 
 def _linked(functions: Iterable[Function], link: LinkName) -> list[Function]:
-    found = [
-        function
-        for function in functions
-        if function.id == link.id and link.subsystem in (None, function.subsystem)
-    ]
+    found = [function for function in functions if _is_named(function, link)]
     return found[link.instance : link.instance + 1] if link.instance else found
 
 
+def _is_named(function: Function, link: LinkName) -> bool:
+    device, subsystem = function[info.ID], function[info.SUBSYSTEM]
+    return (device and device.id) == link.id and link.subsystem in (
+        None,
+        subsystem and subsystem.id,
+    )
+
+
 def _names(function: Function) -> list[str]:
-    texts = [
-        (function.id, function.id_text),
-        (function.subsystem, function.subsystem_text),
-        (function.class_code, function.class_text),
-    ]
-    known = [text for number, text in texts if number is not None]
-    return [str(function.address), *known, function.driver or ""]
+    fields: tuple[Field[Any], ...] = (
+        *(info.ADDRESS, info.ID, info.SUBSYSTEM, info.CLASS, info.DRIVER),
+    )
+    return [one.text(function[one]) for one in fields if function[one] is not None]
 
 
 def table(functions: Iterable[Function]) -> Iterator[str]:
     """A line a function: address, id, name of the device or else its class, driver, BARs."""
-    rows = [
-        (
-            str(function.address),
-            info.UNKNOWN if function.id is None else str(function.id),
-            function.device_name or f"class {function.class_text}",
-            function.driver or "-",
-            "  ".join(_brief(name, resource) for name, resource, _ in function.parts),
-        )
-        for function in functions
-    ]
+    rows = [_row(function) for function in functions]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(map(str.ljust, row, widths)).rstrip()
+
+
+def _row(function: Function) -> tuple[str, ...]:
+    device = function[info.ID]
+    device_class = function[info.CLASS]
+    name = device and device.device_name
+    return (
+        str(function.address),
+        info.UNKNOWN if device is None else str(device.id),
+        name or f"class {device_class or info.UNKNOWN}",
+        function[info.DRIVER] or "-",
+        "  ".join(_brief(part.name, part.resource) for part in function[info.PARTS] or ()),
+    )
 
 
 def _brief(name: str, resource: Resource) -> str:
@@ -126,65 +133,3 @@ def _brief(name: str, resource: Resource) -> str:
     if not resource.assigned:
         words.append("not assigned")
     return " ".join(words)
-
-
-def as_object(function: Function, bits: Decoding) -> dict[str, object]:
-    """A function for JSON; null is unknown, where nothing else is said.
-
-    | key | value |
-    |---|---|
-    | `address` | the PCI address, a string |
-    | `id`, `subsystem` | vendor:device as a string, 4+4 hex digits |
-    | `vendor_name`, `device_name`, `subsystem_vendor_name`, `subsystem_name` | from pci.ids |
-    | `class`, `class_name` | a string of 6 hex digits; from pci.ids |
-    | `revision` | a string of 2 hex digits |
-    | `driver` | its name; null: there is none |
-    | `power_state` | as in sysfs: `D0`, `D3hot`, ... |
-    | `memory_decoding`, `io_decoding`, `bus_master` | true or false |
-    | `numa_node` | an integer, -1: there is none |
-    | `resources` | a list of the BARs and the expansion ROM |
-
-    and of a resource
-
-    | key | value |
-    |---|---|
-    | `name` | `bar0` ... `bar5`, `rom` |
-    | `address` | an integer, of port I/O a port; null: not assigned |
-    | `size` | an integer, in bytes |
-    | `space` | `memory` or `io` |
-    | `64bit`, `prefetchable` | true or false |
-    | `file` | its path in the mount; null: it has no file |
-    """
-    resources = None
-    if function.resources is not None:
-        resources = [
-            {
-                "name": name,
-                "address": resource.start if resource.assigned else None,
-                "size": resource.size,
-                "space": "memory" if resource.is_memory else "io",
-                "64bit": resource.is_64bit,
-                "prefetchable": resource.prefetchable,
-                "file": file,
-            }
-            for name, resource, file in function.parts
-        ]
-    return {
-        "address": str(function.address),
-        "id": function.id and str(function.id),
-        "vendor_name": function.vendor_name,
-        "device_name": function.device_name,
-        "subsystem": function.subsystem and str(function.subsystem),
-        "subsystem_vendor_name": function.subsystem_vendor_name,
-        "subsystem_name": function.subsystem_name,
-        "class": None if function.class_code is None else f"{function.class_code:06x}",
-        "class_name": function.class_name,
-        "revision": None if function.revision is None else f"{function.revision:02x}",
-        "driver": function.driver,
-        "power_state": function.power_state,
-        "memory_decoding": bits.memory,
-        "io_decoding": bits.io,
-        "bus_master": bits.bus_master,
-        "numa_node": function.numa_node,
-        "resources": resources,
-    }

@@ -1,19 +1,20 @@
 """Open files: their requests made at once or in a worker thread, measured, and recorded."""
 
 import os
+from collections import defaultdict
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Final, Literal, ParamSpec, Self, TypeVar
 
-from barfs.access.aperture import Buffer
+from barfs.access.files import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd
 from barfs.journal.records import Caller, Open, Opened, Subject, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import BARS, Kind, Node, Tree
 from barfs.requests.bounce import Bounce
-from barfs.requests.workers import AT_ONCE, OPEN_AT_ONCE, Pace, Place, Workers
+from barfs.requests.workers import AT_ONCE, OPEN_AT_ONCE, Device, Pace, Place, Workers
 from barfs.spans.opening import open_view
 from barfs.spans.views import Allocate, GoneView, View
 
@@ -27,27 +28,32 @@ def subject(node: Node) -> Subject:
     """What the journal says of a node."""
     device = str(node.address) if node.address else None
     bar = node.bar if node.kind in BARS else None
-    return Subject(node.path, device, bar, node.start, node.view.is_text)
+    unit: Literal["address", "offset"] = "address" if node.kind is Kind.PHYS_FILE else "offset"
+    return Subject(node.path, device, bar, node.start, node.view.is_text, unit)
 
 
 class OpenFile:
     """What a file handle stands for. The view is closed when the last request in it has ended."""
 
     def __init__(
-        self, node: Node, view: View, opened: Opened, pace: Pace, workers: Workers
+        self, node: Node, view: View, opened: Opened, device: Device, workers: Workers
     ) -> None:
         self.node = node
         self.opened = opened
         self._view = view
-        self._pace = pace
+        self._device = device
+        # Config space and ROM are paced on their own, all views of a BAR as one. What belongs to no
+        # function is paced by the open file: there is no end to physical ranges.
+        self._pace = device.paces[node.kind] if node.address else Pace()
         self._workers = workers
         self._is_text = node.view.is_text
+        self.width_at = view.width_at
         self._users = 0
         self._former: list[View] = []
 
     def place(self, offset: int, length: int, *, writing: bool) -> Place:
         """What a request is for."""
-        return Place(self._view.reach(offset, length, writing=writing), self.node.address)
+        return Place(self._view.reach(offset, length, writing=writing), self._device)
 
     def is_prompt(self, offset: int, length: int, *, writing: bool, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
@@ -56,7 +62,7 @@ class OpenFile:
             return True
         place = self.place(offset, length, writing=writing)
         return len(place.reach) <= self._pace.at_once and not self._workers.stand_back(
-            place, alone=alone
+            place.reach, alone=alone
         )
 
     def wants_to_be_alone(self, data: bytes) -> bool:
@@ -65,37 +71,39 @@ class OpenFile:
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray) -> Buffer:
         """As View.read."""
-        started = perf_counter()
-        try:
-            data = self._view.read(offset, length, allocate)
-        except (BadRequest, PastEnd) as error:
-            raise self._named(error) from error
-        except BarfsError:
-            self._note_failure(offset, length, started, writing=False)
-            raise
-        took = perf_counter() - started
-        if took > AT_ONCE or length >= self._pace.at_once:
-            self._pace.note(len(self.place(offset, length, writing=False).reach), took)
-        return data
+        return self._timed(self._view.read, offset, length, length, allocate)
 
     def write(self, offset: int, data: bytes) -> int:
         """As View.write."""
+        return self._timed(self._view.write, offset, len(data), data, writing=True)
+
+    def _timed(
+        self,
+        request: Callable[..., R],
+        offset: int,
+        length: int,
+        *arguments: object,
+        writing: bool = False,
+    ) -> R:
+        """What a request of the view returns. How long it took is noted, if that tells anything."""
         started = perf_counter()
         try:
-            done = self._view.write(offset, data)
+            done = request(offset, *arguments)
         except (BadRequest, PastEnd) as error:
             raise self._named(error) from error
         except BarfsError:
-            self._note_failure(offset, len(data), started, writing=True)
+            self._note(offset, length, started, writing=writing, done=False)
             raise
-        took = perf_counter() - started
-        if took > AT_ONCE or len(data) >= self._pace.at_once:
-            self._pace.note(len(self.place(offset, len(data), writing=True).reach), took)
+        if perf_counter() - started > AT_ONCE or length >= self._pace.at_once:
+            self._note(offset, length, started, writing=writing)
         return done
 
-    def _note_failure(self, offset: int, length: int, started: float, *, writing: bool) -> None:
+    def _note(
+        self, offset: int, length: int, started: float, *, writing: bool, done: bool = True
+    ) -> None:
+        took = perf_counter() - started
         reach = self.place(offset, length, writing=writing).reach
-        self._pace.note(len(reach), perf_counter() - started, done=False)
+        self._pace.note(len(reach), took, done=done)
 
     def _named(self, error: BadRequest | PastEnd) -> BadRequest | PastEnd:
         """The same error with the file's path, which the rules of requests don't know."""
@@ -132,7 +140,7 @@ class OpenFiles:
         self._tree = tree
         self._journal = tree.journal
         self._workers = workers
-        self._pace = lru_cache(maxsize=1024)(lambda _: Pace())
+        self._devices: defaultdict[PciAddress | Kind, Device] = defaultdict(Device)
         self._files: dict[int, OpenFile] = {}
         self._handles = count(1)
         self._bounce = Bounce()
@@ -142,20 +150,19 @@ class OpenFiles:
 
         In a worker thread if it took long the last time: a device may have to wake up.
         """
-        # Config space, ROM and a physical range are paced on their own, all views of a BAR as one.
-        pace = self._pace((node.kind, node.address, 0 if node.address else node.start))
+        device = self._devices[node.address or node.kind]
         call = partial(open_view, self._tree, node, writable=mode != os.O_RDONLY)
         started = perf_counter()
         try:
-            if pace.opens_at_once:
+            if device.opens_at_once:
                 view = call()
             else:
-                view = await self._workers.run(call, Place(range(0), node.address))
+                view = await self._workers.run(call, Place(range(0), device))
         finally:
-            pace.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
+            device.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
         try:
-            opened = Opened(caller, subject(node), view.width_at)
-            file = OpenFile(node, view, opened, pace, self._workers)
+            opened = Opened(caller, subject(node))
+            file = OpenFile(node, view, opened, device, self._workers)
             if node.kind is not Kind.LOG:
                 self._journal.add(Open(opened, _MODES[mode]))
             handle = next(self._handles)
@@ -194,7 +201,8 @@ class OpenFiles:
     def _record_read(self, file: OpenFile, offset: int, data: Buffer) -> None:
         if len(data) and file.node.kind is not Kind.LOG:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
-            self._journal.add(Transfer("read", file.opened, offset, len(data), shown))
+            width = file.width_at(offset, len(data))
+            self._journal.add(Transfer("read", file.opened, offset, len(data), width, shown))
 
     def write(self, handle: int, offset: int, data: bytes) -> int | None:
         """As View.write; None if it could hold up others, and is to be made by `write_later`."""
@@ -217,7 +225,8 @@ class OpenFiles:
 
     def _record_write(self, file: OpenFile, offset: int, data: bytes, done: int) -> None:
         shown = data[:done] if done <= file.opened.data_limit else None
-        self._journal.add(Transfer("write", file.opened, offset, done, shown))
+        width = file.width_at(offset, done)
+        self._journal.add(Transfer("write", file.opened, offset, done, width, shown))
 
     def close(self, handle: int) -> None:
         """Close a file."""
@@ -233,4 +242,4 @@ class OpenFiles:
         for file in self._files.values():
             if file.node.address == address:
                 file.give_up()
-        self._pace.cache_clear()
+        self._devices.pop(address, None)

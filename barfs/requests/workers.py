@@ -4,9 +4,9 @@ Small requests are done at once, in the loop's own thread: handing over costs mo
 them take. How much is small is measured, device by device.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar
 
 import trio
@@ -39,7 +39,6 @@ class Pace:
 
     def __init__(self) -> None:
         self.at_once = FIRST_TRY  # bytes
-        self.opens_at_once = True
 
     def note(self, length: int, took: float, *, done: bool = True) -> None:
         """A request took so many seconds. `length` is that of its accesses, in bytes.
@@ -52,24 +51,35 @@ class Pace:
             self.at_once = min(2 * length, LARGEST)
 
 
+class Device:
+    """What the requests of one device share: its threads, and how fast each of its parts is.
+
+    `opens_at_once` is whether it did not take long the last time that a file of it was opened.
+    """
+
+    def __init__(self) -> None:
+        self.opens_at_once = True
+        self.threads = trio.CapacityLimiter(PER_DEVICE)
+        self.paces: defaultdict[Hashable, Pace] = defaultdict(Pace)
+
+
 class Place(NamedTuple):
     """What a request is for: its addresses on the bus, and whose they are."""
 
     reach: range
-    device: Hashable
-
-    def overlaps(self, other: "Place") -> bool:
-        """Whether both are for some of the same bytes."""
-        return overlap(self.reach, other.reach)
+    device: Device
 
 
-class _Claim(NamedTuple):
-    place: Place
-    alone: bool
+class _Claim:
+    """A request that is under way in a thread, or waits to be."""
+
+    def __init__(self, reach: range, *, alone: bool) -> None:
+        self.reach = reach
+        self.alone = alone
 
     def conflicts(self, other: "_Claim") -> bool:
         """Whether the two must not run at the same time."""
-        return (self.alone or other.alone) and self.place.overlaps(other.place)
+        return (self.alone or other.alone) and overlap(self.reach, other.reach)
 
 
 class Workers:
@@ -84,28 +94,24 @@ class Workers:
         self.claims: list[_Claim] = []  # in the order they came; some still wait
         self._changed = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS)
-        self._per_device = lru_cache(maxsize=1024)(lambda _: trio.CapacityLimiter(PER_DEVICE))
 
-    def stand_back(self, place: Place, *, alone: bool = False) -> bool:
+    def stand_back(self, reach: range, *, alone: bool = False) -> bool:
         """Whether a request has to wait for one that is under way, and so can't be done at once."""
-        mine = _Claim(place, alone)
+        mine = _Claim(reach, alone=alone)
         return any(mine.conflicts(claim) for claim in self.claims)
 
     async def run(self, call: Callable[[], T], place: Place, *, alone: bool = False) -> T:
         """What `call` returns, from a worker thread, once no earlier request conflicts."""
-        claim = _Claim(place, alone)
-        earlier = [other for other in self.claims if claim.conflicts(other)]
+        claim = _Claim(place.reach, alone=alone)
+        earlier = {other for other in self.claims if claim.conflicts(other)}
         self.claims.append(claim)
         with self._away():
-            return await self._run(call, claim, earlier)
-
-    async def _run(self, call: Callable[[], T], claim: _Claim, earlier: list[_Claim]) -> T:
-        try:
-            while any(other is mine for other in earlier for mine in self.claims):
-                await self._changed.wait()
-            async with self._per_device(claim.place.device):
-                return await trio.to_thread.run_sync(call, limiter=self._threads)
-        finally:
-            self.claims = [other for other in self.claims if other is not claim]
-            self._changed.set()
-            self._changed = trio.Event()
+            try:
+                while not earlier.isdisjoint(self.claims):
+                    await self._changed.wait()
+                async with place.device.threads:
+                    return await trio.to_thread.run_sync(call, limiter=self._threads)
+            finally:
+                self.claims.remove(claim)
+                self._changed.set()
+                self._changed = trio.Event()

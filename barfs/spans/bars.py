@@ -4,12 +4,13 @@ import errno
 import os
 from functools import partial
 
-from barfs.access.aperture import PAGE_SIZE, Aperture, MappedAperture, PortAperture, refuse_mapping
+from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refuse_mapping
+from barfs.access.files import PAGE_SIZE
 from barfs.diagnosis.obstacles import low_power, mend_sleep, obstacle
-from barfs.errors import BarfsError, Cause, DriverOwns, NotDecoded
+from barfs.errors import BarfsError, Cause, DriverOwns, FunctionPart, Mmap, NotDecoded, What
 from barfs.machine.functions import PciBus
 from barfs.machine.resources import Resource, check_window
-from barfs.names import PciAddress
+from barfs.names import AddressRange, BarName, PciAddress
 
 
 def can_combine(pci: PciBus, address: PciAddress, index: int) -> bool:
@@ -43,13 +44,14 @@ def open_bar(
         resource = pci.bar(address, index)
     if size is None:
         size = resource.size
-    check_window(f"{address} bar{index}", offset, size, resource.size)
+    bar = FunctionPart(address, BarName(index))
+    check_window(bar, offset, size, resource.size)
     if writable:
-        pci.check_writable(address, f"{address} bar{index}")
-    _check_decoded(pci, address, index, resource)
-    what = f"{address} bar{index}"
-    if (offset, size) != (0, resource.size):
-        what += f"@{offset:x}+{size:x}"
+        pci.check_writable(address, bar)
+    _check_decoded(pci, address, bar, resource)
+    is_whole = (offset, size) == (0, resource.size)
+    window = None if is_whole else AddressRange.of(offset, size)
+    what = FunctionPart(address, BarName(index, window))
     path = pci.path(address, f"resource{index}")
     base = resource.start + offset
     if not resource.is_memory:
@@ -74,7 +76,7 @@ def open_bar(
     )
 
 
-def _check_decoded(pci: PciBus, address: PciAddress, index: int, resource: Resource) -> None:
+def _check_decoded(pci: PciBus, address: PciAddress, bar: FunctionPart, resource: Resource) -> None:
     """Reads the command register, unless the function sleeps: that would wake it for a moment.
 
     With decoding off, or asleep, a BAR reads all ones, which is no data.
@@ -82,20 +84,20 @@ def _check_decoded(pci: PciBus, address: PciAddress, index: int, resource: Resou
     state = low_power(pci, address)
     if state is not None:
         asleep = Cause(f"the device sleeps ({state})", mend_sleep(pci, address))
-        raise NotDecoded(f"{address} bar{index}: {asleep}")
+        raise NotDecoded(str(asleep), what=bar)
     command = pci.command(address) if resource.assigned else None
     cause = obstacle(pci, address, resource, command)
     if cause is not None:
-        raise NotDecoded(f"{address} bar{index}: {cause}")
+        raise NotDecoded(str(cause), what=bar)
 
 
 def _refuse_resource(
-    what: str, error: OSError, start: int, length: int, *, pci: PciBus, address: PciAddress
+    what: What, during: Mmap, error: OSError, start: int, *, pci: PciBus, address: PciAddress
 ) -> BarfsError:
     """What the kernel means when it does not map resourceN."""
     if error.errno != errno.EINVAL:
-        return refuse_mapping(what, error, start, length)
+        return refuse_mapping(what, during, error, start)
     # iomem_is_exclusive(): a driver has the range and IO_STRICT_DEVMEM is on.
     driver = pci.driver(address)
     owner = f"the driver {driver}" if driver else "a driver (see /proc/iomem)"
-    return DriverOwns(f"{what}: {owner} owns the range")
+    return DriverOwns(f"{owner} owns the range", what=what, during=during, system=error)

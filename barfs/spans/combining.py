@@ -7,7 +7,7 @@ one that is to be exact would be write-combining too, and nobody would be told.
 
 import threading
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from barfs.access.contract import overlap
@@ -18,6 +18,13 @@ Release: TypeAlias = Callable[[], None]
 _MEND: Final = "close it there, or mount without --write-combining"
 
 
+@dataclass(eq=False)
+class _Claim:
+    """That of one open file: two of the same span are two claims."""
+
+    span: range
+
+
 class Combining:
     """The claims of all open files of a mount. Spans are addresses on the bus, of whole pages.
 
@@ -26,24 +33,33 @@ class Combining:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._combined: list[range] = []
-        self._exact: list[range] = []
+        self._combined: set[_Claim] = set()
+        self._exact: set[_Claim] = set()
 
     def combine(self, span: range) -> Release | None:
         """Claim a span for write-combining; None if part of it is to be accessed exactly."""
         with self._lock:
-            if any(overlap(span, other) for other in self._exact):
+            if any(overlap(span, other.span) for other in self._exact):
                 return None
-            self._combined.append(span)
-        return partial(self._combined.remove, span)
+            return self._add(self._combined, span)
 
     def keep_exact(self, span: range, what: str) -> Release:
         """Claim a span for exact accesses; CombinedElsewhere if part of it is write-combining."""
         with self._lock:
-            if any(overlap(span, other) for other in self._combined):
+            if any(overlap(span, other.span) for other in self._combined):
                 raise CombinedElsewhere(
                     f"{what}: the BAR is open for writing with write-combining, which merges "
                     f"accesses; {_MEND}"
                 )
-            self._exact.append(span)
-        return partial(self._exact.remove, span)
+            return self._add(self._exact, span)
+
+    def _add(self, claims: set[_Claim], span: range) -> Release:
+        """The caller holds the lock, which releasing takes."""
+        claim = _Claim(span)
+        claims.add(claim)
+
+        def release() -> None:
+            with self._lock:
+                claims.remove(claim)
+
+        return release

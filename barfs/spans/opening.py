@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from typing import Final
 
 from barfs.access import contract
-from barfs.access.aperture import PAGE_SIZE, Aperture
+from barfs.access.apertures import Aperture
+from barfs.access.files import PAGE_SIZE
 from barfs.diagnosis.checkup import status
 from barfs.errors import BadRequest, ReadOnly
 from barfs.journal.records import LogView

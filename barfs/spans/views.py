@@ -7,7 +7,8 @@ from contextlib import ExitStack
 from typing import NamedTuple, Protocol, TypeAlias
 
 from barfs.access import contract
-from barfs.access.aperture import Aperture, Buffer, SysfsFile
+from barfs.access.apertures import Aperture
+from barfs.access.files import Buffer, SysfsFile
 from barfs.errors import DeviceGone, KernelRefused, ReadOnly
 from barfs.machine.presence import Presence
 

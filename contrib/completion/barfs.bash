@@ -1,4 +1,4 @@
-# Made by tools/completion with shtab; README.md says where it goes.
+# Made by tools/completion with shtab; docs/install.md says where it goes.
 
 _shtab_barfs_subparsers=(mount umount demo ls doctor)
 
@@ -7,7 +7,7 @@ _shtab_barfs_umount_option_strings=(-h --help -q --quiet)
 _shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
-_shtab_barfs_option_strings=(-h --help)
+_shtab_barfs_option_strings=(-h --help --version)
 
 _shtab_barfs_mount_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_mount___sysfs_COMPGEN=_shtab_compgen_dirs
@@ -62,6 +62,7 @@ _shtab_barfs_doctor___json_nargs=0
 _shtab_barfs_pos_0_nargs=A...
 _shtab_barfs__h_nargs=0
 _shtab_barfs___help_nargs=0
+_shtab_barfs___version_nargs=0
 
 
 # $1=COMP_WORDS[1]

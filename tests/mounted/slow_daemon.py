@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from barfs.access.aperture import MappedAperture
+from barfs.access.apertures import MappedAperture
 from barfs.commands.cli import main
 
 # Of BARs by their addresses, how long an access takes, in seconds.

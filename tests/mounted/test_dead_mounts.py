@@ -263,7 +263,7 @@ def test_killed_before_it_is_ready(machine, where, monkeypatch):
     monkeypatch.setattr(
         serve.trio, "run", lambda *_: is_mounted(where) and os.kill(os.getpid(), signal.SIGKILL)
     )
-    settings = serve.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+    settings = serve.Settings(where, **vars(machine))
     finished = []
     with pytest.raises(MountError, match=r"was ended by signal 9 \(Killed\) before the mount"):
         serve.run_in_background(settings, lambda: finished.append(True))
@@ -278,7 +278,7 @@ def test_signals_before_it_is_ready_wait(machine, where, monkeypatch):
         "run",
         lambda *arguments: os.kill(os.getpid(), signal.SIGTERM) or run(*arguments),
     )
-    settings = serve.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+    settings = serve.Settings(where, **vars(machine))
     with contextlib.suppress(MountError):  # it may end before it is asked for anything
         serve.run_in_background(settings, lambda: None)
     wait_until(lambda: not is_mounted(where), "it lives on")

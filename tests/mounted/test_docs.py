@@ -85,7 +85,7 @@ def test_the_tour(toured):
 
 def test_the_tour_is_read_as_meant():
     assert len(BLOCKS) > 10
-    assert len(re.findall(r"^```\w", TOUR, re.MULTILINE)) == len(BLOCKS) + 1  # one sh block
+    assert len(re.findall(r"^```\w", TOUR, re.MULTILINE)) == len(BLOCKS) + 2  # two sh blocks
     assert steps("$ a\n1\n2\n$ b\n$ c\n3\n") == [("a", ["1", "2"]), ("b", []), ("c", ["3"])]
 
 

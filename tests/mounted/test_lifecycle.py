@@ -196,7 +196,7 @@ def test_unmounting_what_is_not_mounted(where):
 )
 def test_a_daemon_that_dies_before_it_answers(machine, where, monkeypatch, replacement, words):
     monkeypatch.setattr(serve, "serve", replacement)
-    settings = serve.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+    settings = serve.Settings(where, **vars(machine))
     with pytest.raises(MountError, match=words):
         serve.run_in_background(settings, lambda: None)
 

@@ -1,6 +1,5 @@
 """mount -t barfs and lines of fstab, by mount(8) itself."""
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from barfs.commands import mount_helper
+from barfs.daemon.options import Option
 from mounted.conftest import TIMEOUT, daemons, wait_until
 
 HELPER = Path(sys.executable).parent / "mount.barfs"
@@ -107,18 +107,18 @@ def test_what_cannot_be(run, command, status, words):
 
 
 def test_every_long_option_is_a_mount_option():
-    known = mount_helper.long_options(mount_helper.mount_parser())
+    known = mount_helper.long_options()
     assert {"sysfs", "proc", "devmem", "bars-via", "force"} <= set(known)
     assert not {"help", "foreground"} & set(known)
 
 
-def parser():
-    """One with the forms of options that the command has or may get."""
-    result = argparse.ArgumentParser()
-    result.add_argument("--group")
-    result.add_argument("--allow-device", action="append")
-    result.add_argument("--no-phys", dest="phys", action="store_false")
-    return result
+# The forms of options that the command has.
+OPTIONS = [
+    Option("--group", "", takes="GROUP"),
+    Option("--allow-device", "", takes="PATTERN", repeated=True),
+    Option("--no-phys", "", given=False),
+    Option("-o", "", takes="OPTIONS"),
+]
 
 
 @pytest.mark.parametrize(
@@ -137,5 +137,5 @@ def parser():
     ],
 )
 def test_translation(text, arguments):
-    known = mount_helper.long_options(parser())
+    known = mount_helper.long_options(OPTIONS)
     assert mount_helper.translate(mount_helper.split(text), known) == arguments

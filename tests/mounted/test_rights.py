@@ -192,6 +192,6 @@ def test_if_the_kernel_refuses_there_is_no_mount(machine, where, monkeypatch):
         raise OSError(1, "Operation not permitted")
 
     monkeypatch.setattr(confine, "keep_only", refuse)
-    settings = serve.Settings(where, (), machine.sysfs, machine.proc, machine.devmem)
+    settings = serve.Settings(where, **vars(machine))
     with pytest.raises(MountError, match="capabilities cannot be given up"):
         serve.run_in_background(settings, lambda: None)

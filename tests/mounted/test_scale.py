@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from barfs.access.aperture import GLANCE, PAGE_SIZE, WINDOW
+from barfs.access.apertures import GLANCE, WINDOW
+from barfs.access.files import PAGE_SIZE
 from bench import machines
 from mounted.conftest import mounted, wait_until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from barfs import devmem
-from barfs.access.aperture import CopiedAperture, MappedAperture
+from barfs.access.apertures import CopiedAperture, MappedAperture
 from barfs.devmem import (
     IomemRange,
     PhysicalMemory,
@@ -16,7 +16,16 @@ from barfs.devmem import (
     parse_iomem,
     split_by_kind,
 )
-from barfs.errors import BarfsError, DeviceGone, DriverOwns, KernelRefused, NoSuchAddress
+from barfs.errors import (
+    BarfsError,
+    CachingConflict,
+    DeviceGone,
+    DriverOwns,
+    KernelRefused,
+    Mmap,
+    NoSuchAddress,
+    NotMappable,
+)
 from barfs.names import AddressRange
 
 IOMEM = """\
@@ -155,7 +164,7 @@ class Mappings(list):
         code = self.refuse.get(uncached, 0)
         if code:
             error = OSError(code, os.strerror(code))
-            raise refuse(what, error, start, size) from error
+            raise refuse(what, Mmap(0, size), error, start) from error
         return MappedAperture(path, start, size, what=what, refuse=refuse, **keywords)
 
 
@@ -244,11 +253,14 @@ def test_what_can_be_mapped_is_mapped_once_ram_cached_and_the_rest_not(memory, m
         (RAM, {False: errno.ENOMEM}, BarfsError, errno.ENOMEM, ["cached"]),
         (RAM, {False: errno.ENODEV}, DeviceGone, errno.ENODEV, ["cached"]),
         (DEVICE, {True: errno.EPERM}, KernelRefused, errno.EPERM, ["uncached"]),
-        (DEVICE, {True: errno.EINVAL}, KernelRefused, errno.EPERM, ["uncached"]),
+        (DEVICE, {True: errno.EINVAL}, NotMappable, errno.EPERM, ["uncached"]),
         (DEVICE, {True: errno.ENOMEM}, BarfsError, errno.ENOMEM, ["uncached"]),
         *(
-            (DEVICE, {True: errno.EAGAIN, False: code}, KernelRefused, errno.EPERM, both)
-            for code in (errno.EAGAIN, errno.EPERM, errno.EINVAL)
+            (DEVICE, {True: errno.EAGAIN, False: code}, kind, errno.EPERM, both)
+            for code, kind in (
+                *((errno.EAGAIN, CachingConflict), (errno.EPERM, KernelRefused)),
+                (errno.EINVAL, NotMappable),
+            )
             for both in [["uncached", "cached"]]
         ),
     ],
@@ -319,7 +331,7 @@ def test_a_mapping_that_is_refused_for_a_claim_names_who_has_it(
     with pytest.raises(DriverOwns if owner else KernelRefused) as caught:
         memory.map_device(start, size, what="it", writable=False)
     if owner:
-        assert str(caught.value).startswith(f"it: {owner} owns ")
+        assert str(caught.value).startswith(f"it: mapping {size:#x} bytes at 0x0: {owner} owns ")
         assert caught.value.errno == errno.EBUSY
     else:
         assert caught.value.errno == errno.EPERM

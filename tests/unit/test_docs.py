@@ -1,11 +1,11 @@
-"""What is said about the command line, and made from it: man page, README, completion, wheel."""
+"""What is said about the command line, and made from it: man page, docs, completion, wheel."""
 
-import argparse
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ import pytest
 from barfs.commands import cli
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs/reference.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAN = ROOT / "docs/barfs.8"
 COMPLETION = ROOT / "contrib/completion"
 
@@ -22,25 +23,16 @@ def run(*command, **more):
     return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
 
-def commands():
-    """The subcommands' parsers, by name."""
-    parser = cli.parser()
-    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return action.choices
+COMMANDS = {command.name: command for command in cli.COMMANDS}
 
 
 def options():
-    """The option strings of each option of each subcommand, and what they take."""
-    return {
-        (name, *action.option_strings): action
-        for name, parser in commands().items()
-        for action in parser._actions
-        if action.option_strings and action.dest != "help"
-    }
+    """Each option of each command: the command's name and the option."""
+    return [(name, one) for name, command in COMMANDS.items() for one in command.all_options]
 
 
-def readme_part(heading):
-    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", README, re.DOTALL | re.MULTILINE)[1]
+def reference_part(heading):
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", REFERENCE, re.DOTALL | re.MULTILINE)[1]
 
 
 def man_part(heading):
@@ -64,43 +56,77 @@ def man_tags(heading):
 
 
 def synopsis():
-    """README's."""
-    return readme_part("Options").split("```")[1]
+    """The one of docs/reference.md."""
+    return reference_part("Options").split("```")[1]
 
 
 def stands_in(word, text):
     return re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) is not None
 
 
-def test_every_command_is_in_the_man_page_and_in_the_readme():
-    for name in commands():
+def anchors(path):
+    """The anchors that GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", document.read_text())
+    for name, anchor in links:
+        target = document.parent / name if name else document
+        assert target.exists(), name
+        assert not anchor or anchor in anchors(target), (name, anchor)
+
+
+def test_the_readme_is_short_and_leads_to_every_document():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 200
+    for document in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{document.name})" in text, document
+
+
+def test_every_command_is_in_the_man_page_and_in_the_reference():
+    for name in COMMANDS:
         assert f"barfs {name}\n" in man_part("SYNOPSIS"), name
         assert re.search(rf"^barfs {name}\b", synopsis(), re.MULTILINE), name
-    assert man_tags("COMMANDS") == list(commands())
+    assert man_tags("COMMANDS") == list(COMMANDS)
 
 
-def test_every_option_is_in_the_man_page_and_in_the_readme():
+def test_every_option_is_in_the_man_page_and_in_the_reference():
     """In the man page with all its spellings; a synopsis has one of them."""
     assert len(options()) > 8
     tags = "\n".join(man_tags("OPTIONS"))
-    for (_, *spellings), action in options().items():
-        for option in spellings:
-            assert stands_in(option, tags), option
+    for _, option in options():
+        for spelling in option.spellings:
+            assert stands_in(spelling, tags), spelling
         for text in (synopsis(), man_part("SYNOPSIS")):
-            assert any(stands_in(option, text) for option in spellings), spellings
-        for choice in action.choices or ():
+            assert any(stands_in(one, text) for one in option.spellings), option
+        for choice in option.choices:
             assert stands_in(choice, synopsis())
             assert stands_in(choice, tags)
 
 
 def test_neither_has_an_option_that_is_none():
-    known = {option for _, *spellings in options() for option in spellings} | {"-h", "--help"}
+    known = {spelling for _, option in options() for spelling in option.spellings}
+    known |= {"-h", "--help", "--version"}
     for text in ("\n".join(man_tags("OPTIONS")), synopsis(), man_part("SYNOPSIS")):
         assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text)) <= known
 
 
-def test_the_errors_of_the_man_page_are_those_of_the_readme():
-    rows = re.findall(r"^\| (E[A-Z]+(?:, E[A-Z]+)*) \|", README, re.MULTILINE)
+def test_the_version_is_that_of_the_package_and_of_the_man_page():
+    for program in ("barfs", "mount.barfs"):
+        done = run(Path(sys.executable).with_name(program), "--version")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"barfs {version('barfs')}\n"
+    assert f'"barfs {version("barfs")}"' in MAN.read_text().splitlines()[0]
+    assert "--version" in "\n".join(man_tags("OPTIONS"))
+    assert "barfs --version\n" in man_part("SYNOPSIS")
+    assert "barfs --version\n" in synopsis()
+
+
+def test_the_errors_of_the_man_page_are_those_of_the_reference():
+    rows = re.findall(r"^\| (E[A-Z]+(?:, E[A-Z]+)*) \|", REFERENCE, re.MULTILINE)
     said = [name for row in rows for name in row.split(", ")]
     assert len(said) > 7
     assert sorted(man_tags("ERRORS")) == sorted(said)
@@ -149,11 +175,11 @@ def completed(line, where):
 def test_bash_completes(tmp_path):
     (tmp_path / "bars").mkdir()
     (tmp_path / "bars.txt").touch()
-    assert completed("barfs ", tmp_path) == set(commands())
+    assert completed("barfs ", tmp_path) == set(COMMANDS)
     assert completed("barfs um", tmp_path) == {"umount"}
-    for name, *spellings in options():
-        for option in spellings:
-            assert option in completed(f"barfs {name} -", tmp_path)
+    for name, option in options():
+        for spelling in option.spellings:
+            assert spelling in completed(f"barfs {name} -", tmp_path)
     assert completed("barfs mount --sy", tmp_path) == {"--sysfs"}
     assert completed("barfs mount --bars-via ", tmp_path) == {"resource", "devmem"}
     assert completed("barfs mount --devmem b", tmp_path) == {"bars", "bars.txt"}

@@ -176,7 +176,7 @@ class Injector:
         # Exceptions of its own, and what the boundary does when it has caught one already.
         if not code.co_filename.startswith(SOURCES) or SPARED & {code.co_name, callee}:
             return
-        call = (os.path.basename(code.co_filename), code.co_name, caller.f_lineno, callee)
+        call = (os.path.relpath(code.co_filename, SOURCES), code.co_name, caller.f_lineno, callee)
         if self.at is None:
             self.calls.append(call)
         elif call == self.at and not self.fired:
@@ -255,11 +255,11 @@ class Trial:
         unforeseen = [record for record in records if record.exc_info]
         if not isinstance(fault, (errors.BarfsError, OSError)) and refused.errno == errno.EIO:
             assert any(record.exc_info[1] is fault for record in unforeseen)
-        if place[3] in CLOSING or place[0] == "workers.py":
+        if place[3] in CLOSING or place[0] == "requests/workers.py":
             return
         if self.operation in {"open", "create", "opendir"}:
             assert self.held() == self.before
-        if self.operation == "release" and place[0] not in {"fs.py", "files.py"}:
+        if self.operation == "release" and place[0] not in {"fs.py", "requests/files.py"}:
             # All but the one descriptor, at most, that could not be closed.
             files, listings, descriptors = self.before
             assert self.held()[:2] == (files - 1, listings)

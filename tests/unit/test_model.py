@@ -9,7 +9,7 @@ from walks import walk
 from walks.contract import merged
 from walks.machine import Machine
 
-from barfs.access import aperture
+from barfs.access import apertures
 from barfs.daemon.serve import tree_of
 from barfs.daemon.settings import Settings
 from barfs.errors import BarfsError
@@ -137,9 +137,9 @@ class Direct:
 @pytest.mark.parametrize("via", ["resource", "devmem"])
 def test_random_walks(tmp_path, monkeypatch, via):
     recorder = Recorder()
-    engine = aperture._mmio
+    engine = apertures._mmio
     monkeypatch.setattr(
-        aperture,
+        apertures,
         "_mmio",
         SimpleNamespace(**{**vars(engine), "Span": recorder.span(engine.Span)}),
     )

@@ -9,25 +9,33 @@ import barfs
 
 # A module may import those before it.
 ROOMS = [
-    *("__init__", "errors", "names", "access.__init__", "access._mmio", "access.contract"),
-    *("access.aperture", "devmem", "machine.__init__", "machine.index", "machine.patterns"),
+    *("__init__", "names", "errors", "access.__init__", "access._mmio", "access.contract"),
+    *(
+        "access.files",
+        "access.apertures",
+        "devmem",
+        "machine.__init__",
+        "machine.index",
+        "machine.patterns",
+    ),
     *("machine.resources", "machine.plain", "machine.presence", "spans.__init__"),
     *("spans.combining", "machine.functions", "diagnosis.__init__", "diagnosis.obstacles"),
     *("spans.bars", "spans.enabling", "machine.kernel", "diagnosis.causes", "diagnosis.checkup"),
     *("machine.pciids", "report.__init__", "report.info", "journal.__init__", "journal.records"),
     *("nodes", "requests.__init__", "requests.policy", "spans.views", "spans.opening"),
     *("requests.bounce", "requests.workers", "requests.files", "fs", "daemon.__init__"),
-    *("daemon.loop", "journal.logfile", "machine.uevents", "daemon.mountpoint"),
-    *("daemon.settings", "daemon.outlets", "daemon.confine", "daemon.serve"),
+    *("daemon.options", "journal.logfile", "machine.uevents", "daemon.mountpoint"),
+    *("daemon.settings", "daemon.loop", "daemon.outlets", "daemon.confine", "daemon.serve"),
     *("machine.simulated", "report.listing", "report.doctor", "commands.__init__"),
-    *("commands.cli", "commands.mount_helper", "__main__"),
+    *("commands.drawing", "commands.command", "commands.mount", "commands.umount", "commands.demo"),
+    *("commands.ls", "commands.doctor", "commands.cli", "commands.mount_helper", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.
 RESERVED = {
     "pyfuse3": {"fs", "daemon.loop", "daemon.serve"},
     "pyudev": {"machine.uevents"},
-    "barfs.access._mmio": {"access.aperture"},
+    "barfs.access._mmio": {"access.apertures"},
     "mmap": {"requests.bounce"},
 }
 

@@ -58,7 +58,7 @@ def test_large_copies_of_memory_are_whole(guest, bars):
 
 
 def physical_nodename(guest):
-    """From /proc/kallsyms and /proc/iomem, as the README has it."""
+    """From /proc/kallsyms and /proc/iomem, as docs/tour.md has it."""
     symbols = {}
     for line in guest.run("grep -E ' (_text|init_uts_ns)$' /proc/kallsyms").text.splitlines():
         address, _, name = line.split()
@@ -89,8 +89,8 @@ def test_nodename_by_seeking_in_a_larger_range(guest, bars):
     assert guest.run("hostname").text == "Second\n"
 
 
-def test_nodename_by_the_commands_of_the_readme(guest, readme_blocks):
-    (commands,) = [block for block in readme_blocks if "init_uts_ns" in block]
+def test_nodename_by_the_commands_of_the_tour(guest, tour_blocks):
+    (commands,) = [block for block in tour_blocks if "init_uts_ns" in block]
     guest.run("hostname lab")
     guest.run(commands.replace("sudo ", ""))
     assert guest.run("hostname").text == "NinjaNinja\n"

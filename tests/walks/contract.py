@@ -1,4 +1,4 @@
-"""The README's contract, said a second time with none of barfs's code, to compare it with."""
+"""The contract of docs/reference.md, said again with none of barfs's code, to compare with."""
 
 import dataclasses
 import re

@@ -25,7 +25,7 @@ class File:
 
     @property
     def blksize(self):
-        """What stat tells, where the README does."""
+        """What stat tells, where docs/reference.md does."""
         if self.view[:1] == "u":
             return width_of(self.view)
         return 4 if not self.view and not any(part.memory_like for part in self.stretches) else None

@@ -7,24 +7,32 @@ import shutil
 import pytest
 from machines import ADMIN, ALL, E1000, FIRST, OPEN, RAWIO, SECOND, STRICT, Fixture
 
-from barfs.access.aperture import REFUSALS, SysfsFile, refusal
+from barfs.access.files import REFUSALS, SysfsFile, refusal
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis import obstacles
 from barfs.diagnosis.causes import BOOT, Machine, explain
 from barfs.errors import (
+    Access,
     AccessFault,
     BadRequest,
+    CachingConflict,
     Cause,
     DeviceGone,
     DriverOwns,
+    FunctionPart,
     KernelRefused,
+    Mmap,
     NotAllowed,
     NotDecoded,
+    NotMappable,
+    Opening,
+    PhysicalSpan,
 )
 from barfs.machine.functions import PciBus
-from barfs.names import PciAddress
+from barfs.names import BarName, PciAddress
 
-RAM = "phys 0x100000+0x1000"
+RAM = PhysicalSpan(0x100000, 0x1000)
+ALL_OF_RAM = Mmap(0, 0x1000)
 CONFIDENTIALITY = "none integrity [confidentiality]"
 INTEGRITY = "none [integrity] confidentiality"
 LOCKED = (
@@ -55,17 +63,20 @@ def untouched(monkeypatch):
     monkeypatch.setattr(SysfsFile, "read", None)
 
 
-def refused(what, number, filename=None, kind=None):
+def refused(what, during, number, kind=None):
     """An error as apertures raise it."""
-    cause = OSError(number, "words of the kernel", filename)
-    error = refusal(what, cause, {**REFUSALS, **({number: kind} if kind else {})})
-    error.__cause__ = cause
-    return error
+    system = OSError(number, "words of the kernel")
+    return refusal(what, during, system, {**REFUSALS, **({number: kind} if kind else {})})
+
+
+def part(address, file=None):
+    """What an error is about: a function, or a file of it."""
+    return FunctionPart(PciAddress.parse(address), file and (BarName.parse(file) or file))
 
 
 def devmem_refused(fixture, number):
     """/dev/mem did not open."""
-    return refused(f"{RAM}: {fixture.paths.devmem}", number, str(fixture.paths.devmem))
+    return refused(RAM, Opening(str(fixture.paths.devmem)), number)
 
 
 def ending(error, machine):
@@ -87,15 +98,15 @@ def test_a_cause_as_words():
 
 def test_what_says_all_by_itself_stays(fixture):
     for kind in (NotDecoded, AccessFault, BadRequest, KernelRefused):
-        error = kind("0000:00:04.0 bar0: words")
+        error = kind("words", what=part(FIRST, "bar0"))
         assert explain(error, fixture.machine) == "0000:00:04.0 bar0: words"
 
 
 LOCKED_OUT = [
-    refused("0000:00:04.0 bar0: mapping 0x100 bytes at 0x0", errno.EPERM),
-    refused("0000:00:03.0 bar1: write of 4 bytes at 0x0", errno.EPERM),
-    refused("0000:00:04.0 config: write of 0x2 bytes at 0x4", errno.EPERM),
-    refused(f"{RAM}: mapping 0x1000 bytes at 0x0", errno.EPERM),
+    refused(part("0000:00:04.0", "bar0"), Mmap(0, 0x100), errno.EPERM),
+    refused(part("0000:00:03.0", "bar1"), Access("write", 0, width=4), errno.EPERM),
+    refused(part("0000:00:04.0", "config"), Access("write", 4, 2), errno.EPERM),
+    refused(RAM, ALL_OF_RAM, errno.EPERM),
 ]
 
 
@@ -145,7 +156,7 @@ def test_lockdown_that_can_only_be_guessed(fixture, error):
 
 
 def test_system_ram(fixture):
-    error = refused(f"{RAM}: mapping 0x1000 bytes at 0x0", errno.EPERM)
+    error = refused(RAM, ALL_OF_RAM, errno.EPERM)
     for options, words in (
         (STRICT, ""),
         (("DEVMEM", "STRICT_DEVMEM"), ""),
@@ -158,22 +169,24 @@ def test_system_ram(fixture):
 
 def test_system_ram_that_is_read_not_mapped(fixture):
     fixture.set_config(*STRICT)
-    error = refused(f"{RAM}: read at 0x0", errno.EPERM)
+    error = refused(RAM, Access("read", 0), errno.EPERM)
     assert ending(error, fixture.machine) == KEEPS_RAM
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EAGAIN])
-def test_caching_types(fixture, number):
-    error = refused("phys 0x7fe0000+0x10: mapping 0x10 bytes at 0x0", number, kind=KernelRefused)
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EINVAL, NotMappable), (errno.EAGAIN, CachingConflict)]
+)
+def test_caching_types(fixture, number, kind):
+    error = refused(PhysicalSpan(0x7FE0000, 0x10), Mmap(0, 0x10), number, kind)
     words = "the kernel uses it in another caching type, and refuses a second one"
     assert ending(error, fixture.machine) == words
 
 
 OWNED = [
-    refused(f"{E1000} bar0: mapping 0x20000 bytes at 0x0", errno.EINVAL, kind=DriverOwns),
-    refused(f"{E1000} bar0@8+4: mapping 0x4 bytes at 0x0", errno.EINVAL, kind=DriverOwns),
-    refused("phys 0xfeb00008+0x4: mapping 0x4 bytes at 0x0", errno.EPERM),
-    refused("phys 0xfeb00008+0x4: mapping 0x4 bytes at 0x0", errno.EPERM, kind=DriverOwns),
+    refused(part(E1000, "bar0"), Mmap(0, 0x20000), errno.EINVAL, DriverOwns),
+    refused(part(E1000, "bar0@8+4"), Mmap(0, 4), errno.EINVAL, DriverOwns),
+    refused(PhysicalSpan(0xFEB00008, 4), Mmap(0, 4), errno.EPERM),
+    refused(PhysicalSpan(0xFEB00008, 4), Mmap(0, 4), errno.EPERM, DriverOwns),
 ]
 
 
@@ -184,13 +197,13 @@ def test_a_driver(fixture, error):
     unbind = f"echo {E1000} > {fixture.devices}/{E1000}/driver/unbind"
     words = f"{KEEPS}; {unbind}; or {RELAX}"
     assert ending(error, fixture.machine) == words
-    through_devmem = refused(f"{E1000} bar0: mapping 0x20000 bytes at 0x0", errno.EPERM)
+    through_devmem = refused(part(E1000, "bar0"), Mmap(0, 0x20000), errno.EPERM)
     assert ending(through_devmem, fixture.via_devmem()) == words
 
 
 def test_what_no_driver_of_a_function_owns(fixture):
     fixture.set_config(*STRICT)
-    error = refused("phys 0xfec00000+0x10: mapping 0x10 bytes at 0x0", errno.EPERM)
+    error = refused(PhysicalSpan(0xFEC00000, 0x10), Mmap(0, 0x10), errno.EPERM)
     assert ending(error, fixture.machine) == f"{KEEPS}; {RELAX}"
     (fixture.devices / E1000 / "driver").unlink()
     assert ending(OWNED[0], fixture.machine) == f"{KEEPS}; {RELAX}"
@@ -201,9 +214,8 @@ def test_a_driver_with_a_name_that_is_no_text(fixture):
     driver = fixture.devices / E1000 / "driver"
     driver.unlink()
     driver.symlink_to("drivers/a\x1b[31m\nname")
-    error = DriverOwns(
-        f"{E1000} bar0: mapping 0x4 bytes at 0x0: the driver a\x1b[31m\nname owns it"
-    )
+    words = "the driver a\x1b[31m\nname owns it"
+    error = DriverOwns(words, what=part(E1000, "bar0"), during=Mmap(0, 4))
     text = explain(error, fixture.machine)
     assert "the driver a\ufffd[31m\ufffdname owns it: " in text
     assert text.isprintable()
@@ -212,7 +224,7 @@ def test_a_driver_with_a_name_that_is_no_text(fixture):
 def test_a_driver_that_owns_a_part_of_a_larger_range(fixture):
     fixture.set_config(*STRICT)
     fixture.claim()
-    error = refused("phys 0xfea00000+0x600000: mapping 0x1000 bytes at 0x100000", errno.EPERM)
+    error = refused(PhysicalSpan(0xFEA00000, 0x600000), Mmap(0x100000, 0x1000), errno.EPERM)
     unbind = f"echo {E1000} > {fixture.devices}/{E1000}/driver/unbind"
     assert ending(error, fixture.machine) == f"{KEEPS}; {unbind}; or {RELAX}"
 
@@ -251,7 +263,8 @@ def test_a_confined_root(fixture):
 
 
 def test_files_of_sysfs_that_are_not_for_this_user(fixture):
-    error = refused(f"{FIRST} bar0: {fixture.devices}/{FIRST}/resource0", errno.EACCES, "resource0")
+    path = f"{fixture.devices}/{FIRST}/resource0"
+    error = refused(part(FIRST, "bar0"), Opening(path), errno.EACCES)
     assert isinstance(error, NotAllowed)
     assert ending(error, fixture.machine) == ""
     fixture.set_process(uid=1000)
@@ -272,8 +285,8 @@ def test_no_devmem(fixture):
 
 
 def test_a_device_that_is_gone(fixture):
-    error = DeviceGone(f"{FIRST}: the device is gone (No such device)")
-    moved = DeviceGone(f"{SECOND}: its resources have changed since it was opened")
+    error = DeviceGone("the device is gone (No such device)", what=part(FIRST))
+    moved = DeviceGone("its resources have changed since it was opened", what=part(SECOND))
     assert ending(error, fixture.machine) == ""
     shutil.rmtree(fixture.devices / FIRST)
     rescan = fixture.paths.sysfs / "bus/pci/rescan"

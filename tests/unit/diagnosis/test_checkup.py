@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from machines import ADMIN, ALL, E1000, FIRST, NVME, OPEN, RAWIO, SECOND, STRICT, Fixture
 
-from barfs.access.aperture import SysfsFile
+from barfs.access.files import SysfsFile
 from barfs.diagnosis import checkup, obstacles
 from barfs.diagnosis.checkup import Finding, State, examine, status, text
 from barfs.errors import Cause, DeviceGone

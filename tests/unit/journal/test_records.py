@@ -11,36 +11,32 @@ from barfs.journal.records import (
     STREAM_BYTES,
     Caller,
     Change,
+    Entry,
     Journal,
     LogView,
-    Lost,
     Open,
     Opened,
     Refusal,
     Stream,
     Subject,
     Transfer,
-    line,
 )
 
 WHEN = 1_790_000_000_123_456_789  # ns
 WHO = Caller(1000, 731, "bash")
 BAR = Subject("pci/0000:00:04.0/bar0@40+10", "0000:00:04.0", 0, 0x40)
-PHYS = Subject("phys/fea00000-fea000ff", start=0xFEA00000)
+PHYS = Subject("phys/fea00000-fea000ff", start=0xFEA00000, unit="address")
 TEXT = Subject("pci/0000:00:04.0/x32/bar0@8+4", "0000:00:04.0", 0, 8, is_text=True)
 CONFIG = Subject("pci/0000:00:04.0/config", "0000:00:04.0")
 
 
-def opened(subject, width=None):
-    return Opened(WHO, subject, lambda offset, length: width)
-
-
 def said(record):
-    """The line of a record without its time and who asked."""
-    text = line(WHEN, record)
+    """The line of a record without its number, its time and who asked."""
+    text = Entry(7, WHEN, record).line()
     assert text.endswith(b"}\n")
     assert text.count(b"\n") == 1
     fields = json.loads(text)
+    assert fields.pop("n") == 7
     assert fields.pop("time") == "2026-09-21T14:13:20.123456Z"
     for name in ("uid", "pid", "process"):
         if name in fields:
@@ -49,17 +45,16 @@ def said(record):
 
 
 def test_a_line_exactly():
-    record = Transfer("write", opened(TEXT, 4), 0, 5, b"0x2a\n")
-    assert line(WHEN, record) == (
-        b'{"time": "2026-09-21T14:13:20.123456Z", "event": "write", "uid": 1000, "pid": 731,'
-        b' "process": "bash", "path": "pci/0000:00:04.0/x32/bar0@8+4", "device": "0000:00:04.0",'
+    record = Transfer("write", Opened(WHO, TEXT), 0, 5, 4, b"0x2a\n")
+    assert Entry(41, WHEN, record).line() == (
+        b'{"n": 41, "time": "2026-09-21T14:13:20.123456Z", "event": "write", "uid": 1000,'
+        b' "pid": 731, "process": "bash", "path": "pci/0000:00:04.0/x32/bar0@8+4",'
+        b' "device": "0000:00:04.0",'
         b' "bar": 0, "offset": "0x8", "width": 4, "length": 5, "value": "0x2a"}\n'
     )
-    assert line(0, Change("add", "0000:00:04.0")) == (
-        b'{"time": "1970-01-01T00:00:00.000000Z", "event": "add", "device": "0000:00:04.0"}\n'
-    )
-    assert line(WHEN, Lost(42)) == (
-        b'{"time": "2026-09-21T14:13:20.123456Z", "event": "lost", "lines": 42}\n'
+    assert Entry(1, 0, Change("add", "0000:00:04.0")).line() == (
+        b'{"n": 1, "time": "1970-01-01T00:00:00.000000Z", "event": "add",'
+        b' "device": "0000:00:04.0"}\n'
     )
 
 
@@ -72,7 +67,7 @@ def test_a_line_exactly():
     ],
 )
 def test_an_open(subject, fields):
-    assert said(Open(opened(subject), "rw")) == {"event": "open", **fields, "mode": "rw"}
+    assert said(Open(Opened(WHO, subject), "rw")) == {"event": "open", **fields, "mode": "rw"}
 
 
 @pytest.mark.parametrize(
@@ -115,14 +110,14 @@ def test_an_open(subject, fields):
 def test_a_transfer(subject, width, offset, data, fields, event, monkeypatch):
     monkeypatch.setattr(records.sys, "byteorder", "little")
     length = fields["length"]
-    shown = said(Transfer(event, opened(subject, width), offset, length, data))
+    shown = said(Transfer(event, Opened(WHO, subject), offset, length, width, data))
     shown = {name: shown[name] for name in shown if name not in {"path", "device", "bar"}}
     assert shown == {"event": event, **fields}
 
 
 def test_a_value_is_that_of_the_machines_byte_order(monkeypatch):
     monkeypatch.setattr(records.sys, "byteorder", "big")
-    assert said(Transfer("write", opened(BAR, 2), 0, 2, b"\x2a\0"))["value"] == "0x2a00"
+    assert said(Transfer("write", Opened(WHO, BAR), 0, 2, 2, b"\x2a\0"))["value"] == "0x2a00"
 
 
 def test_a_refusal():
@@ -147,8 +142,23 @@ def test_a_refusal():
 
 
 def test_a_process_that_is_not_known():
-    text = line(WHEN, Open(Opened(Caller(0, 0, None), PHYS, lambda *_: None), "r"))
+    text = Entry(1, WHEN, Open(Opened(Caller(0, 0, None), PHYS), "r")).line()
     assert b'"pid": 0, "process": null' in text
+
+
+def test_a_record_holds_nothing_of_what_is_open():
+    """Else a closed view, and the mapping behind it, would live as long as its records."""
+    record = Transfer("write", Opened(WHO, BAR), 0, 4, 4, b"abcd")
+
+    def leaves(value):
+        return (
+            [leaf for part in value for leaf in leaves(part)] if type(value) in TUPLES else [value]
+        )
+
+    assert {type(leaf) for leaf in leaves(record)} <= {str, int, bytes, bool, type(None)}
+
+
+TUPLES = {Transfer, Opened, Caller, Subject}
 
 
 def number(n):
@@ -156,112 +166,96 @@ def number(n):
     return Change(f"change{n}", "0000:00:04.0")
 
 
-def filled(count, start=0, journal=None):
+def filled(count, journal=None):
+    """A journal with so many more records, each of which says its number."""
     journal = journal or Journal()
-    for n in range(start, start + count):
+    for n in range(journal.count + 1, journal.count + count + 1):
         journal.add(number(n))
     return journal
 
 
-def test_the_journal_keeps_the_last_records_and_says_how_many_it_has_not():
+def test_the_journal_keeps_the_last_records_with_their_numbers():
     journal = filled(3)
-    assert [record for _, record in journal.since(1)] == [number(1), number(2)]
-    assert journal.since(3) == []
-    filled(RECORDS, 3, journal)
-    assert journal.end == RECORDS + 3
-    (_, lost), *kept = journal.since(0)
-    assert lost == Lost(3)
-    assert [record for _, record in kept] == [number(n) for n in range(3, RECORDS + 3)]
-    assert journal.since(2)[0][1] == Lost(1)
-    assert journal.since(3)[0][1] == number(3)
-    assert len(journal.since(5)) == RECORDS - 2
+    assert [entry.record for entry in journal.after(1)] == [number(2), number(3)]
+    assert journal.after(3) == []
+    filled(RECORDS, journal)
+    assert journal.count == RECORDS + 3
+    kept = journal.after(0)
+    assert [entry.number for entry in kept] == list(range(4, RECORDS + 4))
+    assert [entry.record for entry in kept] == [number(n) for n in range(4, RECORDS + 4)]
+    assert journal.after(2) == journal.after(3) == kept
+    assert len(journal.after(5)) == RECORDS - 2
 
 
 def test_the_journal_tells_its_listener():
     journal, told = Journal(), []
-    journal.add(number(0))
-    journal.listener = lambda: told.append(journal.end)
     journal.add(number(1))
+    journal.listener = lambda: told.append(journal.count)
+    journal.add(number(2))
     assert told == [2]
 
 
-def test_a_stream_is_made_of_the_lines_at_offsets_that_stay():
+def text_of(lines):
+    return b"".join(line.text for line in lines)
+
+
+def test_a_stream_is_made_of_the_lines():
     journal = filled(10)
     stream = Stream(journal)
-    assert stream.end == 0
+    assert stream.size == 0
     stream.refresh()
-    text = stream.read(0, STREAM_BYTES)
-    assert text.count(b"\n") == 10
-    assert stream.end == len(text)
+    text = text_of(stream.after(0))
+    assert numbers(text) == list(range(1, 11))
+    assert stream.size == len(text)
     modified = stream.modified
     stream.refresh()
     assert stream.modified == modified, "nothing is new"
-    journal.add(number(10))
+    filled(1, journal)
     stream.refresh()
     assert stream.modified > modified
-    assert stream.read(len(text), STREAM_BYTES).startswith(b'{"time": ')
-    # As much as was asked for, as of any file: tac takes less for an error.
-    first = text.index(b"\n") + 1
-    assert stream.read(0, first - 1) == text[: first - 1]
-    assert stream.read(5, 500) == text[5:505]
-    assert stream.rest_of_line(0) == stream.rest_of_line(first) == b""
-    assert stream.rest_of_line(first - 1) == b"\n"
-    assert stream.rest_of_line(first + 10) == text[first + 10 : text.index(b"\n", first) + 1]
-    assert stream.rest_of_line(stream.end) == b""
-    assert stream.records_before(first - 1) == 0
-    assert stream.records_before(first) == 1
-    assert stream.records_before(len(text)) == 10
+    assert numbers(text_of(stream.after(10))) == [11]
+    assert text_of(stream.after(0)) == text + text_of(stream.after(10))
 
 
 def long_record(n):
     return Refusal("lookup", None, None, None, None, 2, f"{n} " + "x" * 1000)
 
 
-def test_a_stream_is_bounded_and_its_offsets_go_on():
-    journal, stream = Journal(), None
+def test_a_stream_is_bounded_and_its_size_goes_on():
+    journal = Journal()
     stream = Stream(journal)
     total = 0
-    for n in range(3000):
+    for n in range(1, 3001):
         journal.add(long_record(n))
-        total += len(line(WHEN, long_record(n)))
+        total += len(Entry(n, WHEN, long_record(n)).line())
         if n % 100 == 0:
             stream.refresh()
-    stream.refresh()
-    assert stream.end == total
-    assert STREAM_BYTES - 2000 < stream.end - stream.first <= STREAM_BYTES
-    kept = stream.read(stream.first, 2 * STREAM_BYTES).splitlines()
-    assert [int(json.loads(text)["message"].split()[0]) for text in kept] == list(
-        range(3000 - len(kept), 3000)
-    )
-    assert stream.records_before(stream.first) == 3000 - len(kept)
-    assert stream.records_before(stream.end) == 3000
+    assert stream.size == total
+    kept = stream.after(0)
+    assert STREAM_BYTES - 2000 < len(text_of(kept)) <= STREAM_BYTES
+    assert [line.number for line in kept] == list(range(3001 - len(kept), 3001))
 
 
-def test_a_line_longer_than_a_stream_is_lost_and_counted():
+def test_a_line_longer_than_a_stream_is_not_kept():
     journal = Journal()
     stream = Stream(journal)
     journal.add(Refusal("lookup", None, None, None, None, 2, "x" * (STREAM_BYTES + 1)))
     stream.refresh()
-    assert stream.first == stream.end > STREAM_BYTES
-    journal.add(number(1))
-    view = LogView(stream)
-    notice = view.read(0, 4096)
-    assert json.loads(notice)["lines"] == 1
-    assert json.loads(view.read(len(notice), 4096))["event"] == "change1"
+    assert stream.size > STREAM_BYTES
+    filled(1, journal)
+    assert numbers(LogView(stream).read(0, 4096)) == [2]
 
 
-def account(text):
-    """How many records a reader's bytes tell of, and say are lost. All are whole lines."""
+def numbers(text):
+    """The numbers of a reader's lines. All are whole lines, in their order, none twice."""
     *lines, rest = text.split(b"\n")
     assert rest == b""
-    told = lost = 0
-    for fields in map(json.loads, lines):
-        if fields["event"] == "lost":
-            assert fields["lines"] > 0
-            lost += fields["lines"]
-        else:
-            told += 1
-    return told, lost
+    found = [json.loads(line)["n"] for line in lines]
+    assert found == sorted(set(found))
+    assert all(
+        json.loads(line)["event"] == f"change{n}" for line, n in zip(lines, found, strict=True)
+    )
+    return found
 
 
 def read_on(view, offset, size, times):
@@ -288,61 +282,89 @@ def small(monkeypatch):
 @pytest.mark.parametrize("size", [1, 2, 7, 50, 70, 74, 80, 89, 90, 91, 100, 1000, 4096, 131072])
 @pytest.mark.parametrize("burst", [1, 19, 20, 21, 22, 60])
 @pytest.mark.parametrize("times", [1, 3, 40])
-def test_a_slow_reader_accounts_for_every_record(small, size, burst, times):
+def test_a_slow_reader_sees_by_the_numbers_what_it_missed(small, size, burst, times):
     """It reads `times` pieces of `size` bytes for every `burst` records."""
-    stream = Stream(small)
-    view, text, total = LogView(stream), b"", 0
+    view, text = LogView(Stream(small)), b""
     for _ in range(25):
-        filled(burst, total, small)
-        total += burst
+        filled(burst, small)
         text += read_on(view, len(text), size, times)
     text += read_on(view, len(text), size, 10**6)
     assert view.read(len(text), size) == b""
-    told, lost = account(text)
-    assert told + lost == total
+    assert len(view._text) < 2 * 2000 + size
+    told = numbers(text)
+    assert told[-1] == 25 * burst, "it comes to the end"
     if burst >= 19 and size * times < 80 * burst:
-        assert lost
+        assert len(told) < 25 * burst
     if size >= 4096 and burst < 20:
-        assert not lost
+        assert len(told) == 25 * burst
 
 
 def test_another_reader_meanwhile_makes_no_difference(small):
     """The stream is taken from the journal by whoever reads, or looks at its size."""
     stream = Stream(small)
-    slow, fast, text, total = LogView(stream), LogView(stream), [b"", b""], 0
+    slow, fast, text = LogView(stream), LogView(stream), [b"", b""]
     for turn in range(40):
-        filled(13, total, small)
-        total += 13
+        filled(13, small)
         text[1] += read_on(fast, len(text[1]), 4096, 10**6)
         if turn % 3 == 0:
             text[0] += read_on(slow, len(text[0]), 100, 5)
     text[0] += read_on(slow, len(text[0]), 100, 10**6)
-    assert account(text[1]) == (total, 0)
-    told, lost = account(text[0])
-    assert told + lost == total
-    assert lost
+    assert numbers(text[1]) == list(range(1, 40 * 13 + 1))
+    assert numbers(text[0])[-1] == 40 * 13
+    assert len(numbers(text[0])) < 40 * 13
 
 
-def test_a_late_reader_and_one_that_seeks(small):
+def rolled(small):
+    """A stream that has dropped most of its lines."""
     stream = Stream(small)
-    for total in range(0, 190, 19):
-        filled(19, total, small)
+    for _ in range(10):
+        filled(19, small)
         stream.refresh()
-    late = LogView(stream)
-    text = read_on(late, 0, 4096, 100)
-    told, lost = account(text)
-    assert told + lost == 190
-    assert json.loads(text.splitlines()[0])["lines"] == lost
-    # From the middle of what is kept, as tail and less do.
-    seeking = LogView(stream)
-    near_end = seeking.read(stream.end - 200, 4096)
-    assert near_end == text[-200:]
-    assert seeking.read(stream.end, 4096) == b""
-    # Back to where nothing is left: all that is lost, and then what is kept.
-    again = read_on(seeking, 0, 4096, 100)
-    assert account(again) == (told, lost)
-    # A piece of the notice once more.
-    assert seeking.read(0, 10) == again[:10]
+    return stream
+
+
+def test_a_late_reader_is_given_what_is_kept_wherever_it_begins(small):
+    stream = rolled(small)
+    kept = text_of(stream.after(0))
+    assert numbers(kept)[0] > 100
+    for offset in (0, 1, stream.size - len(kept)):
+        view = LogView(stream)
+        assert view.read(offset, 4096) == kept
+        assert view.read(offset + len(kept), 4096) == b""
+        filled(1, small)
+        news = view.read(offset + len(kept), 4096)
+        assert numbers(news) == [small.count]
+        stream = rolled(small)
+        kept = text_of(stream.after(0))
+
+
+def test_offsets_near_the_end_are_those_of_its_size(small):
+    """What tail and less do: they look at the size, and read before it."""
+    stream = rolled(small)
+    kept, size = text_of(stream.after(0)), stream.size
+    view = LogView(stream)
+    for length in (200, 1, len(kept), 90):
+        assert view.read(size - length, 4096) == kept[-length:]
+    assert view.read(size, 4096) == view.read(size + 5000, 4096) == b""
+    assert view.read(size - 200, 50) == kept[-200:-150]
+    # First from the start and then from the end, and the other way round.
+    assert view.read(0, 4096) == kept
+    assert view.read(size - 200, 4096) == kept[-200:]
+    assert view.read(size, 4096) == b""
+    filled(1, small)
+    assert numbers(view.read(size, 4096)) == [small.count]
+    assert view.read(0, 4096) == text_of(stream.after(0)), "from the oldest line on"
+
+
+def test_a_read_takes_as_much_as_there_is():
+    """As of any file: tac takes less for an error."""
+    journal = filled(5)
+    stream = Stream(journal)
+    view = LogView(stream)
+    text = view.read(0, 4096)
+    assert view.read(5, 50) == text[5:55]
+    filled(3, journal)
+    assert numbers(view.read(0, 1 << 17)) == list(range(1, 9))
 
 
 def test_readers_at_the_end_wait_for_what_comes():
@@ -350,8 +372,8 @@ def test_readers_at_the_end_wait_for_what_comes():
     view = LogView(Stream(journal))
     text = view.read(0, 4096)
     assert view.read(len(text), 4096) == b""
-    journal.add(number(1))
-    assert json.loads(view.read(len(text), 4096))["event"] == "change1"
+    filled(1, journal)
+    assert numbers(view.read(len(text), 4096)) == [2]
 
 
 def test_the_log_is_not_written_and_makes_no_accesses():

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from barfs.access.aperture import MappedAperture, PortAperture, RomFile, SysfsFile
+from barfs.access.apertures import MappedAperture, PortAperture
+from barfs.access.files import RomFile, SysfsFile
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis import obstacles
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded, ReadOnly

@@ -1,15 +1,13 @@
 """The simulated machine is what its users are told."""
 
-import itertools
 import struct
-from pathlib import Path
 
 import pytest
 
 from barfs.devmem import PhysicalMemory
 from barfs.machine import simulated
 from barfs.machine.functions import PciBus
-from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Tree
+from barfs.nodes import Tree
 
 
 @pytest.fixture
@@ -98,49 +96,3 @@ def test_the_nodename_is_at_its_address_in_system_ram(tree, tmp_path):
 def test_memory_reaches_to_the_highest_address_and_takes_little_disk(tree, tmp_path):
     assert (tmp_path / "mem").stat().st_size == tree.memory.ranges()[-1].end + 1
     assert sum(path.lstat().st_blocks * 512 for path in tmp_path.rglob("*")) < 1 << 20
-
-
-def listed(tree, directory=ROOT):
-    for name, node in tree.entries(directory):
-        if name in VIEWS:
-            continue
-        yield name
-        if node.kind in DIRECTORIES:
-            yield from listed(tree, node)
-
-
-def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tree):
-    lines = list(simulated.draw(tree))
-    names = [line.rpartition("-- ")[2] for line in lines]
-    views = "u8/ u16/ u32/ u64/ x8/ x16/ x32/ x64/"
-    assert [name.split()[0] for name in names if name != views] == list(listed(tree))
-    above = [name for name, after in itertools.pairwise(names) if after == views]
-    assert above == [*map(str, tree.pci.addresses()), "phys"]
-    assert {
-        "|-- pci",
-        f"|   |   |-- {views}",
-        "|   |   |-- bar1  0x40",
-        "|   |   |-- config  0x100",
-        "|   |   |-- rom  0x10000",
-        "|   |   `-- info",
-        "|   `-- 0000:01:00.0",
-        "|       |-- config  0x1000",
-        f"|   |-- {views}",
-        "|   `-- 800000000-8ffffffff  0x100000000",
-        "|-- status",
-        "|-- 1af4:1110.1 -> pci/0000:00:05.0",
-        "`-- 1b36:0010 -> pci/0000:01:00.0",
-    } <= set(lines)
-
-
-def test_three_suggestions_that_name_what_is_there(tree, tmp_path):
-    suggestions = list(simulated.suggestions(tmp_path, tree))
-    assert len(suggestions) == 3
-    for command in suggestions:
-        (path,) = (word for word in command.split() if str(tmp_path) in word)
-        node = ROOT
-        for name in Path(path.removeprefix("of=")).relative_to(tmp_path).parts:
-            node = tree.lookup(node, name)
-            if node.kind is Kind.LINK:
-                node = node._replace(kind=Kind.FUNCTION)
-        assert tree.attributes(node).size > 0

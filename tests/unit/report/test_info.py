@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from barfs.access.aperture import SysfsFile
+from barfs.access.files import SysfsFile
 from barfs.errors import DeviceGone
 from barfs.machine import simulated
 from barfs.machine.functions import PciBus

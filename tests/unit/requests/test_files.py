@@ -126,9 +126,9 @@ class Bench:
     def records(self):
         """What the journal has but the opening of files."""
         return [
-            dict(record.fields())
-            for _, record in self.tree.journal.since(0)
-            if not isinstance(record, Open)
+            dict(entry.record.fields())
+            for entry in self.tree.journal.after(0)
+            if not isinstance(entry.record, Open)
         ]
 
 
@@ -144,8 +144,8 @@ def test_opening_is_recorded_and_that_of_the_log_is_not(bench):
     async def main():
         for mode, shown in ((os.O_RDONLY, "r"), (os.O_WRONLY, "w"), (os.O_RDWR, "rw")):
             handle, _ = await bench.open(BAR + "@40+4", mode)
-            (_, record) = bench.tree.journal.since(0)[-1]
-            assert dict(record.fields()) == {
+            entry = bench.tree.journal.after(0)[-1]
+            assert dict(entry.record.fields()) == {
                 "event": "open",
                 **WHO._asdict(),
                 "path": BAR + "@40+4",
@@ -154,9 +154,9 @@ def test_opening_is_recorded_and_that_of_the_log_is_not(bench):
                 "mode": shown,
             }
             bench.files.close(handle)
-        end = bench.tree.journal.end
+        count = bench.tree.journal.count
         log = await bench.files.open(LOG, os.O_RDONLY, WHO)
-        assert bench.tree.journal.end == end
+        assert bench.tree.journal.count == count
         assert (await bench.read(log, 0, 1 << 17)).count(b"\n") == 3
 
     trio.run(main)

@@ -1,6 +1,7 @@
 """What is done at once and what in a thread, and who waits for whom."""
 
 import threading
+from collections import defaultdict
 
 import pytest
 import trio
@@ -13,6 +14,7 @@ from barfs.requests.workers import (
     LARGEST,
     PER_DEVICE,
     THREADS,
+    Device,
     Pace,
     Place,
     Workers,
@@ -59,6 +61,7 @@ class Work:
 
     def __init__(self, nursery):
         self.workers = Workers()
+        self.devices = defaultdict(Device)
         self.nursery = nursery
         self.made = []
         self.running = set()
@@ -84,7 +87,7 @@ class Work:
         self._ends[name] = threading.Event()
         if ends:
             self._ends[name].set()
-        place = Place(range(start, end), device)
+        place = Place(range(start, end), self.devices[device])
 
         async def request():
             await self.workers.run(lambda: self._call(name, result), place, alone=alone)
@@ -157,14 +160,14 @@ def test_two_that_are_alone_go_one_after_the_other_in_their_order():
 @pytest.mark.parametrize("alone", [False, True])
 def test_only_bytes_that_are_shared_count(start, end, waits, alone):
     async def scenario(work):
-        place = Place(range(start, end), "b")
-        assert not work.workers.stand_back(place, alone=alone), "nobody is there"
+        place = Place(range(start, end), Device())
+        assert not work.workers.stand_back(place.reach, alone=alone), "nobody is there"
         await work.start("a", 4, 8, alone=not alone)
-        assert work.workers.stand_back(place, alone=alone) is waits
-        assert not work.workers.stand_back(Place(range(8, 9), "a"), alone=True)
+        assert work.workers.stand_back(place.reach, alone=alone) is waits
+        assert not work.workers.stand_back(range(8, 9), alone=True)
         work.end("a")
         await work.until("a begins", "a ends")
-        assert not work.workers.stand_back(place, alone=alone)
+        assert not work.workers.stand_back(place.reach, alone=alone)
 
     run(scenario)
 
@@ -198,12 +201,12 @@ def test_there_is_an_end_to_threads():
 def test_what_a_request_returns_and_raises():
     async def main():
         workers = Workers()
-        place = Place(range(4), "a")
+        place = Place(range(4), Device())
         assert await workers.run(lambda: 42, place, alone=True) == 42
         with pytest.raises(OSError, match="broken"):
             await workers.run(lambda: (_ for _ in ()).throw(OSError("broken")), place, alone=True)
         # It left nothing behind that others would wait for.
-        assert not workers.stand_back(place, alone=True)
+        assert not workers.stand_back(place.reach, alone=True)
         assert await workers.run(threading.get_ident, place) != threading.get_ident()
 
     trio.run(main)
@@ -214,13 +217,17 @@ def test_one_that_is_cancelled_while_it_waits_lets_the_others_go_on():
         await work.start("first", 0, 4)
         with trio.CancelScope() as scope:
             scope.cancel()
-            await work.workers.run(lambda: work.made.append("never"), Place(range(4), "a"))
+            await work.workers.run(
+                lambda: work.made.append("never"), Place(range(4), work.devices["a"])
+            )
         scope = trio.CancelScope()
 
         async def waiting():
             with scope:
                 await work.workers.run(
-                    lambda: work.made.append("never"), Place(range(4), "a"), alone=True
+                    lambda: work.made.append("never"),
+                    Place(range(4), work.devices["a"]),
+                    alone=True,
                 )
 
         work.nursery.start_soon(waiting)
@@ -244,11 +251,11 @@ def test_one_that_is_cancelled_in_its_thread_is_waited_for():
             done.append(True)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(workers.run, call, Place(range(4), "a"))
+            nursery.start_soon(workers.run, call, Place(range(4), Device()))
             await until(begun.is_set)
             nursery.cancel_scope.cancel()
             end.set()
         assert done
-        assert not workers.stand_back(Place(range(4), "a"), alone=True)
+        assert not workers.stand_back(range(4), alone=True)
 
     trio.run(main)

@@ -2,15 +2,18 @@
 
 import os
 import random
+import threading
 
 import pytest
 from machines import find
 
+from barfs.access.contract import overlap
 from barfs.daemon.serve import tree_of
 from barfs.daemon.settings import Settings
 from barfs.errors import CombinedElsewhere
 from barfs.machine import simulated
 from barfs.names import PciAddress
+from barfs.spans import combining
 from barfs.spans.combining import Combining
 from barfs.spans.opening import open_view
 
@@ -37,6 +40,27 @@ def test_one_or_the_other():
     fifth()
     third()
     assert claims.combine(range(3 * PAGE)) is not None
+
+
+def test_a_release_while_another_thread_looks_hides_no_claim(monkeypatch):
+    """A file is closed in the loop's thread, while a worker opens another one."""
+    claims = Combining()
+    first, second = range(PAGE), range(PAGE, 2 * PAGE)
+    release = claims.combine(first)
+    claims.combine(second)
+    closing = threading.Thread(target=release)
+
+    def overlap_while_a_file_is_closed(one, other):
+        if closing.ident is None:
+            closing.start()
+            closing.join(0.2)  # it ends by then, or waits until the look is over
+        return overlap(one, other)
+
+    monkeypatch.setattr(combining, "overlap", overlap_while_a_file_is_closed)
+    with pytest.raises(CombinedElsewhere):
+        claims.keep_exact(second, "second")
+    closing.join()
+    claims.keep_exact(first, "first")
 
 
 def test_never_both_whatever_is_opened():

@@ -14,17 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from barfs.access import aperture
-from barfs.access.aperture import (
-    GLANCE,
-    PAGE_SIZE,
-    WINDOW,
-    CopiedAperture,
-    MappedAperture,
-    PortAperture,
-    RomFile,
-    SysfsFile,
-)
+from barfs.access import apertures
+from barfs.access.apertures import GLANCE, WINDOW, CopiedAperture, MappedAperture, PortAperture
+from barfs.access.files import PAGE_SIZE, RomFile, SysfsFile
 from barfs.errors import (
     AccessFault,
     BarfsError,
@@ -499,7 +491,7 @@ def test_a_small_span_is_mapped_whole_and_no_further(sparse, monkeypatch):
 def recorded_spans(monkeypatch, code=0, allowed=1 << 62):
     """Offset and length of each mapping asked for; those longer than allowed fail with `code`."""
     asked = []
-    real = aperture._mmio.Span
+    real = apertures._mmio.Span
 
     def span(fd, offset, length, writable):
         asked.append((offset, length))
@@ -507,7 +499,7 @@ def recorded_spans(monkeypatch, code=0, allowed=1 << 62):
             raise OSError(code, os.strerror(code))
         return real(fd, offset, length, writable)
 
-    monkeypatch.setattr(aperture._mmio, "Span", span)
+    monkeypatch.setattr(apertures._mmio, "Span", span)
     return asked
 
 
@@ -573,9 +565,9 @@ def test_what_a_refusal_means_is_for_the_caller_to_add(sparse, monkeypatch):
     recorded_spans(monkeypatch, errno.EINVAL, allowed=0)
     asked = []
 
-    def refuse(what, error, start, length):
-        asked.append((what, error.errno, start, length))
-        return ReadOnly(what)
+    def refuse(what, during, error, start):
+        asked.append((f"{what}: {during}", error.errno, start, during.length))
+        return ReadOnly(what=what)
 
     with pytest.raises(ReadOnly):
         open_mapped(sparse, 0x1234, 0x2000, refuse=refuse)
@@ -588,7 +580,8 @@ LITTLE_ROOM = """
 import json, sys
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_AS, setrlimit
-from barfs.access.aperture import GLANCE, PAGE_SIZE, WINDOW, MappedAperture
+from barfs.access.apertures import GLANCE, WINDOW, MappedAperture
+from barfs.access.files import PAGE_SIZE
 from barfs.errors import BarfsError
 
 path, start = Path(sys.argv[1]), int(sys.argv[2])
@@ -706,13 +699,13 @@ def test_any_other_fault_is_one_of_that_access(sparse, monkeypatch, offset, sign
         def __getattr__(self, name):
             def access(at, *arguments):
                 if broken:
-                    raise aperture._mmio.Fault(at, signum, code)
+                    raise apertures._mmio.Fault(at, signum, code)
                 getattr(self.real, name)(at, *arguments)
 
             return access
 
-    real = aperture._mmio.Span
-    monkeypatch.setattr(aperture._mmio, "Span", Span)
+    real = apertures._mmio.Span
+    monkeypatch.setattr(apertures._mmio, "Span", Span)
     span = open_mapped(sparse)
     for access, verb in accesses(span, offset):
         words = f"^it: {verb} at {offset:#x} faulted \\({signum.name}, code {code}"
@@ -833,7 +826,8 @@ def test_of_threads_on_a_revoked_mapping_each_gets_the_error_and_none_dies(tmp_p
 TOO_MANY = """
 import errno, json, os, resource, sys
 from pathlib import Path
-from barfs.access.aperture import RESERVED_FILES, MappedAperture, SysfsFile
+from barfs.access.apertures import MappedAperture
+from barfs.access.files import RESERVED_FILES, SysfsFile
 from barfs.errors import TooManyFiles
 from barfs.machine.presence import Presence
 
@@ -894,7 +888,7 @@ TOO_MANY_MAPPINGS = """
 import errno, os, sys
 from pathlib import Path
 from barfs.access import _mmio
-from barfs.access.aperture import MappedAperture
+from barfs.access.apertures import MappedAperture
 from barfs.errors import BarfsError
 
 path = Path(sys.argv[1])

@@ -1,28 +1,14 @@
 """Spans that can be accessed, and their lifetime. Only this module maps memory."""
 
-import errno
 import os
-import resource
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast
 
 from barfs.access import _mmio
-from barfs.errors import (
-    AccessFault,
-    BarfsError,
-    DeviceGone,
-    KernelRefused,
-    NotAllowed,
-    ReadOnly,
-    TooManyFiles,
-)
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
-StrPath: TypeAlias = str | os.PathLike[str]
-
-PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
+from barfs.access.files import PAGE_SIZE, Buffer, StrPath, open_file, refusal
+from barfs.errors import Access, AccessFault, BarfsError, DeviceGone, Mmap, Verb, What
 
 # The most that is mapped at once. A mapping of device memory costs page tables for all of it when
 # it is made, 2 MiB a GiB, so a span of terabytes is mapped where it is touched.
@@ -32,74 +18,20 @@ WINDOW: Final = 64 << 20
 # no more, and who stays gets a whole window with the second look.
 GLANCE: Final = 1 << 20
 
-# Descriptors that open files never get, so that with no more of those to be had the daemon still
-# lists directories, looks up names and answers.
-RESERVED_FILES: Final = 64
-
 # BUS_ADRERR in uapi/asm-generic/siginfo.h. What touching a mapping gives once its pages are gone
 # for good: a driver has claimed the range (kernel/resource.c, revoke_iomem), or the file was cut
 # short. Not so BUS_MCEERR_AR, a memory error.
 _PAGES_GONE: Final = (signal.SIGBUS, 2)
 
-# What an errno of open(2) or mmap(2) means wherever it comes from; callers add their own.
-REFUSALS: Final[Mapping[int, type[BarfsError]]] = {
-    errno.EPERM: KernelRefused,
-    errno.EACCES: NotAllowed,
-    errno.EROFS: ReadOnly,
-    errno.ENOENT: DeviceGone,
-    errno.ENODEV: DeviceGone,
-    errno.ENXIO: DeviceGone,
-    errno.EMFILE: TooManyFiles,
-}
+# Makes the domain's error of a mapping that was refused, from what was to be mapped, the error of
+# mmap(2), and the offset in the file at which the mapping was to begin.
+Refuse: TypeAlias = Callable[[What, Mmap, OSError, int], BarfsError]
 
 
-def refusal(what: str, error: OSError, meanings: Mapping[int, type[BarfsError]]) -> BarfsError:
-    """The domain's error for a refused system call; one without a meaning keeps its errno."""
-    kind = meanings.get(error.errno or 0, BarfsError)
-    result = kind(f"{what}: {error.strerror}")
-    if kind is BarfsError and error.errno:
-        result.errno = error.errno
-    return result
-
-
-def open_file(path: StrPath, what: str, *, writable: bool, flags: int = 0) -> int:
-    """A descriptor of a file that stays open, or the domain's error.
-
-    TooManyFiles already where RESERVED_FILES more would be too many.
-    """
-    access = os.O_RDWR if writable else os.O_RDONLY
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        fd = os.open(path, os.O_CLOEXEC | access | flags)
-    except OSError as error:
-        raise refusal(f"{what}: {path}", error, REFUSALS) from error
-    if limit != resource.RLIM_INFINITY and fd >= limit - RESERVED_FILES:
-        os.close(fd)
-        raise TooManyFiles(
-            f"{what}: {path}: the limit of {limit} open files is near; close some, or start barfs"
-            " after ulimit -n with more"
-        )
-    return fd
-
-
-def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
-    """Up to `length` bytes of a file, in one read. OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(fd, length, offset)
-    finally:
-        os.close(fd)
-
-
-# Makes the domain's error of a mapping that was refused, from what it was to be in words, the
-# error of mmap(2), and the offset in the file and length of what was asked for.
-Refuse: TypeAlias = Callable[[str, OSError, int, int], BarfsError]
-
-
-def refuse_mapping(what: str, error: OSError, start: int, length: int) -> BarfsError:
+def refuse_mapping(what: What, during: Mmap, error: OSError, start: int) -> BarfsError:
     """What a refusal means of any file."""
-    del start, length
-    return refusal(what, error, REFUSALS)
+    del start
+    return refusal(what, during, error)
 
 
 class Aperture(Protocol):
@@ -158,7 +90,7 @@ class MappedAperture:
         start: int,
         size: int,
         *,
-        what: str,
+        what: What,
         base: int,
         memory_like: bool,
         writable: bool,
@@ -201,8 +133,8 @@ class MappedAperture:
         try:
             return self._map_exactly(first, last)
         except OSError as error:
-            what = f"{self._what}: mapping {last - first:#x} bytes at {first:#x}"
-            raise self._refuse(what, error, self._start + first, last - first) from error
+            during = Mmap(first, last - first)
+            raise self._refuse(self._what, during, error, self._start + first) from error
 
     def _map_exactly(self, first: int, last: int) -> _Window:
         span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
@@ -219,7 +151,7 @@ class MappedAperture:
                 raise ValueError(f"{self._what}: used after it was closed")
             if self._revoked:
                 raise DeviceGone(
-                    f"{self._what}: its mapping was revoked since it was opened; open it again"
+                    "its mapping was revoked since it was opened; open it again", what=self._what
                 )
             first, last = self._window[1:]
             # Another thread may have been faster.
@@ -228,16 +160,21 @@ class MappedAperture:
                 self._window = self._map(offset, length)
             return self._window
 
-    def _fault(self, fault: _mmio.Fault, first: int, verb: str) -> BarfsError:
+    def _fault(
+        self, fault: _mmio.Fault, first: int, verb: Verb, width: int | None = None
+    ) -> BarfsError:
         offset, signum, code = fault.args
-        where = f"{self._what}: {verb} at {first + offset:#x}"
+        during = Access(verb, first + offset, width=width)
         if (signum, code) != _PAGES_GONE:
-            return AccessFault(f"{where} faulted ({signal.Signals(signum).name}, code {code})")
+            name = signal.Signals(signum).name
+            return AccessFault(f" faulted ({name}, code {code})", what=self._what, during=during)
         with self._lock:
             self._revoked = True
             self._window = _NOTHING
         return DeviceGone(
-            f"{where}: its mapping was revoked, as when a driver claims the range; open it again"
+            "its mapping was revoked, as when a driver claims the range; open it again",
+            what=self._what,
+            during=during,
         )
 
     # In each of these the exception's traceback would keep `span`, and so the mapping, alive.
@@ -249,7 +186,7 @@ class MappedAperture:
             span.load_run(offset - first, width, into)
         except _mmio.Fault as fault:
             del span
-            raise self._fault(fault, first, f"read of {width} bytes") from fault
+            raise self._fault(fault, first, "read", width) from fault
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
         """See Aperture."""
@@ -258,7 +195,7 @@ class MappedAperture:
             span.store_run(offset - first, width, data)
         except _mmio.Fault as fault:
             del span
-            raise self._fault(fault, first, f"write of {width} bytes") from fault
+            raise self._fault(fault, first, "write", width) from fault
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
@@ -296,7 +233,7 @@ class CopiedAperture:
     max_width = _mmio.MAX_WIDTH
     memory_like = True
 
-    def __init__(self, path: StrPath, start: int, size: int, *, what: str, writable: bool) -> None:
+    def __init__(self, path: StrPath, start: int, size: int, *, what: What, writable: bool) -> None:
         self.size = size
         self.base = start
         self._what = what
@@ -311,11 +248,11 @@ class CopiedAperture:
                 try:
                     got = os.preadv(self._fd, [rest[done:]], self._start + offset + done)
                 except OSError as error:
-                    raise refusal(
-                        f"{self._what}: read at {offset + done:#x}", error, REFUSALS
-                    ) from error
+                    during = Access("read", offset + done)
+                    raise refusal(self._what, during, error) from error
                 if got == 0:
-                    raise AccessFault(f"{self._what}: read at {offset + done:#x}: nothing there")
+                    during = Access("read", offset + done)
+                    raise AccessFault("nothing there", what=self._what, during=during)
                 done += got
 
     def copy_in(self, offset: int, data: Buffer) -> None:
@@ -326,11 +263,11 @@ class CopiedAperture:
                 try:
                     put = os.pwrite(self._fd, rest[done:], self._start + offset + done)
                 except OSError as error:
-                    raise refusal(
-                        f"{self._what}: write at {offset + done:#x}", error, REFUSALS
-                    ) from error
+                    during = Access("write", offset + done)
+                    raise refusal(self._what, during, error) from error
                 if put == 0:
-                    raise AccessFault(f"{self._what}: write at {offset + done:#x}: nothing there")
+                    during = Access("write", offset + done)
+                    raise AccessFault("nothing there", what=self._what, during=during)
                 done += put
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
@@ -358,7 +295,7 @@ class PortAperture:
     memory_like = False
 
     def __init__(
-        self, path: StrPath, start: int, size: int, *, what: str, base: int, writable: bool
+        self, path: StrPath, start: int, size: int, *, what: What, base: int, writable: bool
     ) -> None:
         self.size = size
         self.base = base
@@ -386,15 +323,15 @@ class PortAperture:
         piece: list[memoryview],
         where: int,
         width: int,
-        verb: str,
+        verb: Verb,
     ) -> None:
-        what = f"{self._what}: {verb} of {width} bytes at {where - self._start:#x}"
+        during = Access(verb, where - self._start, width=width)
         try:
             done = call(self._fd, piece, where)
         except OSError as error:
-            raise refusal(what, error, REFUSALS) from error
+            raise refusal(self._what, during, error) from error
         if done != width:
-            raise AccessFault(f"{what}: the kernel took {done}")
+            raise AccessFault(f"the kernel took {done}", what=self._what, during=during)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """Ports are not memory-like: byte by byte."""
@@ -407,61 +344,3 @@ class PortAperture:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
-
-
-class SysfsFile:
-    """A sysfs file that does its own accesses, such as a function's `config`.
-
-    The kernel cuts each request into naturally aligned accesses (drivers/pci/pci-sysfs.c,
-    pci_read_config), so requests are passed on whole.
-    """
-
-    def __init__(self, path: StrPath, *, what: str, writable: bool) -> None:
-        self._what = what
-        self._fd = open_file(path, what, writable=writable)
-        self.size = os.fstat(self._fd).st_size
-
-    def read(self, offset: int, length: int) -> bytes:
-        """As much of `length` bytes at `offset` as the kernel gives, a page at a time."""
-        pieces = []
-        try:
-            while length:
-                pieces.append(os.pread(self._fd, length, offset))
-                if not pieces[-1]:
-                    break
-                offset += len(pieces[-1])
-                length -= len(pieces[-1])
-            return b"".join(pieces)
-        except OSError as error:
-            raise refusal(
-                f"{self._what}: read of {length:#x} bytes at {offset:#x}", error, REFUSALS
-            ) from error
-
-    def write(self, offset: int, data: bytes) -> int:
-        """How much of `data` the kernel took at `offset`."""
-        try:
-            return os.pwrite(self._fd, data, offset)
-        except OSError as error:
-            raise refusal(
-                f"{self._what}: write of {len(data):#x} bytes at {offset:#x}", error, REFUSALS
-            ) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-
-class RomFile(SysfsFile):
-    """sysfs's `rom`, which gives data only while it is enabled (drivers/pci/pci-sysfs.c).
-
-    Enabled and disabled around each read, so that it never stays on, whatever becomes of the
-    reader, and two readers don't switch it off for each other.
-    """
-
-    def read(self, offset: int, length: int) -> bytes:
-        """As SysfsFile.read."""
-        self.write(0, b"1")
-        try:
-            return super().read(offset, length)
-        finally:
-            self.write(0, b"0\n")

@@ -1,0 +1,136 @@
+"""Files that stay open, and what the kernel's refusal of a system call means."""
+
+import errno
+import os
+import resource
+from collections.abc import Mapping
+from typing import Final, TypeAlias
+
+from barfs.errors import (
+    Access,
+    BarfsError,
+    DeviceGone,
+    During,
+    KernelRefused,
+    NotAllowed,
+    Opening,
+    ReadOnly,
+    TooManyFiles,
+    What,
+)
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+StrPath: TypeAlias = str | os.PathLike[str]
+
+PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
+
+# Descriptors that open files never get, so that with no more of those to be had the daemon still
+# lists directories, looks up names and answers.
+RESERVED_FILES: Final = 64
+
+# What an errno of open(2) or mmap(2) means wherever it comes from; callers add their own.
+REFUSALS: Final[Mapping[int, type[BarfsError]]] = {
+    errno.EPERM: KernelRefused,
+    errno.EACCES: NotAllowed,
+    errno.EROFS: ReadOnly,
+    errno.ENOENT: DeviceGone,
+    errno.ENODEV: DeviceGone,
+    errno.ENXIO: DeviceGone,
+    errno.EMFILE: TooManyFiles,
+}
+
+
+def refusal(
+    what: What,
+    during: During | None,
+    error: OSError,
+    meanings: Mapping[int, type[BarfsError]] = REFUSALS,
+) -> BarfsError:
+    """The domain's error for a refused system call; one without a meaning keeps its errno."""
+    kind = meanings.get(error.errno or 0, BarfsError)
+    return kind(what=what, during=during, system=error)
+
+
+def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> int:
+    """A descriptor of a file that stays open, or the domain's error.
+
+    TooManyFiles already where RESERVED_FILES more would be too many.
+    """
+    access = os.O_RDWR if writable else os.O_RDONLY
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        fd = os.open(path, os.O_CLOEXEC | access | flags)
+    except OSError as error:
+        raise refusal(what, Opening(os.fspath(path)), error) from error
+    if limit != resource.RLIM_INFINITY and fd >= limit - RESERVED_FILES:
+        os.close(fd)
+        raise TooManyFiles(
+            f"the limit of {limit} open files is near; close some, or start barfs after ulimit -n"
+            " with more",
+            what=what,
+            during=Opening(os.fspath(path)),
+        )
+    return fd
+
+
+def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
+    """Up to `length` bytes of a file, in one read. OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, length, offset)
+    finally:
+        os.close(fd)
+
+
+class SysfsFile:
+    """A sysfs file that does its own accesses, such as a function's `config`.
+
+    The kernel cuts each request into naturally aligned accesses (drivers/pci/pci-sysfs.c,
+    pci_read_config), so requests are passed on whole.
+    """
+
+    def __init__(self, path: StrPath, *, what: What, writable: bool) -> None:
+        self._what = what
+        self._fd = open_file(path, what, writable=writable)
+        self.size = os.fstat(self._fd).st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As much of `length` bytes at `offset` as the kernel gives, a page at a time."""
+        pieces = []
+        try:
+            while length:
+                pieces.append(os.pread(self._fd, length, offset))
+                if not pieces[-1]:
+                    break
+                offset += len(pieces[-1])
+                length -= len(pieces[-1])
+            return b"".join(pieces)
+        except OSError as error:
+            raise refusal(self._what, Access("read", offset, length), error) from error
+
+    def write(self, offset: int, data: bytes) -> int:
+        """How much of `data` the kernel took at `offset`."""
+        try:
+            return os.pwrite(self._fd, data, offset)
+        except OSError as error:
+            raise refusal(self._what, Access("write", offset, len(data)), error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+class RomFile(SysfsFile):
+    """sysfs's `rom`, which gives data only while it is enabled (drivers/pci/pci-sysfs.c).
+
+    Enabled and disabled around each read, so that it never stays on, whatever becomes of the
+    reader, and two readers don't switch it off for each other.
+    """
+
+    def read(self, offset: int, length: int) -> bytes:
+        """As SysfsFile.read."""
+        self.write(0, b"1")
+        try:
+            return super().read(offset, length)
+        finally:
+            self.write(0, b"0\n")

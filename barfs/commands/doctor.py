@@ -1,0 +1,44 @@
+"""`barfs doctor`: what works on this machine, what does not, and how to mend it."""
+
+import argparse
+import sys
+from typing import Final
+
+from barfs.commands.command import Argument, Command
+from barfs.commands.ls import JSON
+from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, REAL_PROC, REAL_SYSFS, SYSFS
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """See the module. SystemExit with status 1 for trouble that counts."""
+    # Not needed by the other commands, so that they start faster.
+    from barfs.diagnosis import checkup  # noqa: PLC0415
+    from barfs.report import doctor  # noqa: PLC0415
+
+    found = doctor.findings(
+        (arguments.sysfs or REAL_SYSFS).absolute(),
+        (arguments.proc or REAL_PROC).absolute(),
+        (arguments.devmem or REAL_DEVMEM).absolute(),
+        arguments.pattern,
+    )
+    print(doctor.as_json(found) if arguments.json else checkup.text(found).rstrip("\n"), flush=True)
+    if doctor.is_hopeless(found, arguments.pattern):
+        sys.exit(1)
+
+
+COMMAND: Final = Command(
+    name="doctor",
+    summary="say what works on this machine, what does not, and how to mend it",
+    description="Say what works on this machine, what does not, and how to mend it.",
+    epilog="Exit status 1 if something keeps barfs from working; with PATTERN also if "
+    "something keeps it from those functions. Reads command registers.",
+    run=run,
+    options=(JSON, SYSFS, PROC, DEVMEM),
+    arguments=(
+        Argument(
+            "PATTERN",
+            "only functions that a PCI address, vendor:device or part of a name means",
+            optional=True,
+        ),
+    ),
+)

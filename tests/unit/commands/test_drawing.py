@@ -1,0 +1,64 @@
+"""What `barfs demo` shows is what is there."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from barfs.commands import drawing
+from barfs.devmem import PhysicalMemory
+from barfs.machine import simulated
+from barfs.machine.functions import PciBus
+from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Tree
+
+
+@pytest.fixture
+def tree(tmp_path):
+    machine = simulated.build(tmp_path)
+    return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
+
+
+def listed(tree, directory=ROOT):
+    for name, node in tree.entries(directory):
+        if name in VIEWS:
+            continue
+        yield name
+        if node.kind in DIRECTORIES:
+            yield from listed(tree, node)
+
+
+def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tree):
+    lines = list(drawing.draw(tree))
+    names = [line.rpartition("-- ")[2] for line in lines]
+    views = "u8/ u16/ u32/ u64/ x8/ x16/ x32/ x64/"
+    assert [name.split()[0] for name in names if name != views] == list(listed(tree))
+    above = [name for name, after in itertools.pairwise(names) if after == views]
+    assert above == [*map(str, tree.pci.addresses()), "phys"]
+    assert {
+        "|-- pci",
+        f"|   |   |-- {views}",
+        "|   |   |-- bar1  0x40",
+        "|   |   |-- config  0x100",
+        "|   |   |-- rom  0x10000",
+        "|   |   `-- info",
+        "|   `-- 0000:01:00.0",
+        "|       |-- config  0x1000",
+        f"|   |-- {views}",
+        "|   `-- 800000000-8ffffffff  0x100000000",
+        "|-- status",
+        "|-- 1af4:1110.1 -> pci/0000:00:05.0",
+        "`-- 1b36:0010 -> pci/0000:01:00.0",
+    } <= set(lines)
+
+
+def test_three_suggestions_that_name_what_is_there(tree, tmp_path):
+    suggestions = list(drawing.suggestions(tmp_path, tree))
+    assert len(suggestions) == 3
+    for command in suggestions:
+        (path,) = (word for word in command.split() if str(tmp_path) in word)
+        node = ROOT
+        for name in Path(path.removeprefix("of=")).relative_to(tmp_path).parts:
+            node = tree.lookup(node, name)
+            if node.kind is Kind.LINK:
+                node = node._replace(kind=Kind.FUNCTION)
+        assert tree.attributes(node).size > 0
