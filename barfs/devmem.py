@@ -2,14 +2,15 @@
 
 import errno
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.access.apertures import Aperture, CopiedAperture, MappedAperture
-from barfs.access.files import PAGE_SIZE, REFUSALS, refusal
+from barfs.access.apertures import CopiedAperture, MappedAperture
+from barfs.access.files import OFFSET_END, PAGE_SIZE, REFUSALS, refusal
 from barfs.errors import (
     BarfsError,
     CachingConflict,
@@ -20,12 +21,10 @@ from barfs.errors import (
     PhysicalSpan,
     What,
 )
+from barfs.machine.source import Source
 from barfs.names import AddressRange, PciAddress
 
 log = logging.getLogger(__name__)
-
-# One past the last byte that a file can have: its size is an off_t too.
-OFFSET_END: Final = (1 << 63) - 1
 
 # EAGAIN is mmap_mem's word for a remapping that fails, of a page that the kernel has mapped in
 # another caching type (drivers/char/mem.c; arch/x86/mm/pat/memtype.c, reserve_pfn_range). With PAT,
@@ -91,6 +90,15 @@ class Segment(NamedTuple):
         """Where it is."""
         return PhysicalSpan(self.start, self.size)
 
+    @property
+    def can_be_copied(self) -> bool:
+        """Whether reading and writing /dev/mem gives the same bytes as mapping it would.
+
+        Not where STRICT_DEVMEM has reads give zeros and drops writes, without an error, though it
+        lets the same memory be mapped (drivers/char/mem.c, read_mem).
+        """
+        return self.is_ram and not self.shared and self.start >= _LOW_MEMORY_END
+
 
 def split_by_kind(start: int, size: int, ranges: Iterable[IomemRange]) -> list[Segment]:
     """`size` bytes from `start`, cut where System RAM begins and ends, and its whole pages do."""
@@ -140,17 +148,16 @@ def _is_pci(name: str) -> bool:
 
 
 class PhysicalMemory:
-    """Physical memory through `devmem` (/dev/mem), as `proc`/iomem describes it."""
+    """Physical memory through `devmem` (/dev/mem), as the source's /proc/iomem describes it."""
 
-    def __init__(self, proc: Path, devmem: Path) -> None:
-        self.proc = proc
+    def __init__(self, source: Source, devmem: Path) -> None:
+        self.source = source
         self.devmem = devmem
-        self._iomem = proc / "iomem"
+        self._iomem = source.proc / "iomem"
 
     def _read(self) -> Sequence[IomemRange]:
         try:
-            with open(self._iomem, "rb", buffering=0) as file:
-                return parse_iomem(file.readall().decode(errors="replace"))
+            return parse_iomem(self.source.read_all(self._iomem).decode(errors="replace"))
         except OSError as error:
             raise NoSuchAddress(what=str(self._iomem), system=error) from error
 
@@ -194,71 +201,49 @@ class PhysicalMemory:
         """Whether all of a range is System RAM. Touches no memory."""
         return all(segment.is_ram for segment in split_by_kind(start, size, self._read()))
 
-    def open(self, start: int, size: int, *, writable: bool) -> list[Aperture]:
-        """Open physical memory, an aperture for each stretch of one kind, ascending.
+    def segments(self, start: int, size: int) -> list[Segment]:
+        """A range, cut into stretches of one kind. NoSuchAddress if /proc/iomem has not all of it.
 
-        System RAM is mapped as the kernel has it, or copied by the kernel where it can't be
-        mapped, and is memory-like; all else is mapped uncached. Raises NoSuchAddress, and
-        KernelRefused under lockdown and STRICT_DEVMEM.
+        Touches no memory.
         """
         self.resolve(AddressRange(start, start + size - 1))
-        apertures: list[Aperture] = []
-        try:
-            for segment in split_by_kind(start, size, self._read()):
-                opener = self._open_ram if segment.is_ram else self._open_other
-                apertures.append(opener(segment, writable=writable))
-        except BaseException:
-            for aperture in apertures:
-                aperture.close()
-            raise
-        return apertures
+        return split_by_kind(start, size, self._read())
 
-    def _open_ram(self, segment: Segment, *, writable: bool) -> Aperture:
-        try:
-            return self._map(
-                segment, what=segment.span, memory_like=True, uncached=False, writable=writable
-            )
-        except (CachingConflict, NotMappable):
-            # Never copied where STRICT_DEVMEM has reads give zeros and drops writes, without an
-            # error, though it lets the same memory be mapped (drivers/char/mem.c, read_mem).
-            if segment.start < _LOW_MEMORY_END or segment.shared:
-                raise
-        return CopiedAperture(
-            self.devmem, segment.start, segment.size, what=segment.span, writable=writable
-        )
+    def try_open(self) -> None:
+        """Open and close /dev/mem, which touches no memory. OSError."""
+        # Not to wait if it is a pipe.
+        os.close(os.open(self.devmem, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
 
-    def _open_other(self, segment: Segment, *, writable: bool) -> Aperture:
-        return self.map_device(segment.start, segment.size, what=segment.span, writable=writable)
-
-    def map_device(
-        self, start: int, size: int, *, what: What, writable: bool, memory_like: bool = False
+    def map(
+        self,
+        start: int,
+        size: int,
+        *,
+        what: What,
+        memory_like: bool,
+        uncached: bool,
+        writable: bool,
     ) -> MappedAperture:
-        """Map `size` bytes of device memory at physical address `start`, uncached."""
-        segment = Segment(start, size, is_ram=False)
-        try:
-            return self._map(
-                segment, what=what, memory_like=memory_like, uncached=True, writable=writable
-            )
-        except CachingConflict:
-            # Tables that firmware left in reserved memory (ACPI's) are in use by the kernel as
-            # cached memory, and must not be mapped in a second caching type.
-            return self._map(
-                segment, what=what, memory_like=memory_like, uncached=False, writable=writable
-            )
+        """Map `size` bytes from physical address `start`.
 
-    def _map(
-        self, segment: Segment, *, what: What, memory_like: bool, uncached: bool, writable: bool
-    ) -> MappedAperture:
+        Raises KernelRefused under lockdown, CachingConflict and NotMappable, DriverOwns.
+        """
         return MappedAperture(
             self.devmem,
-            segment.start,
-            segment.size,
+            start,
+            size,
             what=what,
-            base=segment.start,
+            base=start,
             memory_like=memory_like,
             writable=writable,
             uncached=uncached,
             refuse=self._refuse,
+        )
+
+    def copy(self, segment: Segment, *, writable: bool) -> CopiedAperture:
+        """Have the kernel copy a segment of System RAM, by reading and writing /dev/mem."""
+        return CopiedAperture(
+            self.devmem, segment.start, segment.size, what=segment.span, writable=writable
         )
 
     def _refuse(self, what: What, during: Mmap, error: OSError, start: int) -> BarfsError:

@@ -31,11 +31,6 @@ class FunctionPart(NamedTuple):
     def __str__(self) -> str:
         return str(self.address) if self.file is None else f"{self.address} {self.file}"
 
-    @property
-    def bar(self) -> int | None:
-        """The index of the BAR; None if it is not about one."""
-        return self.file.bar if isinstance(self.file, BarName) else None
-
 
 class PhysicalSpan(NamedTuple):
     """`size` bytes from physical address `start`."""
@@ -92,6 +87,17 @@ class Access(NamedTuple):
         return f"{self.verb} at {self.offset:#x}"
 
 
+class Request(NamedTuple):
+    """A request of `length` bytes at `offset` came to a file, and no access was made for it."""
+
+    verb: Verb
+    offset: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.verb} of {self.length:#x} at {self.offset:#x}"
+
+
 class Setting(NamedTuple):
     """A file of sysfs was being set: `text` was written to it."""
 
@@ -102,7 +108,7 @@ class Setting(NamedTuple):
         return f"writing {self.text} to {self.path}"
 
 
-During: TypeAlias = Opening | Mmap | Access | Setting
+During: TypeAlias = Opening | Mmap | Access | Request | Setting
 
 
 class BarfsError(Exception):
@@ -230,6 +236,12 @@ class ReadOnly(BarfsError):
 
 class BadRequest(BarfsError):
     """A request that no access can be made of."""
+
+    errno = errno.EINVAL
+
+
+class MapRefused(BarfsError):
+    """A map of registers is not what docs/registers.md says, or anybody could have written it."""
 
     errno = errno.EINVAL
 

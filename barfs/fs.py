@@ -26,17 +26,18 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from barfs.access.files import Buffer, read_file
+from barfs.access.files import Buffer
 from barfs.diagnosis.causes import explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.journal.records import Caller, Change, Refusal
-from barfs.machine.kernel import cpu_time
+from barfs.machine import kernel
 from barfs.names import PciAddress
 from barfs.nodes import (
     DIRECTORIES,
     FILES,
     FIXED_DIRECTORIES,
     PCI,
+    ROOT_INODE,
     Attributes,
     InodeNumbers,
     Kind,
@@ -78,17 +79,6 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
     return bounded
 
 
-def _process_of(pid: int) -> int:
-    """The process that a thread's number belongs to. OSError, IndexError, ValueError."""
-    try:
-        # Only a process has one: soon asked, and nearly always enough.
-        cpu_time(pid)
-    except OSError:
-        status = read_file(f"/proc/{pid}/status", 512)
-        return int(status.partition(b"\nTgid:")[2].split(None, 1)[0])
-    return pid
-
-
 def _caller(ctx: RequestContext) -> Caller:
     """Who asks. The kernel gives a pid of 0 for a process of another namespace.
 
@@ -98,9 +88,9 @@ def _caller(ctx: RequestContext) -> Caller:
     pid, process = ctx.pid, None
     try:
         if pid:
-            pid = _process_of(pid)
-            process = read_file(f"/proc/{pid}/comm", 512).rstrip(b"\n").decode(errors="replace")
-    except (OSError, IndexError, ValueError):
+            pid = kernel.process_of(pid)
+            process = kernel.name_of(pid)
+    except OSError:
         log.debug("nothing is known of process %d", ctx.pid)
     return Caller(ctx.uid, pid, process)
 
@@ -120,13 +110,24 @@ def refuse(what: str) -> NoReturn:
 
 
 class Operations(pyfuse3.Operations):
-    """The tree over FUSE, to whom the policy opens it."""
+    """The tree over FUSE, to whom the policy opens it.
+
+    `hear` takes in what the kernel has said of functions that came and went, and may call
+    `device_changed`.
+    """
 
     supports_dot_lookup = False
 
-    def __init__(self, tree: Tree, policy: Policy, workers: Workers) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        policy: Policy,
+        workers: Workers,
+        hear: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
         self._tree = tree
+        self._hear = hear
         self.journal = tree.journal
         self._files = OpenFiles(tree, workers)
         self._policy = policy
@@ -226,7 +227,9 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        """See pyfuse3.Operations."""
+        """See pyfuse3.Operations. A link by vendor:device goes by what the kernel said last."""
+        if parent_inode == ROOT_INODE:
+            self._hear()
         node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
         entry = self._entry(node, attributes)
         self._inodes.remember(entry.st_ino)

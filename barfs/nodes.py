@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import count, islice
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs.access import contract
@@ -18,11 +17,11 @@ from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.errors import BarfsError, DeviceGone, NoSuchNode
 from barfs.journal.records import Journal, Stream
-from barfs.machine.functions import PciBus
 from barfs.machine.resources import Resource, check_window
 from barfs.names import AddressRange, BarName, LinkName, PciAddress
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
+from barfs.spans.ways import Ways
 
 # st_blksize. Tools that buffer ask for this much at a time: on registers no more than one access,
 # elsewhere enough to be fast.
@@ -234,42 +233,38 @@ class InodeNumbers:
 
 
 class Tree:
-    """Names and attributes over one machine's PCI functions and, unless it is None, its memory.
+    """Names and attributes over one machine, and over its memory if that is of interest.
 
     `log` shows the journal, `decoder` is what turns decoding on, and `combining` knows what is
-    mapped write-combining, if either is wanted; `machine` is what is diagnosed.
+    mapped write-combining, if either is wanted; `ways` lead to bytes.
     """
 
     def __init__(
         self,
-        pci: PciBus,
-        memory: PhysicalMemory | None,
+        machine: Machine,
+        ways: Ways,
         journal: Journal | None = None,
         *,
         decoder: Decoder | None = None,
-        machine: Machine | None = None,
         combining: Combining | None = None,
     ) -> None:
-        self.pci = pci
-        self.combining = combining
-        if machine is None:
-            unused = PhysicalMemory(Path("/proc"), Path("/dev/mem"))
-            machine = Machine(pci, memory or unused, phys=memory is not None)
         self.machine = machine
-        self._memory = memory
+        self.pci = machine.pci
+        self.ways = ways
+        self.combining = combining
         self.journal = journal or Journal()
         self.stream = Stream(self.journal)
         self.decoder = decoder
         self._fixed = {
-            name: node for name, node in _FIXED.items() if node is not PHYS or memory is not None
+            name: node for name, node in _FIXED.items() if node is not PHYS or machine.phys
         }
 
     @property
     def memory(self) -> PhysicalMemory:
         """What is in `phys`; NoSuchNode if there is none."""
-        if self._memory is None:
+        if not self.machine.phys:
             raise NoSuchNode("there is no phys in this mount (--no-phys)")
-        return self._memory
+        return self.machine.memory
 
     def is_writable(self, node: Node) -> bool:
         """Whether no rule makes a file's device read-only."""
@@ -438,7 +433,7 @@ class Tree:
         found = []
         for entry in self.memory.within(node.start, node.size):
             address = PciAddress.parse(entry.name)
-            if address is not None and self.pci.is_present(address):
+            if address is not None and self.pci.everything.exists(address):
                 found.append((entry.start - node.start, entry.end + 1 - node.start, address))
         return found
 

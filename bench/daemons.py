@@ -10,14 +10,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from barfs.daemon.mountpoint import mounted_at
+from barfs.daemon.mountpoint import mount_table, resolve
 from barfs.machine.kernel import cpu_time
-from barfs.machine.simulated import SimulatedMachine
+from barfs.machine.simulated import Paths
 
 PATIENCE: Final = 60  # seconds; for a mount, and for its end
 
 # So that the kernel checks permissions as it does for barfs.
 _REFERENCE_OPTIONS: Final = "default_permissions,fsname=reference,subtype=reference"
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether something is mounted there. Does not touch it."""
+    mounts = mount_table()
+    return resolve(path, mounts) in mounts
 
 
 class BenchError(Exception):
@@ -35,21 +41,21 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 def unmount(path: Path) -> None:
     """Unmount if need be. BenchError."""
-    if mounted_at(path) is not None:
+    if _is_mounted(path):
         command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
         done = subprocess.run([*command, str(path)], check=False, capture_output=True, text=True)
         if done.returncode:
             raise BenchError(done.stderr.strip())
 
 
-def barfs_command(machine: SimulatedMachine, *options: str) -> list[str]:
+def barfs_command(machine: Paths, *options: str) -> list[str]:
     """`barfs mount` of a machine, but for the mountpoint."""
     barfs = str(Path(sys.executable).parent / "barfs")
     paths = ["--sysfs", str(machine.sysfs), "--proc", str(machine.proc)]
     return [barfs, "mount", *paths, "--devmem", str(machine.devmem), *options]
 
 
-def reference_command(program: Path, mode: str, machine: SimulatedMachine) -> list[str]:
+def reference_command(program: Path, mode: str, machine: Paths) -> list[str]:
     """The reference on a machine, but for the mountpoint. `mode` is "copy" or "map"."""
     devices = str(machine.sysfs / "bus/pci/devices")
     return [str(program), mode, devices, "-o", _REFERENCE_OPTIONS]
@@ -76,7 +82,7 @@ class Daemon:
     def _answers(self) -> bool:
         if self._process.poll() is not None:
             raise BenchError(f"{self._process.args!r} ended: {self._log.read_text()}")
-        return mounted_at(self.path) is not None and (self.path / "phys").exists()
+        return _is_mounted(self.path) and (self.path / "phys").exists()
 
     def cpu_ns(self) -> int:
         """CPU time of all its threads so far, those that have ended as well."""
@@ -103,7 +109,7 @@ class Daemon:
     def end(self) -> None:
         """Unmount and wait for its end."""
         unmount(self.path)
-        if self._process.poll() is None and mounted_at(self.path) is None:
+        if self._process.poll() is None and not _is_mounted(self.path):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE)
         if self._process.poll() is None:
@@ -123,6 +129,6 @@ def time_start(command: Sequence[str], mountpoint: Path) -> int:
     took = time.perf_counter_ns() - started
     if done.returncode:
         raise BenchError(f"{command[0]}: {done.stderr.decode(errors='replace')}")
-    wait_until(lambda: mounted_at(mountpoint) is not None, "background mount")
+    wait_until(lambda: _is_mounted(mountpoint), "background mount")
     unmount(mountpoint)
     return took

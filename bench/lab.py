@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from barfs.machine.simulated import SimulatedMachine
+from barfs.machine.simulated import Paths
 from bench import machines
 from bench.daemons import BenchError, Daemon, barfs_command, reference_command
 from bench.programs import program
@@ -48,7 +48,7 @@ class Lab:
         self.cpus = sorted(os.sched_getaffinity(0))
         shm = Path("/dev/shm")  # noqa: S108
         self._place = shm if os.access(shm, os.W_OK) else None
-        self._machines: dict[int, SimulatedMachine] = {}
+        self._machines: dict[int, Paths] = {}
         self._daemons: dict[tuple[int, str], Daemon] = {}
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class Lab:
             for daemon in self._daemons.values():
                 stack.callback(daemon.end)
 
-    def machine(self, functions: int) -> SimulatedMachine:
+    def machine(self, functions: int) -> Paths:
         """The machine of that many functions."""
         if functions not in self._machines:
             directory = self.directory / f"machine-{functions}"

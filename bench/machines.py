@@ -77,7 +77,7 @@ def link_to_last(functions: int) -> str:
     return str(LinkName(_id(kind), None, instance))
 
 
-def build(directory: Path, functions: int) -> simulated.SimulatedMachine:
+def build(directory: Path, functions: int) -> simulated.Paths:
     """Make a machine of that many functions in an empty directory, at least two.
 
     Its memory BAR is filled, 64 MiB. All functions but a dozen are made of hard links, which is

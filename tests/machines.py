@@ -1,12 +1,19 @@
 """Simulated machines that look like real ones: with a kernel, and a process that asks."""
 
 import gzip
+import re
+from pathlib import Path
 
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
-from barfs.nodes import ROOT
+from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.patterns import NO_RULES
+from barfs.machine.source import PlainSource
+from barfs.nodes import ROOT, Tree
+from barfs.spans.ways import Ways
+
+NOWHERE = Path("/nowhere")
 
 E1000 = "0000:00:03.0"
 FIRST = "0000:00:04.0"
@@ -32,6 +39,102 @@ def config_text(*options):
     return "\n".join(lines) + "\n"
 
 
+class Witness(PlainSource):
+    """Plain files, and a note of all that is asked of them: by whom, and the path.
+
+    Paths of functions are short: `0000:00:04.0/config`.
+    """
+
+    def __init__(self, sysfs, proc=NOWHERE, boot=NOWHERE):
+        super().__init__(sysfs, proc, boot)
+        self.seen = []
+
+    def _note(self, how, path):
+        self.seen.append((how, str(path).removeprefix(f"{self.sysfs}/bus/pci/devices/")))
+
+    def read(self, path, *where):
+        self._note("read", path)
+        return super().read(path, *where)
+
+    def read_all(self, path, *where):
+        self._note("read", path)
+        return super().read_all(path, *where)
+
+    def names(self, path):
+        self._note("list", path)
+        return super().names(path)
+
+    def target(self, path):
+        self._note("link", path)
+        return super().target(path)
+
+    def size(self, path):
+        self._note("size", path)
+        return super().size(path)
+
+    def exists(self, path):
+        self._note("exists", path)
+        return super().exists(path)
+
+    def is_directory(self, path):
+        self._note("exists", path)
+        return super().is_directory(path)
+
+    def write(self, path, data):
+        self._note("write", path)
+        super().write(path, data)
+
+    def presence(self, path, address):
+        self._note("watch", path)
+        return super().presence(path, address)
+
+    def open_config(self, path, what, *, writable):
+        self._note("open", path)
+        return super().open_config(path, what, writable=writable)
+
+    def open_rom(self, path, what):
+        self._note("open", path)
+        return super().open_rom(path, what)
+
+    def bar_file(self, path, start):
+        self._note("open", path)
+        return super().bar_file(path, start)
+
+    def touched(self):
+        """What of functions may make a device answer: their config space, ROMs and BARs."""
+        files = re.compile(r"[0-9a-f:.]+/(config|rom|resource[0-9]\w*)")
+        return [
+            path
+            for how, path in self.seen
+            if how in {"read", "write", "open"} and files.fullmatch(path)
+        ]
+
+
+def functions_of(sysfs, rules=NO_RULES, source=PlainSource):
+    """The functions below a sysfs of plain files."""
+    return Allowed(AllFunctions(source(sysfs, NOWHERE, NOWHERE)), rules)
+
+
+def machine_of(
+    paths, *, rules=NO_RULES, phys=True, boot=NOWHERE, bars_via_devmem=False, source=PlainSource
+):
+    """The machine that is made of the files of a simulated one."""
+    source = source(paths.sysfs, paths.proc, boot)
+    pci = Allowed(AllFunctions(source), rules)
+    return Machine(pci, PhysicalMemory(source, paths.devmem), phys, bars_via_devmem)
+
+
+def ways_of(machine):
+    """The ways to a machine's bytes."""
+    via = "devmem" if machine.bars_via_devmem else "resource"
+    return Ways(machine.pci, machine.memory, via)
+
+
+def tree_of(machine, journal=None, **wanted):
+    """The tree over a machine; `wanted` is what opening takes: a decoder, claims of combining."""
+    return Tree(machine, ways_of(machine), journal, **wanted)
+
+
 def find(tree, path):
     """The node of a path from the root of the tree."""
     node = ROOT
@@ -43,8 +146,10 @@ def find(tree, path):
 class Fixture:
     """The files of a machine, and what is made of them. As made, nothing is amiss."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, source=PlainSource):
         self.directory = directory
+        self.source = source
+        self.sources = []  # of all machines that were made
         self.paths = simulated.build(directory)
         self.boot = directory / "boot"
         self.fuse = directory / "fuse"
@@ -65,12 +170,15 @@ class Fixture:
 
     @property
     def machine(self):
-        memory = PhysicalMemory(self.proc, self.paths.devmem)
-        return Machine(PciBus(self.paths.sysfs), memory, self.boot)
+        return self._made()
+
+    def _made(self, **more):
+        machine = machine_of(self.paths, boot=self.boot, source=self.source, **more)
+        self.sources.append(machine.source)
+        return machine
 
     def via_devmem(self):
-        memory = PhysicalMemory(self.proc, self.paths.devmem)
-        return Machine(PciBus(self.paths.sysfs, memory), memory, self.boot)
+        return self._made(bars_via_devmem=True)
 
     def set_process(self, uid=0, mask=ALL, users="0 0 4294967295"):
         (self.proc / "self/status").write_text(STATUS.format(uid=uid, mask=mask))

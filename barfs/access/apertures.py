@@ -45,6 +45,7 @@ class Aperture(Protocol):
     base: int  # bus address of byte 0: what alignment is measured against
     max_width: int  # bytes; the widest access that the span takes in one go
     memory_like: bool
+    way: str  # by which it was opened; barfs/spans/ways.py sets it
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
         """Fill `into` by ascending loads of `width` bytes."""
@@ -83,6 +84,7 @@ class MappedAperture:
     """
 
     max_width = _mmio.MAX_WIDTH
+    way = ""
 
     def __init__(
         self,
@@ -231,6 +233,7 @@ class CopiedAperture:
     """
 
     max_width = _mmio.MAX_WIDTH
+    way = ""
     memory_like = True
 
     def __init__(self, path: StrPath, start: int, size: int, *, what: What, writable: bool) -> None:
@@ -292,6 +295,7 @@ class PortAperture:
     """
 
     max_width = 4
+    way = ""
     memory_like = False
 
     def __init__(

@@ -6,7 +6,7 @@ Nothing here touches hardware, and nothing may be added to an address after it h
 import re
 from typing import NamedTuple
 
-from barfs.errors import BadRequest, PastEnd
+from barfs.errors import Access, BadRequest, PastEnd
 
 # The widest access of a request that is not itself one access. Registers are 32 bits wide far more
 # often than 64, and a device that wants 64 at a time gets it from a request of exactly 8 bytes.
@@ -34,7 +34,7 @@ def clip_read(offset: int, length: int, size: int) -> int:
 def clip_write(offset: int, length: int, size: int) -> int:
     """How much of a write lies before the end; PastEnd where none of a non-empty one does."""
     if length and offset >= size:
-        raise PastEnd(f"write of {length:#x} bytes at {offset:#x}, but the file ends at {size:#x}")
+        raise PastEnd(f", but the file ends at {size:#x}", during=Access("write", offset, length))
     return max(0, min(length, size - offset))
 
 

@@ -24,6 +24,9 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
+# One past the last byte that a file can have: its size is an off_t too.
+OFFSET_END: Final = (1 << 63) - 1
+
 # Descriptors that open files never get, so that with no more of those to be had the daemon still
 # lists directories, looks up names and answers.
 RESERVED_FILES: Final = 64

@@ -10,16 +10,19 @@ from barfs.daemon.options import Option
 
 QUIET: Final = Option("-q --quiet", "it is no error if nothing is mounted")
 
+DEAD: Final = Option("--dead", "only if its daemon is gone")
+
 
 def run(arguments: argparse.Namespace) -> None:
     """See the module."""
-    unmount(arguments.mountpoint.absolute(), quiet=bool(arguments.quiet))
+    mountpoint: Path = arguments.mountpoint.absolute()
+    unmount(mountpoint, quiet=bool(arguments.quiet), dead=bool(arguments.dead))
 
 
 COMMAND: Final = Command(
     name="umount",
     summary="unmount",
     run=run,
-    options=(QUIET,),
+    options=(QUIET, DEAD),
     arguments=(Argument("MOUNTPOINT", parse=Path),),
 )

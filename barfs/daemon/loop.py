@@ -70,6 +70,16 @@ class Loop:
             self._waiting.over = True
         pyfuse3.terminate()
 
+    @staticmethod
+    def is_disconnected() -> bool:
+        """Whether the kernel has ended the session: it was unmounted, or aborted."""
+        fd = _session_fd()
+        if fd is None:
+            return False
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
         """For a handler to wait in: another task fetches requests meanwhile."""

@@ -1,8 +1,11 @@
 """Mountpoints: what is mounted there, whether it still answers, and how to be rid of it.
 
-Nothing here waits for a mount: a daemon that is stopped or hangs would keep whoever asks it.
+Nothing here waits for a mount: a daemon that is stopped or hangs would keep whoever asks it. And
+nothing is unmounted but the mount that was meant: paths may lead elsewhere by then, for who owns a
+directory on the way can put a link there.
 """
 
+import ctypes
 import enum
 import errno
 import os
@@ -10,6 +13,7 @@ import re
 import select
 import signal
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,6 +26,21 @@ ANSWER_TIMEOUT: Final = 3.0
 
 # What a request to a mount without a daemon gives (fs/fuse/dev.c: fuse_get_req, fuse_abort_conn).
 _DEAD: Final = {errno.ENOTCONN, errno.ECONNABORTED}
+
+# include/linux/fs.h
+_MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
+
+_AT: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+# What errors of umount2(2) mean here.
+_WORDS: Final = {
+    errno.EBUSY: "target is busy",
+    errno.ESTALE: "something else is mounted over it, or a link has come to its place",
+    errno.ENOTDIR: "a link has come to its place",
+}
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 # As many as the kernel follows (include/linux/namei.h, MAXSYMLINKS).
 _MAX_LINKS: Final = 40
@@ -40,11 +59,21 @@ class State(enum.Enum):
 
 
 class Mounted(NamedTuple):
-    """A mount: the type of its file system and, of a FUSE one, who mounted it."""
+    """A mount: where it is, the type of its file system and, of a FUSE one, who mounted it.
 
+    Its number and that of its device, `0:45`, are not those of another as long as it is there.
+    """
+
+    where: str
     kind: str
     uid: int
     gid: int
+    number: int
+    device: str
+
+    def is_same(self, other: "Mounted") -> bool:
+        """Whether it is the same mount, which may have been moved."""
+        return (self.number, self.device) == (other.number, other.device)
 
 
 def _unescape(field: bytes) -> str:
@@ -52,20 +81,35 @@ def _unescape(field: bytes) -> str:
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), field))
 
 
-def _parse_line(line: bytes) -> tuple[str, Mounted]:
-    """Where, and what: a line of mountinfo, as Documentation/filesystems/proc.rst has it."""
+def _parse_line(line: bytes) -> Mounted:
+    """A line of mountinfo, as Documentation/filesystems/proc.rst has it."""
     fields = line.split(b" ")
     end = fields.index(b"-", 6)
     kind, options = _unescape(fields[end + 1]), fields[end + 3].decode(errors="replace")
     owner = dict(re.findall(r"(?:^|,)(user_id|group_id)=(\d+)", options))
-    mounted = Mounted(kind, int(owner.get("user_id", 0)), int(owner.get("group_id", 0)))
-    return _unescape(fields[4]), mounted
+    uid, gid = int(owner.get("user_id", 0)), int(owner.get("group_id", 0))
+    return Mounted(_unescape(fields[4]), kind, uid, gid, int(fields[0]), fields[2].decode())
+
+
+def mounts() -> list[Mounted]:
+    """All mounts, the later one after what it lies over."""
+    return [_parse_line(line) for line in MOUNT_TABLE.read_bytes().split(b"\n") if line]
 
 
 def mount_table() -> dict[str, Mounted]:
     """All mounts by their mountpoints; of several in one place the one that is seen."""
-    lines = MOUNT_TABLE.read_bytes().split(b"\n")
-    return dict(_parse_line(line) for line in lines if line)
+    return {mounted.where: mounted for mounted in mounts()}
+
+
+def made_since(before: Sequence[Mounted], mountpoint: Path) -> Mounted | None:
+    """The barfs mount that has been made there; None if it is gone again."""
+    found = [
+        mounted
+        for mounted in mounts()
+        if mounted.kind == BARFS_TYPE and not any(map(mounted.is_same, before))
+    ]
+    where = resolve(mountpoint, mount_table())
+    return next((one for one in reversed(found) if one.where == where), None)
 
 
 def resolve(path: Path, mounts: dict[str, Mounted]) -> str:
@@ -73,6 +117,20 @@ def resolve(path: Path, mounts: dict[str, Mounted]) -> str:
 
     What lies inside of one is left as it is.
     """
+    return _resolve(path, mounts, lambda _: None)
+
+
+def _resolve_trusted(path: Path, mounts: dict[str, Mounted]) -> str:
+    """The same, but MountError for a link that neither root nor this user has made."""
+
+    def check(link: str) -> None:
+        if os.lstat(link).st_uid not in {0, os.geteuid()}:
+            raise MountError(f"{link} is a symbolic link that somebody else has made")
+
+    return _resolve(path, mounts, check)
+
+
+def _resolve(path: Path, mounts: dict[str, Mounted], check: Callable[[str], None]) -> str:
     left = str(path.absolute()).split("/")[::-1]
     done = "/"
     links = 0
@@ -91,6 +149,7 @@ def resolve(path: Path, mounts: dict[str, Mounted]) -> str:
         except OSError:  # no link, or nothing there
             done = candidate
             continue
+        check(candidate)
         links += 1
         if links > _MAX_LINKS:
             return candidate
@@ -98,12 +157,6 @@ def resolve(path: Path, mounts: dict[str, Mounted]) -> str:
         if target.startswith("/"):
             done = "/"
     return done
-
-
-def mounted_at(mountpoint: Path) -> Mounted | None:
-    """What is mounted there; None if nothing is. Does not touch it."""
-    mounts = mount_table()
-    return mounts.get(resolve(mountpoint, mounts))
 
 
 def _ask(where: str, mounted: Mounted) -> int:
@@ -192,57 +245,115 @@ def _check_dead(mountpoint: Path, how: State, *, replace_dead: bool) -> None:
 def clear_dead(mountpoint: Path) -> None:
     """Unmount the dead barfs mounts there, busy or not: nothing can be lost. MountError."""
     while True:
-        mounts = mount_table()
-        where = resolve(mountpoint, mounts)
-        mounted = mounts.get(where)
+        table = mount_table()
+        mounted = table.get(_resolve_trusted(mountpoint, table))
         if mounted is None or mounted.kind != BARFS_TYPE:
             return
-        if state(where, mounted) is not State.DEAD:
+        if state(mounted.where, mounted) is not State.DEAD:
             return
-        refused = _unmount(where, lazily=True)
+        refused = _unmount(mounted, lazily=True)
         if refused is not None:
             raise MountError(refused)
 
 
-def _unmount(where: str, *, lazily: bool) -> str | None:
-    """Unmount a resolved path, without a look at it. Why it can't be, in umount's own words."""
+def _unmount(mounted: Mounted, *, lazily: bool) -> str | None:
+    """Unmount this mount, and nothing else. Why it can't be, in words that name it."""
     if os.geteuid() == 0:
-        # -c: no look at the mountpoint, which may hang.
-        command = ["umount", "-c", *(["-l"] if lazily else []), where]
-    else:
-        command = ["fusermount3", "-u", *(["-z"] if lazily else []), where]
+        try:
+            _unmount_as_root(mounted, lazily=lazily)
+        except OSError as error:
+            words = _WORDS.get(error.errno or 0, error.strerror)
+            return f"{mounted.where}: {words}"
+        return None
+    if mount_table().get(mounted.where) != mounted:
+        return f"{mounted.where}: {_WORDS[errno.ESTALE]}"
+    # It takes care of links, and unmounts only what is the user's own.
+    command = ["fusermount3", "-u", *(["-z"] if lazily else []), mounted.where]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     except FileNotFoundError:
-        return f"{command[0]} is missing; install util-linux and fuse3"
+        return f"{command[0]} is missing; install fuse3"
     return done.stderr.strip().replace("\n", "; ") if done.returncode else None
 
 
-def unmount(mountpoint: Path, *, quiet: bool = False) -> None:
+def _unmount_as_root(mounted: Mounted, *, lazily: bool) -> None:
+    """OSError if it can't be. ESTALE if something else is at its path."""
+    directory, name = os.path.split(mounted.where)
+    above = os.open(directory, _AT)
+    try:
+        # A path to a descriptor leads to the very mount, but a mount with one is busy.
+        root = os.open(name, _AT, dir_fd=above)
+        try:
+            if _number_of(root) != mounted.number:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            if lazily:
+                _umount2(f"/proc/self/fd/{root}", _MNT_DETACH)
+                return
+        finally:
+            os.close(root)
+        # As long as something is mounted there the kernel lets nobody rename the directory or
+        # remove it (fs/namei.c, vfs_rename: is_local_mountpoint).
+        _umount2(f"/proc/self/fd/{above}/{name}", _UMOUNT_NOFOLLOW)
+    finally:
+        os.close(above)
+
+
+def _number_of(fd: int) -> int:
+    """The number of the mount that an open file is in (Documentation/filesystems/proc.rst)."""
+    about = Path(f"/proc/self/fdinfo/{fd}").read_text()
+    return int(about.partition("mnt_id:")[2].split(maxsplit=1)[0])
+
+
+def _umount2(path: str, flags: int) -> None:
+    """See umount2(2)."""
+    if _libc.umount2(os.fsencode(path), flags):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def unmount_own(own: Mounted, *, ended: bool) -> str | None:
+    """Unmount a mount that this process has made, busy or not, wherever it is by now.
+
+    The session is closed already. `ended` is whether its connection to the kernel was gone before
+    that: then there may be another mount by now with the same numbers, which is left as it is. Why
+    it can't be unmounted; an empty string if it was there though the connection was gone.
+    """
+    now = next(filter(own.is_same, mounts()), None)
+    if now is None or (ended and state(now.where, now) is not State.DEAD):
+        return None
+    refused = _unmount(now, lazily=True)
+    return "" if ended and refused is None else refused
+
+
+def unmount(mountpoint: Path, *, quiet: bool = False, dead: bool = False) -> None:
     """Unmount a barfs mount; a dead one, busy or not. With `quiet` there need be none. MountError.
 
-    A live one that is in use is left as it is.
+    A live one that is in use is left as it is, and with `dead` any that answers.
     """
-    mounts = mount_table()
-    where = resolve(mountpoint, mounts)
-    mounted = mounts.get(where)
+    table = mount_table()
+    mounted = table.get(_resolve_trusted(mountpoint, table))
     if mounted is None and quiet:
         return
     if mounted is None or mounted.kind != BARFS_TYPE:
         raise MountError(f"{mountpoint} is not a barfs mount")
+    if dead:
+        clear_dead(mountpoint)
+        if not quiet and mount_table().get(mounted.where) == mounted:
+            raise MountError(f"{mountpoint} is not dead: its daemon is there")
+        return
     # First without a question: that needs no answer, and who asks makes it busy.
-    refused = _unmount(where, lazily=False)
+    refused = _unmount(mounted, lazily=False)
     if refused is None:
         return
-    how = state(where, mounted)
+    how = state(mounted.where, mounted)
     if how is State.DEAD:
-        refused = _unmount(where, lazily=True)
+        refused = _unmount(mounted, lazily=True)
         if refused is None:
             return
         raise MountError(refused)
     if how is State.SILENT:
         raise MountError(
             f"{refused}; its daemon does not answer: find and kill it (pgrep -af barfs), then"
-            f" again: barfs umount {where}"
+            f" again: barfs umount {mounted.where}"
         )
-    raise MountError(f"{refused}; see who uses it with: fuser -vm {where}")
+    raise MountError(f"{refused}; see who uses it with: fuser -vm {mounted.where}")

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,17 @@ import trio
 
 from barfs.daemon import confine
 from barfs.daemon.loop import Loop
-from barfs.daemon.mountpoint import MountError, check_free, clear_dead, mount_table, resolve
+from barfs.daemon.mountpoint import (
+    Mounted,
+    MountError,
+    check_free,
+    clear_dead,
+    made_since,
+    mount_table,
+    mounts,
+    resolve,
+    unmount_own,
+)
 from barfs.daemon.outlets import StandardError, Syslog, log_to, notify
 from barfs.daemon.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings, check, group_id
 from barfs.devmem import PhysicalMemory
@@ -25,13 +35,14 @@ from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
-from barfs.machine.functions import PciBus
-from barfs.machine.uevents import Watch
+from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.source import source_of
 from barfs.nodes import Tree
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
+from barfs.spans.ways import Ways
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +79,10 @@ def _fuse_options(settings: Settings) -> set[str]:
     return options
 
 
-def _init(operations: Operations, settings: Settings) -> None:
-    """Mount. MountError with libfuse's own words if that fails."""
+def _init(operations: Operations, settings: Settings) -> Mounted | None:
+    """Mount; what has been mounted. MountError with libfuse's own words if that fails."""
     said: list[str] = []
+    before = mounts()
     try:
         with _captured_stderr(said):
             pyfuse3.init(operations, str(settings.mountpoint), _fuse_options(settings))
@@ -79,19 +91,36 @@ def _init(operations: Operations, settings: Settings) -> None:
         raise MountError(
             f"cannot mount on {settings.mountpoint}: {words or 'no reason given'}"
         ) from None
+    return made_since(before, settings.mountpoint)
 
 
-def tree_of(settings: Settings, stamp: Callable[[], Hashable | None] = lambda: None) -> Tree:
-    """The tree over the machine that the settings name; `stamp` is that of barfs.pci.PciBus."""
-    memory = PhysicalMemory(settings.proc, settings.devmem)
-    bars_via = memory if settings.bars_via == "devmem" else None
-    pci = PciBus(settings.sysfs, bars_via, settings.rules, stamp)
+def _close(own: Mounted | None, loop: Loop) -> None:
+    """End the session and unmount. MountError if that can't be, or if the session was aborted."""
+    ended = loop.is_disconnected()
+    pyfuse3.close(unmount=False)
+    if own is None:
+        return
+    refused = unmount_own(own, ended=ended)
+    if refused:
+        raise MountError(f"a dead mount is left: {refused}")
+    if refused is not None:
+        raise MountError(
+            f"the mount on {own.where} was aborted, by umount -f or in /sys/fs/fuse/connections;"
+            " it is unmounted"
+        )
+
+
+def tree_of(settings: Settings) -> Tree:
+    """The tree over the machine that the settings name."""
+    source = source_of(settings.sysfs, settings.proc)
+    pci = Allowed(AllFunctions(source), settings.rules)
+    memory = PhysicalMemory(source, settings.devmem)
+    via_devmem = settings.bars_via == "devmem"
     return Tree(
-        pci,
-        memory if settings.phys else None,
+        Machine(pci, memory, phys=settings.phys, bars_via_devmem=via_devmem),
+        Ways(pci, memory, settings.bars_via),
         Journal(reads=settings.log_reads),
         decoder=Decoder(pci) if settings.enable else None,
-        machine=Machine(pci, memory, phys=settings.phys),
         combining=Combining() if settings.write_combining else None,
     )
 
@@ -126,26 +155,26 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     _raise_limit()
     loop = Loop(settings.loop)
-    watch = Watch()
-    tree = tree_of(settings, watch.stamp)
-    operations = Operations(tree, _policy_of(settings), Workers(loop.away))
+    tree = tree_of(settings)
+    source = tree.machine.source
+    operations = Operations(tree, _policy_of(settings), Workers(loop.away), hear=source.hear)
     log_file = _open_log_file(settings, operations.journal)
     background: list[Callable[[], Awaitable[None]]] = []
     if log_file is not None:
         background.append(log_file.follow)
-    if settings.sysfs == REAL_SYSFS:
-        background.append(partial(watch.run, operations.device_changed))
+    if source.watch is not None:
+        background.append(partial(source.watch.run, operations.device_changed))
     # What is there by now stays: the garbage collector, for which all requests have to wait, need
     # not look through it.
     gc.freeze()
     # Until the loop takes signals they wait: their default would leave a dead mount.
     with _signals_blocked():
-        _init(operations, settings)
+        own = _init(operations, settings)
         # In this order at the end, the last first, each whatever becomes of the others.
         with contextlib.ExitStack() as ending:
             if log_file is not None:
                 ending.callback(log_file.close)
-            ending.callback(pyfuse3.close, unmount=True)
+            ending.callback(_close, own, loop)
             ending.callback(operations.close)
             ending.callback(notify, "STOPPING=1")
             _give_up_rights(settings)
@@ -281,7 +310,9 @@ def run_in_background(settings: Settings, finish: Callable[[], None]) -> None:
         with os.fdopen(send, "w") as answers:
 
             def report(answer: str) -> None:
-                if not answers.closed:
+                if answers.closed:
+                    log.error("%s", answer)
+                else:
                     answers.write(answer)
                     answers.close()
 

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
 
 from barfs.daemon.mountpoint import MountError, check_free, mount_table, resolve
 from barfs.daemon.options import Option, mode, options_of, pattern
+from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
 
@@ -166,9 +167,9 @@ def check(settings: Settings) -> None:
     if os.geteuid() != 0:
         devmem = settings.devmem if settings.uses_devmem else None
         if settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM:
-            raise MountError("device memory is for root only; run it with sudo, or try: barfs demo")
+            raise MountError(f"{ROOT_ONLY}; run it with sudo, or try: barfs demo")
         if shutil.which("fusermount3") is None:
-            raise MountError("fusermount3 is missing; install it with: apt install fuse3")
+            raise MountError(str(NO_FUSERMOUNT))
 
 
 def _check_sharing(settings: Settings) -> None:

@@ -7,12 +7,12 @@ doctor` before it does (checkup.py).
 import errno
 import logging
 import shlex
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs.access.contract import overlap
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis import obstacles
+from barfs.diagnosis.text import printable
 from barfs.errors import (
     BarfsError,
     CachingConflict,
@@ -28,13 +28,12 @@ from barfs.errors import (
     PhysicalSpan,
 )
 from barfs.machine import kernel
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import Allowed, Functions
 from barfs.machine.kernel import Kernel, Process
+from barfs.machine.source import Source
 from barfs.names import PciAddress
 
 log = logging.getLogger(__name__)
-
-BOOT: Final = Path("/boot")
 
 _COMMAND_LINE: Final = "on the kernel's command line"
 _RELAX: Final = f"reboot with iomem=relaxed {_COMMAND_LINE}"
@@ -47,6 +46,10 @@ IO_STRICT: Final = Cause(
     "the kernel keeps what drivers own from others (CONFIG_IO_STRICT_DEVMEM)", advice=_RELAX
 )
 
+ROOT_ONLY: Final = "device memory is for root only"
+
+NO_FUSERMOUNT: Final = Cause("fusermount3 is missing", "sudo apt install fuse3")
+
 _CACHING: Final = Cause("the kernel uses it in another caching type, and refuses a second one")
 _CONFINED: Final = Cause(
     "something confines this process",
@@ -55,30 +58,36 @@ _CONFINED: Final = Cause(
 
 
 class Machine(NamedTuple):
-    """What is diagnosed: this machine, a saved copy of one, or the simulated one.
+    """What there is: this machine, a saved copy of one, or the simulated one.
 
-    Without `phys` its memory is not of interest.
+    Without `phys` its memory is not of interest. `bars_via_devmem` is whether memory BARs are
+    reached through /dev/mem.
     """
 
-    pci: PciBus
+    pci: Allowed
     memory: PhysicalMemory
-    boot: Path = BOOT
     phys: bool = True
+    bars_via_devmem: bool = False
+
+    @property
+    def source(self) -> Source:
+        """Where its facts come from."""
+        return self.pci.source
 
     def kernel(self) -> Kernel:
         """What is known of its kernel now."""
-        return kernel.read_kernel(self.pci.sysfs, self.memory.proc, self.boot)
+        return kernel.read_kernel(self.source)
 
 
 def locked_down(machine: Machine, facts: Kernel) -> Cause | None:
     """Of a lockdown that is in force; None: it is not, or that can't be told."""
     if facts.lockdown in {None, "none"}:
         return None
-    asked = kernel.parameter(machine.memory.proc, "lockdown")
+    asked = kernel.parameter(machine.source, "lockdown")
     forced = f"LOCK_DOWN_KERNEL_FORCE_{str(facts.lockdown).upper()}"
     if asked in kernel.LOCKDOWN_LEVELS:
         advice = f"reboot without lockdown={asked} {_COMMAND_LINE}"
-    elif kernel.has_secure_boot(machine.pci.sysfs):
+    elif kernel.has_secure_boot(machine.source):
         advice = "turn Secure Boot off in the firmware's set-up, and reboot"
     elif facts.has(forced):
         advice = f"boot a kernel built without CONFIG_{forced}"
@@ -93,18 +102,18 @@ def locked_down(machine: Machine, facts: Kernel) -> Cause | None:
 
 def lockdown_unknown(machine: Machine) -> Cause:
     """Of a kernel whose lockdown can't be told."""
-    directory = machine.pci.sysfs / "kernel/security"
+    directory = machine.source.sysfs / "kernel/security"
     mend = f"mount -t securityfs securityfs {shlex.quote(str(directory))}"
     return Cause(
         f"whether lockdown is in force can't be told without {directory}/lockdown",
-        mend if directory.is_dir() else None,
+        mend if machine.source.is_directory(directory) else None,
     )
 
 
 def unprivileged(process: Process) -> Cause | None:
     """Of a process that lacks what barfs needs; None if it has all."""
     if process.uid != 0:
-        return Cause("device memory is for root only, and this is not root", "sudo -s")
+        return Cause(f"{ROOT_ONLY}, and this is not root", "sudo -s")
     if process.missing:
         options = " ".join(f"--cap-add={name.removeprefix('CAP_')}" for name in process.missing)
         return Cause(
@@ -130,7 +139,7 @@ def devmem_missing(machine: Machine, facts: Kernel) -> Cause:
 
 def devmem_closed(machine: Machine, facts: Kernel, error: OSError) -> Cause | None:
     """Of a /dev/mem that does not open (drivers/char/mem.c, open_port); None: no cause is known."""
-    process = kernel.read_process(machine.memory.proc)
+    process = kernel.read_process(machine.source)
     lacking = None if process is None else unprivileged(process)
     match error.errno:
         case errno.ENOENT:
@@ -144,7 +153,7 @@ def devmem_closed(machine: Machine, facts: Kernel, error: OSError) -> Cause | No
             return None
 
 
-def driver_owns(pci: PciBus, address: PciAddress, driver: str) -> Cause:
+def driver_owns(pci: Functions, address: PciAddress, driver: str) -> Cause:
     """Of a function whose driver has claimed its BARs, where the kernel keeps them from others."""
     return Cause(
         f"driver {driver} owns it, and {IO_STRICT.sentence}",
@@ -168,13 +177,6 @@ def explain(error: BarfsError, machine: Machine) -> str:
     return str(error) if cause is None else printable(f"{error}: {cause}")
 
 
-def printable(line: str) -> str:
-    """A line with what could end it, or command a terminal, replaced: names may have anything."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line
-    )
-
-
 def _cause(error: BarfsError, machine: Machine) -> Cause | None:
     if not isinstance(error, (KernelRefused, DriverOwns, DeviceGone, NotAllowed)):
         return None
@@ -190,14 +192,16 @@ def _cause(error: BarfsError, machine: Machine) -> Cause | None:
         case KernelRefused() if error.system is not None:
             return _why_refused(error, machine)
         case NotAllowed():
-            process = kernel.read_process(machine.memory.proc)
+            process = kernel.read_process(machine.source)
             return None if process is None else unprivileged(process)
         case _:
             return None
 
 
 def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
-    if not isinstance(error.what, FunctionPart) or machine.pci.is_present(error.what.address):
+    if not isinstance(error.what, FunctionPart) or machine.pci.everything.exists(
+        error.what.address
+    ):
         return None
     return Cause(
         "when it is back, open the file again; this looks for it",
@@ -220,7 +224,7 @@ def _why_owned(error: BarfsError, machine: Machine) -> Cause:
     return driver_owns(machine.pci, address, driver)._replace(sentence=IO_STRICT.sentence)
 
 
-def _at(pci: PciBus, start: int, end: int) -> PciAddress | None:
+def _at(pci: Functions, start: int, end: int) -> PciAddress | None:
     """The function with a memory BAR in a physical range, the end included."""
     for address in pci.addresses():
         for bar in pci.bars(address).values():
@@ -235,7 +239,7 @@ def _why_refused(error: BarfsError, machine: Machine) -> Cause | None:
     cause = locked_down(machine, facts)
     if cause is not None:
         return cause
-    via_devmem = machine.pci.bars_via_devmem and isinstance(error.during, Mmap)
+    via_devmem = machine.bars_via_devmem and isinstance(error.during, Mmap)
     if isinstance(error.what, FunctionPart) and not via_devmem:
         return lockdown_unknown(machine) if facts.lockdown is None else None
     # /dev/mem opened, so it is not locked down: it is one of the STRICT_DEVMEMs

@@ -9,14 +9,17 @@ import enum
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs.diagnosis import causes, obstacles
 from barfs.diagnosis.causes import Machine
-from barfs.errors import BarfsError, Cause, DeviceGone, NoSuchAddress
+from barfs.diagnosis.text import printable
+from barfs.errors import Cause, DeviceGone, NoSuchAddress
 from barfs.machine import kernel
-from barfs.machine.functions import COMMAND_ABSENT, PciBus
+from barfs.machine.configspace import COMMAND_ABSENT, command_of
+from barfs.machine.functions import Functions
 from barfs.machine.kernel import Kernel
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
@@ -74,7 +77,7 @@ def text(findings: Iterable[Finding]) -> str:
             lines.append(indent + cause.mend)
         if cause.advice is not None:
             lines.append(f"{indent}# {cause.advice}")
-    return "".join(f"{causes.printable(line)}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def status(machine: Machine) -> str:
@@ -86,18 +89,18 @@ def status(machine: Machine) -> str:
 
 
 def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Finding]:
-    proc = machine.memory.proc
-    if (proc / "self/status").exists():
+    source = machine.source
+    if source.exists(source.proc / "self/status"):
         yield _rights(machine)
     yield check_fuse(fuse)
     yield from _fusermount()
-    if machine.phys or machine.pci.bars_via_devmem:
+    if machine.phys or machine.bars_via_devmem:
         yield _devmem(machine, facts)
     if machine.phys:
         yield _iomem(machine)
-    if (machine.pci.sysfs / "kernel").is_dir():
+    if source.is_directory(source.sysfs / "kernel"):
         yield _lockdown(machine, facts)
-    if facts.config is not None or (proc / "sys/kernel/osrelease").exists():
+    if facts.config is not None or source.exists(source.proc / "sys/kernel/osrelease"):
         yield from _strictness(machine, facts)
 
 
@@ -106,9 +109,9 @@ def _ok(subject: str, sentence: str, device: PciAddress | None = None) -> Findin
 
 
 def _rights(machine: Machine) -> Finding:
-    process = kernel.read_process(machine.memory.proc)
+    process = kernel.read_process(machine.source)
     if process is None:
-        sentence = f"{machine.memory.proc}/self/status does not say what this process may"
+        sentence = f"{machine.source.proc}/self/status does not say what this process may"
         return Finding("root", State.NOTE, Cause(sentence))
     cause = causes.unprivileged(process)
     if cause is not None:
@@ -126,15 +129,13 @@ def check_fuse(device: Path) -> Finding:
 def _fusermount() -> Iterator[Finding]:
     """Only where it is needed: root mounts without it."""
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
-        cause = Cause("fusermount3 is missing", "sudo apt install fuse3")
-        yield Finding("fuse", State.TROUBLE, cause)
+        yield Finding("fuse", State.TROUBLE, causes.NO_FUSERMOUNT)
 
 
 def _devmem(machine: Machine, facts: Kernel) -> Finding:
-    """Opens it, which touches no memory; not to wait if it is a pipe."""
     devmem = machine.memory.devmem
     try:
-        os.close(os.open(devmem, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        machine.memory.try_open()
     except FileNotFoundError:
         return Finding("devmem", State.TROUBLE, causes.devmem_missing(machine, facts))
     except OSError as error:
@@ -148,7 +149,7 @@ def _devmem(machine: Machine, facts: Kernel) -> Finding:
 
 
 def _iomem(machine: Machine) -> Finding:
-    iomem = machine.memory.proc / "iomem"
+    iomem = machine.source.proc / "iomem"
     try:
         ranges = machine.memory.ranges()
     except NoSuchAddress as error:
@@ -170,7 +171,7 @@ def _lockdown(machine: Machine, facts: Kernel) -> Finding:
 
 def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
     if facts.config is None:
-        files = kernel.config_files(machine.memory.proc, machine.boot)
+        files = kernel.config_files(machine.source)
         sentence = f"how the kernel was built is in none of {', '.join(map(str, files))}"
         yield Finding("kernel", State.NOTE, Cause(sentence, "modprobe configs"))
     if facts.strict:
@@ -192,13 +193,13 @@ def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> lis
     pci = machine.pci
     # First of all: what follows may wake it.
     sleep = obstacles.sleeping(pci, address)
-    bars = _known_bars(pci, address)
+    bars = pci.known(address, pci.bars) or {}  # a saved copy may not have them
     found = [*_claims(machine, facts, address, bars)]
     if sleep is not None:
         found.append(_sleep(pci, address, sleep, bars))
         command = None
     else:
-        command = _command(pci, address)
+        command = pci.known(address, partial(command_of, pci))
         found += _link(pci, address)
     if command == COMMAND_ABSENT:
         found.append(_trouble(address, obstacles.silence(pci, address)))
@@ -215,27 +216,7 @@ def _note(address: PciAddress, cause: Cause) -> Finding:
     return Finding(str(address), State.NOTE, cause, address)
 
 
-def _known_bars(pci: PciBus, address: PciAddress) -> dict[int, Resource]:
-    """None if a saved copy does not have them. DeviceGone."""
-    try:
-        return pci.bars(address)
-    except DeviceGone:
-        if pci.exists(address):
-            return {}
-        raise
-
-
-def _command(pci: PciBus, address: PciAddress) -> int | None:
-    """The command register; None if it can't be read. DeviceGone."""
-    try:
-        return pci.command(address)
-    except BarfsError:
-        if pci.exists(address):
-            return None
-        raise
-
-
-def _sleep(pci: PciBus, address: PciAddress, how: str, bars: dict[int, Resource]) -> Finding:
+def _sleep(pci: Functions, address: PciAddress, how: str, bars: dict[int, Resource]) -> Finding:
     if not bars:
         return _note(address, Cause(f"it sleeps ({how})", obstacles.mend_sleep(pci, address)))
     sentence = f"it sleeps ({how}): its BARs may not answer, and config space is not read here"
@@ -243,7 +224,7 @@ def _sleep(pci: PciBus, address: PciAddress, how: str, bars: dict[int, Resource]
 
 
 def _obstacles(
-    pci: PciBus, address: PciAddress, bars: dict[int, Resource], command: int | None
+    pci: Functions, address: PciAddress, bars: dict[int, Resource], command: int | None
 ) -> Iterator[Finding]:
     """What keeps BARs from answering, each with the BARs concerned."""
     concerned: dict[Cause, list[str]] = {}
@@ -277,7 +258,7 @@ def _claims(
         yield _note(address, Cause(sentence))
 
 
-def _link(pci: PciBus, address: PciAddress) -> Iterator[Finding]:
+def _link(pci: Functions, address: PciAddress) -> Iterator[Finding]:
     """Of a bridge. Reads config space, as the kernel does for this attribute."""
     is_bridge = (pci.attribute(address, "class") or "").startswith(_BRIDGE)
     if is_bridge and pci.attribute(address, "current_link_width") == "0":
@@ -286,7 +267,7 @@ def _link(pci: PciBus, address: PciAddress) -> Iterator[Finding]:
 
 
 def _works(
-    pci: PciBus, address: PciAddress, bars: dict[int, Resource], command: int | None
+    pci: Functions, address: PciAddress, bars: dict[int, Resource], command: int | None
 ) -> Finding:
     if command is None:
         return _note(address, Cause("its command register can't be read"))

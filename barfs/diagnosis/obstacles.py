@@ -3,12 +3,13 @@
 import shlex
 
 from barfs.errors import Cause
-from barfs.machine.functions import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
+from barfs.machine.configspace import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY
+from barfs.machine.functions import Functions
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
 
 
-def sleeping(pci: PciBus, address: PciAddress) -> str | None:
+def sleeping(pci: Functions, address: PciAddress) -> str | None:
     """How a function sleeps, `D3hot` or `suspended`; None: it is awake, or not known to sleep.
 
     DeviceGone. What the kernel knows is asked for, not the function: nothing is woken.
@@ -20,7 +21,7 @@ def sleeping(pci: PciBus, address: PciAddress) -> str | None:
     return runtime if runtime in {"suspended", "suspending"} else None
 
 
-def low_power(pci: PciBus, address: PciAddress) -> str | None:
+def low_power(pci: Functions, address: PciAddress) -> str | None:
     """Its power state, if a function does not answer at its BARs in it; DeviceGone.
 
     As the kernel has it: nothing is woken (PCI Power Management 1.2, 5.4).
@@ -30,7 +31,7 @@ def low_power(pci: PciBus, address: PciAddress) -> str | None:
 
 
 def obstacle(
-    pci: PciBus, address: PciAddress, resource: Resource, command: int | None
+    pci: Functions, address: PciAddress, resource: Resource, command: int | None
 ) -> Cause | None:
     """What keeps a BAR from answering, as its command register has it; None: nothing known.
 
@@ -53,7 +54,7 @@ def obstacle(
     )
 
 
-def silence(pci: PciBus, address: PciAddress) -> Cause:
+def silence(pci: Functions, address: PciAddress) -> Cause:
     """Of a function whose config space reads all ones. Touches no device."""
     return Cause(
         "the device does not answer, its config space reads all ones: its link is down or its "
@@ -62,7 +63,7 @@ def silence(pci: PciBus, address: PciAddress) -> Cause:
     )
 
 
-def _mend_decoding(pci: PciBus, address: PciAddress, bit: int) -> str:
+def _mend_decoding(pci: Functions, address: PciAddress, bit: int) -> str:
     """The command that turns decoding on."""
     # The kernel counts: only the step from 0 to 1 writes the command register
     # (drivers/pci/pci.c, pci_enable_device_flags). It takes none while there is a driver
@@ -71,31 +72,31 @@ def _mend_decoding(pci: PciBus, address: PciAddress, bit: int) -> str:
     if not counted and pci.driver(address) is None:
         return f"echo 1 > {_quoted(pci, address, 'enable')}"
     # Of a copy; else setpci would write to this machine's own device.
-    path = f"{pci.sysfs}/bus/pci"
+    path = f"{pci.source.sysfs}/bus/pci"
     other = "" if path == "/sys/bus/pci" else f"-A linux-sysfs -O sysfs.path={shlex.quote(path)} "
     return f"setpci {other}-s {address} COMMAND={bit}:{bit}"
 
 
-def mend_sleep(pci: PciBus, address: PciAddress) -> str:
+def mend_sleep(pci: Functions, address: PciAddress) -> str:
     """The command that wakes a function up and keeps it awake."""
     return f"echo on > {_quoted(pci, address, 'power/control')}"
 
 
-def _mend_silence(pci: PciBus, address: PciAddress) -> str:
+def _mend_silence(pci: Functions, address: PciAddress) -> str:
     """The command that forgets a function that does not answer, and looks for it anew."""
     return f"echo 1 > {_quoted(pci, address, 'remove')} && {mend_absence(pci)}"
 
 
-def mend_absence(pci: PciBus) -> str:
+def mend_absence(pci: Functions) -> str:
     """The command that looks for functions anew."""
-    return f"echo 1 > {shlex.quote(str(pci.sysfs / 'bus/pci/rescan'))}"
+    return f"echo 1 > {shlex.quote(str(pci.source.sysfs / 'bus/pci/rescan'))}"
 
 
-def mend_driver(pci: PciBus, address: PciAddress) -> str:
+def mend_driver(pci: Functions, address: PciAddress) -> str:
     """The command that takes a function from its driver."""
     return f"echo {address} > {_quoted(pci, address, 'driver/unbind')}"
 
 
-def _quoted(pci: PciBus, address: PciAddress, name: str) -> str:
+def _quoted(pci: Functions, address: PciAddress, name: str) -> str:
     """The path of an attribute for a shell."""
     return shlex.quote(pci.path(address, name))

@@ -1,5 +1,12 @@
-"""The journal on disk: `--log FILE`, lines of JSON, appended in the background."""
+"""The journal on disk: `--log FILE`, lines of JSON, appended in the background.
 
+The file may lie in a directory of somebody who is not to gain anything by that, while the daemon is
+root. So no symbolic link is followed that somebody else could have made, and nothing is written to
+a file that belongs to a third party, or that has another name elsewhere.
+"""
+
+import contextlib
+import errno
 import logging
 import os
 import stat
@@ -18,12 +25,63 @@ GATHER: Final = 0.1
 RETRY: Final = 1.0
 
 
+# As many links in a path as the kernel follows (include/linux/namei.h, MAXSYMLINKS).
+_MAX_LINKS: Final = 40
+
+_OTHERS_WRITE: Final = 0o022
+
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _open_directory(path: Path) -> int:
+    """A descriptor of a directory. On the way only links of root or of this user are followed.
+
+    Such a link can't be made by anybody else, whoever owns the directory that it is in.
+    """
+    fd = os.open("/", _DIRECTORY)
+    left = list(reversed(path.absolute().parts[1:]))
+    links = 0
+    try:
+        while left:
+            name = left.pop()
+            try:
+                fd, above = os.open(name, _DIRECTORY, dir_fd=fd), fd
+            except NotADirectoryError:
+                target = _trusted_link(name, fd)
+                links += 1
+                if links > _MAX_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+                left += reversed([part for part in target.split("/") if part])
+                above = -1
+                if target.startswith("/"):
+                    fd, above = os.open("/", _DIRECTORY), fd
+            if above >= 0:
+                os.close(above)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _trusted_link(name: str, directory: int) -> str:
+    """Where a link leads that root or this user made. OSError for others, and for what is none."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        if not stat.S_ISLNK(os.fstat(fd).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if os.fstat(fd).st_uid not in {0, os.geteuid()}:
+            raise OSError(errno.ELOOP, f"{name} is a symbolic link that somebody else has made")
+        return os.readlink("", dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
 class LogFile:
     """Appends a journal to a file, which is made if it is not there, for its owner only.
 
     A disk that is slow or full holds nobody up: what it can't take in time is lost, and the numbers
     of the lines say how much. A file that was moved away, as logrotate does, is made anew, and
-    begins with a whole line. OSError if it can't be made.
+    begins with a whole line. OSError if it can't be made, or is not to be trusted.
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
@@ -33,14 +91,49 @@ class LogFile:
         self._text = b""  # whole lines, or the end of one that others began
         self._done = 0  # bytes of them that are written
         self._failing = False
-        self._fd = self._open()
+        # A pipe or a device may be named at the start. What comes to its place later is a file.
+        self._kinds = {stat.S_IFREG, stat.S_IFIFO, stat.S_IFCHR}
+        with contextlib.ExitStack() as stack:
+            self._directory = _open_directory(path.parent)
+            stack.callback(os.close, self._directory)
+            self._fd = self._open()
+            stack.pop_all()
+        self._kinds = {stat.S_IFREG, stat.S_IFMT(os.fstat(self._fd).st_mode)}
         if self._is_torn():
             self._text = b"\n"
 
     def _open(self) -> int:
         # O_NONBLOCK for a pipe without a reader, which would hold up the start and the end.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        return os.open(self._path, flags, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+        try:
+            fd = self._open_as(flags)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed") from None
+        try:
+            self._check(os.fstat(fd))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def _open_as(self, flags: int) -> int:
+        flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(self._path.name, flags, 0o600, dir_fd=self._directory)
+
+    def _check(self, about: os.stat_result) -> None:
+        """OSError unless root, this user or the directory's owner alone may have put it there."""
+        if stat.S_IFMT(about.st_mode) not in self._kinds:
+            raise OSError(errno.EINVAL, "it is no regular file")
+        if not stat.S_ISREG(about.st_mode):
+            return
+        directory = os.stat(self._directory)
+        if about.st_uid not in {0, os.geteuid(), directory.st_uid}:
+            raise OSError(errno.EPERM, "it belongs to somebody else than its directory")
+        is_ours = directory.st_uid == os.geteuid() and not directory.st_mode & _OTHERS_WRITE
+        if about.st_nlink > 1 and not is_ours:
+            raise OSError(errno.EPERM, "it is a file that has another name, too")
 
     def _is_torn(self) -> bool:
         """Whether the file ends in a piece of a line, as when the machine went down."""
@@ -48,10 +141,13 @@ class LogFile:
         if not stat.S_ISREG(about.st_mode) or about.st_size == 0:
             return False
         try:
-            with open(self._path, "rb", buffering=0) as file:
-                return os.pread(file.fileno(), 1, about.st_size - 1) != b"\n"
+            fd = self._open_as(os.O_RDONLY)
         except OSError:
             return False
+        try:
+            return os.pread(fd, 1, about.st_size - 1) not in {b"\n", b""}
+        finally:
+            os.close(fd)
 
     async def follow(self) -> None:
         """Write what is recorded, until cancelled."""
@@ -101,7 +197,7 @@ class LogFile:
 
     def _reopen_if_moved(self) -> None:
         try:
-            there = os.stat(self._path)
+            there = os.stat(self._path.name, dir_fd=self._directory, follow_symlinks=False)
         except FileNotFoundError:
             there = None
         if there is None or not os.path.samestat(there, os.fstat(self._fd)):
@@ -115,3 +211,4 @@ class LogFile:
         if self._write([]):
             self._write(self._gather())
         os.close(self._fd)
+        os.close(self._directory)

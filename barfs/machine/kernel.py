@@ -1,15 +1,19 @@
 """What a kernel lets through: how it was built and booted, its lockdown, this process's rights.
 
-From the files of `sysfs`, `proc` and `boot`, of this machine or of a saved copy. What they don't
-have or what is garbage in them is None, unknown.
+From the files of a source, which is this machine or a saved copy. What they don't have or what is
+garbage in them is None, unknown.
 """
 
 import functools
+import io
 import re
 import time
 import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from barfs.access.files import PAGE_SIZE, read_file
+from barfs.machine.source import Source
 
 # include/uapi/linux/capability.h
 CAP_SYS_RAWIO: Final = 17
@@ -27,14 +31,6 @@ _SECURE_BOOT: Final = "firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-0
 
 # A configuration has some 300 KiB; one that is packed could have any size.
 _CONFIG_LIMIT: Final = 16 << 20
-
-
-def read_text(path: Path) -> str | None:
-    """The text of a file; None if it can't be read."""
-    try:
-        return path.read_text(errors="replace")
-    except (OSError, ValueError):  # ValueError: a zero byte in the path
-        return None
 
 
 class Config(NamedTuple):
@@ -55,43 +51,43 @@ def parse_config(text: str) -> frozenset[str] | None:
     return frozenset(name for name, value in found if value in {"y", "m"})
 
 
-@functools.lru_cache(maxsize=8)
-def _read_config(path: Path, _mtime: int, _size: int) -> frozenset[str] | None:
-    """Unpacked and parsed once, as long as the file is the same."""
+@functools.lru_cache(maxsize=2)  # of what a file means, as long as it is the same
+def _unpack(data: bytes) -> frozenset[str] | None:
     # Needed only here, and slow to import.
     import gzip  # noqa: PLC0415
 
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(io.BytesIO(data)) as file:
             text = file.read(_CONFIG_LIMIT)
     except (OSError, EOFError, zlib.error):
         return None
     return parse_config(text.decode(errors="replace"))
 
 
-def config_files(proc: Path, boot: Path) -> list[Path]:
+def config_files(source: Source) -> list[Path]:
     """Where a kernel's configuration may be."""
-    release = (read_text(proc / "sys/kernel/osrelease") or "").strip()
-    installed = [boot / f"config-{release}"] if re.fullmatch(r"[\w.+~-]+", release) else []
-    return [proc / "config.gz", *installed]
+    release = (source.text(source.proc / "sys/kernel/osrelease") or "").strip()
+    named = re.fullmatch(r"[\w.+~-]+", release)
+    return [source.proc / "config.gz", *([source.boot / f"config-{release}"] if named else [])]
 
 
-def read_config(proc: Path, boot: Path) -> Config | None:
+def read_config(source: Source) -> Config | None:
     """The configuration from the first file that has one."""
-    for path in config_files(proc, boot):
+    for path in config_files(source):
         try:
-            status = path.stat()
+            data = source.read_all(path, _CONFIG_LIMIT)
         except OSError:
             continue
-        options = _read_config(path, status.st_mtime_ns, status.st_size)
+        packed = path.suffix == ".gz"
+        options = _unpack(data) if packed else parse_config(data.decode(errors="replace"))
         if options is not None:
             return Config(path, options)
     return None
 
 
-def parameter(proc: Path, name: str) -> str | None:
+def parameter(source: Source, name: str) -> str | None:
     """The value of `name=` on the kernel's command line, the last one; None if it is not there."""
-    words = (read_text(proc / "cmdline") or "").split()
+    words = (source.text(source.proc / "cmdline") or "").split()
     if "--" in words:  # what follows is for init
         words = words[: words.index("--")]
     values = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
@@ -125,32 +121,32 @@ class Kernel(NamedTuple):
         return False if self.relaxed else self.has("IO_STRICT_DEVMEM")
 
 
-def _read_lockdown(sysfs: Path, config: Config | None) -> str | None:
-    directory = sysfs / "kernel/security"
-    text = read_text(directory / "lockdown")
+def _read_lockdown(source: Source, config: Config | None) -> str | None:
+    directory = source.sysfs / "kernel/security"
+    text = source.text(directory / "lockdown")
     if text is not None:
         match = re.search(r"\[([^]]*)\]", text)
         return match[1] if match and match[1] in LOCKDOWN_LEVELS else None
     if config is not None and "SECURITY_LOCKDOWN_LSM" not in config.options:
         return "none"
     try:
-        others = any(path.name != "lockdown" for path in directory.iterdir())
+        others = set(source.names(directory)) - {"lockdown"}
     except OSError:
         return None
     # securityfs is mounted, and has no such file.
     return "none" if others else None
 
 
-def read_kernel(sysfs: Path, proc: Path, boot: Path) -> Kernel:
-    """The kernel that some directories are of."""
-    config = read_config(proc, boot)
-    return Kernel(config, parameter(proc, "iomem"), _read_lockdown(sysfs, config))
+def read_kernel(source: Source) -> Kernel:
+    """The kernel of a machine."""
+    config = read_config(source)
+    return Kernel(config, parameter(source, "iomem"), _read_lockdown(source, config))
 
 
-def has_secure_boot(sysfs: Path) -> bool:
+def has_secure_boot(source: Source) -> bool:
     """Whether the firmware says that Secure Boot is on, with which some kernels lock down."""
     try:
-        return (sysfs / _SECURE_BOOT).read_bytes()[4:] == b"\1"
+        return source.read_all(source.sysfs / _SECURE_BOOT)[4:] == b"\1"
     except OSError:
         return False
 
@@ -168,6 +164,21 @@ class Process(NamedTuple):
         return [name for bit, name in CAPABILITIES.items() if not self.capabilities >> bit & 1]
 
 
+def read_process(source: Source) -> Process | None:
+    """The process that reads it, from `self` in /proc."""
+    text = source.text(source.proc / "self/status") or ""
+    uid = re.search(r"^Uid:\s*[0-9]{1,10}\s+([0-9]{1,10})\b", text, re.MULTILINE)
+    capabilities = re.search(r"^CapEff:\s*([0-9a-fA-F]{1,16})$", text, re.MULTILINE)
+    if uid is None or capabilities is None:
+        return None
+    # The initial namespace maps all users to themselves (user_namespaces(7)).
+    users = (source.text(source.proc / "self/uid_map") or "0 0 4294967295").split()
+    return Process(int(uid[1]), int(capabilities[1], 16), users != ["0", "0", "4294967295"])
+
+
+# Of the processes that ask, which are always this machine's own.
+
+
 def cpu_time(pid: int) -> int:
     """The CPU time of a process in ns, of all its threads, those that have ended as well.
 
@@ -177,13 +188,20 @@ def cpu_time(pid: int) -> int:
     return time.clock_gettime_ns(~pid << 3 | 2)
 
 
-def read_process(proc: Path) -> Process | None:
-    """The process that reads it, from `proc`/self."""
-    text = read_text(proc / "self/status") or ""
-    uid = re.search(r"^Uid:\s*[0-9]{1,10}\s+([0-9]{1,10})\b", text, re.MULTILINE)
-    capabilities = re.search(r"^CapEff:\s*([0-9a-fA-F]{1,16})$", text, re.MULTILINE)
-    if uid is None or capabilities is None:
-        return None
-    # The initial namespace maps all users to themselves (user_namespaces(7)).
-    users = (read_text(proc / "self/uid_map") or "0 0 4294967295").split()
-    return Process(int(uid[1]), int(capabilities[1], 16), users != ["0", "0", "4294967295"])
+def process_of(thread: int) -> int:
+    """The number of the process that a thread belongs to. OSError if it has ended."""
+    try:
+        # Only a process has one: soon asked, and nearly always enough.
+        cpu_time(thread)
+    except OSError:
+        status = read_file(f"/proc/{thread}/status", PAGE_SIZE)
+        found = re.search(rb"^Tgid:\s*([0-9]+)$", status, re.MULTILINE)
+        if found is None:
+            raise ProcessLookupError(f"/proc/{thread}/status has no Tgid") from None
+        return int(found[1])
+    return thread
+
+
+def name_of(process: int) -> str:
+    """The name of a process, as `comm` in /proc has it. OSError if it has ended."""
+    return read_file(f"/proc/{process}/comm", 512).rstrip(b"\n").decode(errors="replace")

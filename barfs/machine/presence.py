@@ -1,13 +1,23 @@
 """Whether a function is still there, and where it was."""
 
 import os
+import time
 from collections.abc import Mapping
+from typing import Final
 
-from barfs.access.files import PAGE_SIZE, open_file
+from barfs.access.files import PAGE_SIZE, StrPath, open_file
 from barfs.errors import DeviceGone, FunctionPart
-from barfs.machine.plain import settled
 from barfs.machine.resources import Resource, parse_resources
 from barfs.names import PciAddress
+
+# Times of change are those of the kernel's last clock tick, and ticks are 10 ms apart at the most:
+# only after that is a second change sure to show.
+_TICK: Final = 20_000_000  # ns
+
+
+def settled(changed: int) -> int | None:
+    """A time of change in ns; None if a change right now could leave the same."""
+    return changed if time.time_ns() - changed > _TICK else None
 
 
 class Presence:
@@ -19,7 +29,7 @@ class Presence:
     read.
     """
 
-    def __init__(self, path: str, address: PciAddress) -> None:
+    def __init__(self, path: StrPath, address: PciAddress) -> None:
         self._what = what = FunctionPart(address)
         self._lost: DeviceGone | None = None  # why, once it is
         self._fd = open_file(path, what, writable=False)

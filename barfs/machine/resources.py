@@ -7,7 +7,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from barfs.devmem import OFFSET_END
+from barfs.access.files import OFFSET_END
 from barfs.errors import FunctionPart, NoSuchAddress, NoSuchNode, What
 from barfs.names import PciAddress
 

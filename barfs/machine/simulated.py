@@ -189,7 +189,7 @@ def _write_device(devices: Path, device: Device) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class SimulatedMachine:
+class Paths:
     """Where a simulated machine's files are; the paths that `barfs mount` takes."""
 
     sysfs: Path
@@ -197,14 +197,12 @@ class SimulatedMachine:
     devmem: Path
 
 
-def build(
-    directory: Path, devices: Iterable[Device] = DEVICES, iomem: str = IOMEM
-) -> SimulatedMachine:
+def build(directory: Path, devices: Iterable[Device] = DEVICES, iomem: str = IOMEM) -> Paths:
     """Make the files of a simulated machine in an empty directory.
 
     `devmem` is as large as the highest address and sparse: it takes a few KiB of disk.
     """
-    machine = SimulatedMachine(directory / "sys", directory / "proc", directory / "mem")
+    machine = Paths(directory / "sys", directory / "proc", directory / "mem")
     for device in devices:
         _write_device(machine.sysfs / "bus/pci/devices", device)
     machine.proc.mkdir()

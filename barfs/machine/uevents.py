@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import trio
-
 from barfs.names import PciAddress
 
 log = logging.getLogger(__name__)
@@ -23,21 +21,22 @@ class Watch:
         self._heard = 0
 
     def stamp(self) -> int | None:
-        """A number that is another one after each message; None if none can be heard.
+        """A number that is another one after each message heard; None if none can be heard."""
+        return None if self._monitor is None else self._heard
 
-        Messages that wait are heard first, so that what the kernel has done is known.
-        """
-        if self._monitor is None:
-            return None
-        self._hear()
-        return self._heard
+    def hear(self) -> None:
+        """Hear the messages that wait, and tell of them, so that what the kernel did is known."""
+        if self._monitor is not None:
+            self._hear()
 
     async def run(self, tell: Callable[[PciAddress, str], None]) -> None:
         """Call `tell` with each function's address and add, remove, ..., until cancelled.
 
         Returns at once where there is no libudev, or no netlink.
         """
-        # Needed only where a real sysfs is mounted, and it takes its time.
+        # Needed only where a real sysfs is mounted, and they take their time.
+        import trio  # noqa: PLC0415
+
         try:
             import pyudev  # noqa: PLC0415
 

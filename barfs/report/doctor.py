@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from barfs.devmem import PhysicalMemory
-from barfs.diagnosis.causes import BOOT, Machine
+from barfs.diagnosis.causes import Machine
 from barfs.diagnosis.checkup import FUSE_DEVICE, Finding, State, examine
 from barfs.errors import NoSuchNode
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.pciids import PATHS, PciIds
+from barfs.machine.source import BOOT, source_of
 from barfs.report.listing import inspect_all, select
 
 
@@ -31,14 +32,15 @@ def findings(
     for option, path in (("--sysfs", sysfs), ("--proc", proc)):
         if not path.is_dir():
             raise NoSuchNode(f"{option} {path} is not a directory")
-    pci = PciBus(sysfs)
+    source = source_of(sysfs, proc, boot)
+    pci = Allowed(AllFunctions(source))
     addresses = pci.addresses()
     if pattern is not None:
         functions = select(inspect_all(pci, PciIds(pci_ids)), pattern)
         if not functions:
             raise NoSuchNode(f"nothing matches {pattern!a}")
         addresses = [function.address for function in functions]
-    return examine(Machine(pci, PhysicalMemory(proc, devmem), boot), addresses, fuse)
+    return examine(Machine(pci, PhysicalMemory(source, devmem)), addresses, fuse)
 
 
 def is_hopeless(found: Iterable[Finding], pattern: str | None) -> bool:

@@ -7,19 +7,19 @@ kernel or a saved copy of sysfs does not have is unknown; only a function that i
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from barfs.diagnosis.causes import printable
-from barfs.errors import BarfsError, DeviceGone
-from barfs.machine.functions import (
+from barfs.diagnosis.text import printable
+from barfs.machine.configspace import (
     COMMAND_ABSENT,
     COMMAND_IO,
     COMMAND_MASTER,
     COMMAND_MEMORY,
-    PciBus,
+    command_of,
 )
+from barfs.machine.functions import Functions
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import ROM_RESOURCE, Resource, parse_hex
 from barfs.names import DeviceId, PciAddress
@@ -65,19 +65,14 @@ def _words(number: object, *names: str | None) -> str:
 class Asked:
     """A function that is asked for its facts."""
 
-    def __init__(self, pci: PciBus, address: PciAddress, ids: PciIds) -> None:
+    def __init__(self, pci: Functions, address: PciAddress, ids: PciIds) -> None:
         self.pci = pci
         self.address = address
         self.ids = ids
 
     def known(self, ask: Callable[[PciAddress], T]) -> T | None:
         """What `ask` finds; None if it can't be had of a function that is there. DeviceGone."""
-        try:
-            return ask(self.address)
-        except BarfsError as error:
-            if self.pci.exists(self.address):
-                return None
-            raise DeviceGone(str(error)) from error
+        return self.pci.known(self.address, ask)
 
     def attribute(self, name: str, pattern: str) -> str | None:
         """An attribute if it is as the kernel prints it."""
@@ -94,7 +89,7 @@ class Asked:
     @cached_property
     def command(self) -> int | None:
         """The command register. It is read once, which may wake the function up."""
-        command = self.known(self.pci.command)
+        command = self.known(partial(command_of, self.pci))
         # All ones are what the kernel gives for a function that does not answer
         # (drivers/pci/access.c); of a real command register the upper bits are 0.
         return None if command == COMMAND_ABSENT else command
@@ -312,20 +307,20 @@ class Function:
         return {key: value for one in FIELDS for key, value in one.objects(self[one]).items()}
 
 
-def inspect(pci: PciBus, address: PciAddress, ids: PciIds) -> Function:
+def inspect(pci: Functions, address: PciAddress, ids: PciIds) -> Function:
     """What sysfs has files for, with names. DeviceGone. Reads no config space."""
     asked = Asked(pci, address, ids)
     return Function(address, {one: one.ask(asked) for one in FIELDS if not one.in_config_space})
 
 
-def complete(pci: PciBus, function: Function, ids: PciIds) -> Function:
+def complete(pci: Functions, function: Function, ids: PciIds) -> Function:
     """The same with what is read from config space, which may wake it up. DeviceGone."""
     asked = Asked(pci, function.address, ids)
     more = {one: one.ask(asked) for one in FIELDS if one.in_config_space}
     return Function(function.address, {**function.found, **more})
 
 
-def describe(pci: PciBus, address: PciAddress, pci_ids: Iterable[Path] = PATHS) -> str:
+def describe(pci: Functions, address: PciAddress, pci_ids: Iterable[Path] = PATHS) -> str:
     """The text of `info`, with names from the first of `pci_ids` that can be read. DeviceGone.
 
     Reads the command register, after the power state: it may wake the function up.

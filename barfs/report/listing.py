@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from barfs.errors import DeviceGone, NoSuchNode
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import AllFunctions, Functions
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import Resource
+from barfs.machine.source import source_of
 from barfs.names import LinkName, PciAddress
 from barfs.report import info
 from barfs.report.info import Field, Function
@@ -27,7 +28,7 @@ def show(
     """
     if not sysfs.is_dir():
         raise NoSuchNode(f"--sysfs {sysfs} is not a directory")
-    pci = PciBus(sysfs)
+    pci = AllFunctions(source_of(sysfs))
     ids = PciIds(pci_ids)
     found = list(inspect_all(pci, ids))
     if pattern is not None:
@@ -45,7 +46,7 @@ def show(
             yield json.dumps(objects, indent=2)
 
 
-def inspect_all(pci: PciBus, ids: PciIds) -> Iterator[Function]:
+def inspect_all(pci: Functions, ids: PciIds) -> Iterator[Function]:
     """All functions; what vanishes meanwhile is left out. Reads no config space."""
     for address in pci.addresses():
         try:
@@ -54,7 +55,7 @@ def inspect_all(pci: PciBus, ids: PciIds) -> Iterator[Function]:
             continue
 
 
-def _completed(pci: PciBus, functions: Iterable[Function], ids: PciIds) -> Iterator[Function]:
+def _completed(pci: Functions, functions: Iterable[Function], ids: PciIds) -> Iterator[Function]:
     for function in functions:
         try:
             yield info.complete(pci, function, ids)

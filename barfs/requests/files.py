@@ -90,7 +90,8 @@ class OpenFile:
         try:
             done = request(offset, *arguments)
         except (BadRequest, PastEnd) as error:
-            raise self._named(error) from error
+            error.what = self.opened.subject.path  # which the rules of requests don't know
+            raise
         except BarfsError:
             self._note(offset, length, started, writing=writing, done=False)
             raise
@@ -104,10 +105,6 @@ class OpenFile:
         took = perf_counter() - started
         reach = self.place(offset, length, writing=writing).reach
         self._pace.note(len(reach), took, done=done)
-
-    def _named(self, error: BadRequest | PastEnd) -> BadRequest | PastEnd:
-        """The same error with the file's path, which the rules of requests don't know."""
-        return type(error)(f"{self.opened.subject.path}: {error}")
 
     async def later(self, request: Callable[[], R], place: Place, *, alone: bool = False) -> R:
         """Make a request in a worker thread."""

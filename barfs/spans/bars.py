@@ -1,29 +1,26 @@
-"""Opening BARs: their apertures, of the function's own files in sysfs or through /dev/mem."""
+"""Opening BARs: what is asked before the first access, and then the ways to them."""
 
-import errno
-import os
-from functools import partial
-
-from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refuse_mapping
-from barfs.access.files import PAGE_SIZE
+from barfs.access.apertures import Aperture
 from barfs.diagnosis.obstacles import low_power, mend_sleep, obstacle
-from barfs.errors import BarfsError, Cause, DriverOwns, FunctionPart, Mmap, NotDecoded, What
-from barfs.machine.functions import PciBus
+from barfs.errors import Cause, FunctionPart, NotDecoded
+from barfs.machine.configspace import command_of
+from barfs.machine.functions import Functions
 from barfs.machine.resources import Resource, check_window
 from barfs.names import AddressRange, BarName, PciAddress
+from barfs.spans.ways import BarPart, Ways
 
 
-def can_combine(pci: PciBus, address: PciAddress, index: int) -> bool:
+def can_combine(pci: Functions, address: PciAddress, index: int) -> bool:
     """Whether the kernel offers to map a BAR write-combining.
 
     It does for prefetchable ones, on machines with such mappings (drivers/pci/pci-sysfs.c,
     pci_create_resource_files).
     """
-    return os.path.exists(pci.path(address, f"resource{index}_wc"))
+    return pci.source.exists(pci.path(address, f"resource{index}_wc"))
 
 
 def open_bar(
-    pci: PciBus,
+    ways: Ways,
     address: PciAddress,
     index: int,
     *,
@@ -40,6 +37,7 @@ def open_bar(
     Raises NotDecoded, DriverOwns, KernelRefused, DeviceGone, NoSuchNode, ReadOnly, and
     NoSuchAddress for a part that is not inside.
     """
+    pci = ways.pci
     if resource is None:
         resource = pci.bar(address, index)
     if size is None:
@@ -52,31 +50,13 @@ def open_bar(
     is_whole = (offset, size) == (0, resource.size)
     window = None if is_whole else AddressRange.of(offset, size)
     what = FunctionPart(address, BarName(index, window))
-    path = pci.path(address, f"resource{index}")
-    base = resource.start + offset
-    if not resource.is_memory:
-        return PortAperture(path, offset, size, what=what, base=base, writable=writable)
-    memory_like = resource.prefetchable
-    if pci.bars_via is not None:
-        return pci.bars_via.map_device(
-            base, size, what=what, memory_like=memory_like, writable=writable
-        )
-    # A mapping of resourceN starts with the page that holds the BAR's first byte
-    # (drivers/pci/mmap.c), and BARs smaller than a page may share one.
-    skip = resource.start % PAGE_SIZE if pci.is_real else 0
-    return MappedAperture(
-        f"{path}_wc" if combine else path,
-        skip + offset,
-        size,
-        what=what,
-        base=base,
-        memory_like=memory_like,
-        writable=writable,
-        refuse=partial(_refuse_resource, pci=pci, address=address),
-    )
+    part = BarPart(what, address, index, resource, offset, size, combine)
+    return ways.open_part(part, writable=writable)
 
 
-def _check_decoded(pci: PciBus, address: PciAddress, bar: FunctionPart, resource: Resource) -> None:
+def _check_decoded(
+    pci: Functions, address: PciAddress, bar: FunctionPart, resource: Resource
+) -> None:
     """Reads the command register, unless the function sleeps: that would wake it for a moment.
 
     With decoding off, or asleep, a BAR reads all ones, which is no data.
@@ -85,19 +65,7 @@ def _check_decoded(pci: PciBus, address: PciAddress, bar: FunctionPart, resource
     if state is not None:
         asleep = Cause(f"the device sleeps ({state})", mend_sleep(pci, address))
         raise NotDecoded(str(asleep), what=bar)
-    command = pci.command(address) if resource.assigned else None
+    command = command_of(pci, address) if resource.assigned else None
     cause = obstacle(pci, address, resource, command)
     if cause is not None:
         raise NotDecoded(str(cause), what=bar)
-
-
-def _refuse_resource(
-    what: What, during: Mmap, error: OSError, start: int, *, pci: PciBus, address: PciAddress
-) -> BarfsError:
-    """What the kernel means when it does not map resourceN."""
-    if error.errno != errno.EINVAL:
-        return refuse_mapping(what, during, error, start)
-    # iomem_is_exclusive(): a driver has the range and IO_STRICT_DEVMEM is on.
-    driver = pci.driver(address)
-    owner = f"the driver {driver}" if driver else "a driver (see /proc/iomem)"
-    return DriverOwns(f"{owner} owns the range", what=what, during=during, system=error)

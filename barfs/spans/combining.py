@@ -48,8 +48,9 @@ class Combining:
         with self._lock:
             if any(overlap(span, other.span) for other in self._combined):
                 raise CombinedElsewhere(
-                    f"{what}: the BAR is open for writing with write-combining, which merges "
-                    f"accesses; {_MEND}"
+                    f"the BAR is open for writing with write-combining, which merges accesses; "
+                    f"{_MEND}",
+                    what=what,
                 )
             return self._add(self._exact, span)
 

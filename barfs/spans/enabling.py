@@ -6,8 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
-from barfs.errors import BarfsError, DeviceGone
-from barfs.machine.functions import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY, PciBus
+from barfs.access.files import refusal
+from barfs.errors import BarfsError, DeviceGone, FunctionPart, Setting
+from barfs.machine.configspace import (
+    COMMAND_ABSENT,
+    COMMAND_IO,
+    COMMAND_MEMORY,
+    COMMAND_OFFSET,
+    command_of,
+)
+from barfs.machine.functions import Functions
 from barfs.machine.presence import Presence
 from barfs.names import PciAddress
 
@@ -42,7 +50,7 @@ class Decoder:
     read. After kill -9 it stays on. May be used by several threads.
     """
 
-    def __init__(self, pci: PciBus) -> None:
+    def __init__(self, pci: Functions) -> None:
         self._pci = pci
         self._holds: dict[PciAddress, _Hold] = {}
         # One for each function: the first file may have to wait until the device has woken up.
@@ -58,7 +66,7 @@ class Decoder:
             hold = self._hold(address)
             hold.users += 1
             try:
-                before = self._pci.command(address)
+                before = command_of(self._pci, address)
                 silent = before == COMMAND_ABSENT or self._pci.is_virtual(address)
                 if not (silent or before & bit or self._pci.is_read_only(address)):
                     self._turn_on(address, bit, before, hold)
@@ -87,16 +95,16 @@ class Decoder:
         # (drivers/pci/pci-sysfs.c, enable_store).
         if not hold.enabled and self._pci.attribute(address, "enable") == "0":
             try:
-                self._pci.set_attribute(address, "enable", "1")
+                self._set_enable(address, "1")
                 hold.enabled = True
             except BarfsError as error:
                 log.info("%s: not enabled: %s", address, error)
-        command = self._pci.command(address)
+        command = command_of(self._pci, address)
         if command == COMMAND_ABSENT:
             return
         hold.bits |= command & ~before & DECODING
         if not command & bit:
-            self._pci.set_command(address, command | bit)
+            self._set_command(address, command | bit)
             hold.bits |= bit
         log.info("%s: decoding turned on in the command register (--enable)", address)
 
@@ -123,8 +131,25 @@ class Decoder:
             log.info("%s: decoding stays on: the driver %s has come meanwhile", address, driver)
             return
         if hold.enabled:
-            self._pci.set_attribute(address, "enable", "0")
-        command = self._pci.command(address)
+            self._set_enable(address, "0")
+        command = command_of(self._pci, address)
         if command != COMMAND_ABSENT and command & hold.bits:
-            self._pci.set_command(address, command & ~hold.bits)
+            self._set_command(address, command & ~hold.bits)
             log.info("%s: decoding turned off again", address)
+
+    def _set_enable(self, address: PciAddress, text: str) -> None:
+        """Write the kernel's `enable`. DeviceGone, ReadOnly, or what else the kernel says."""
+        path = self._pci.path(address, "enable")
+        self._pci.check_writable(address, path)
+        try:
+            self._pci.source.write(path, text.encode())
+        except OSError as error:
+            raise refusal(FunctionPart(address), Setting(path, text), error) from error
+
+    def _set_command(self, address: PciAddress, value: int) -> None:
+        """Write the command register, 2 bytes of config space. DeviceGone, KernelRefused."""
+        config = self._pci.open_config(address, writable=True)
+        try:
+            config.write(COMMAND_OFFSET, value.to_bytes(2, "little"))
+        finally:
+            config.close()

@@ -57,7 +57,7 @@ def _open_guarded(tree: Tree, node: Node, *, writable: bool) -> View:
             parts = [(0, sys.maxsize, node.function)]
         guards = []
         for start, end, address in parts:
-            presence = tree.pci.presence(address)
+            presence = tree.pci.everything.presence(address)
             stack.callback(presence.close)
             guards.append(Guard(start, end, presence))
         if tree.decoder is not None and node.kind in BARS:
@@ -129,11 +129,11 @@ def _open_span(
     if node.kind is Kind.PHYS_FILE:
         if writable:
             tree.pci.check_span_writable(node.start, size)
-        apertures = tree.memory.open(node.start, size, writable=writable)
+        apertures = tree.ways.open_physical(node.start, size, writable=writable)
     else:
         apertures = [
             bars.open_bar(
-                tree.pci,
+                tree.ways,
                 node.function,
                 node.bar,
                 writable=writable,
@@ -150,7 +150,7 @@ def _open_span(
             for aperture in apertures:
                 stack.callback(aperture.close)
         if isinstance(error, BadRequest):
-            raise BadRequest(f"{node.path}: {error}") from error
+            error.what = node.path
         raise
 
 

@@ -4,12 +4,12 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, SysfsFile
-from barfs.errors import DeviceGone, KernelRefused, ReadOnly
+from barfs.errors import Access, DeviceGone, KernelRefused, ReadOnly, Request
 from barfs.machine.presence import Presence
 
 # Gives room for so many bytes, whatever is in there.
@@ -343,10 +343,13 @@ class SnapshotView(_NoAccesses):
 
     def write(self, offset: int, data: bytes) -> int:
         """Refused."""
-        raise ReadOnly(f"write of {len(data):#x} bytes at {offset:#x} of a read-only file")
+        raise ReadOnly(" of a read-only file", during=Access("write", offset, len(data)))
 
     def close(self) -> None:
         """There is nothing behind it."""
+
+
+_GONE: Final = "the device is gone"
 
 
 class GoneView(_NoAccesses):
@@ -357,13 +360,11 @@ class GoneView(_NoAccesses):
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """DeviceGone."""
-        raise DeviceGone(f"{self._path}: read of {length:#x} at {offset:#x}: the device is gone")
+        raise DeviceGone(_GONE, what=self._path, during=Request("read", offset, length))
 
     def write(self, offset: int, data: bytes) -> int:
         """DeviceGone."""
-        raise DeviceGone(
-            f"{self._path}: write of {len(data):#x} at {offset:#x}: the device is gone"
-        )
+        raise DeviceGone(_GONE, what=self._path, during=Request("write", offset, len(data)))
 
     def close(self) -> None:
         """There is nothing behind it."""

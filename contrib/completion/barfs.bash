@@ -3,7 +3,7 @@
 _shtab_barfs_subparsers=(mount umount demo ls doctor)
 
 _shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
-_shtab_barfs_umount_option_strings=(-h --help -q --quiet)
+_shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
 _shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
@@ -42,6 +42,7 @@ _shtab_barfs_umount__h_nargs=0
 _shtab_barfs_umount___help_nargs=0
 _shtab_barfs_umount__q_nargs=0
 _shtab_barfs_umount___quiet_nargs=0
+_shtab_barfs_umount___dead_nargs=0
 _shtab_barfs_demo__h_nargs=0
 _shtab_barfs_demo___help_nargs=0
 _shtab_barfs_demo__f_nargs=0

@@ -17,12 +17,20 @@ REGISTER = "8086:100e/bar0"
 VALUE = bytes.fromhex("83070880")
 
 
-def cpu_time(process):
-    """Of all threads, in seconds (Documentation/scheduler/sched-stats.rst)."""
-    return sum(
-        int((task / "schedstat").read_text().split()[0]) / 1e9
-        for task in Path(f"/proc/{process.pid}/task").iterdir()
-    )
+# As long as some tens of the loop's turns, in seconds.
+REST = 0.2
+
+
+def wake_ups(process):
+    """How often its threads have begun to run, and whether all of them sleep."""
+    times, asleep = 0, True
+    for task in Path(f"/proc/{process.pid}/task").iterdir():
+        status = (task / "status").read_text()
+        asleep &= "\nState:\tS" in status
+        times += sum(
+            int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line
+        )
+    return times, asleep
 
 
 @contextlib.contextmanager
@@ -62,16 +70,19 @@ def test_requests_are_answered(looped):
     os.close(file)
 
 
-def test_idle_it_takes_no_cpu(looped):
-    """Also right after a burst of requests."""
+def test_idle_it_sleeps(looped):
+    """Also right after a burst of requests, when the last turn has ended."""
+
+    def rests():
+        before = wake_ups(looped.process)
+        time.sleep(REST)
+        return before[1] and wake_ups(looped.process) == before
+
     with hammered(looped):
-        pass
+        assert not rests()
+    wait_until(rests, "it wakes up again and again")
     looped.alive()
-    # The last turn ends, and with it the burst.
-    time.sleep(0.1)
-    before = cpu_time(looped.process)
-    time.sleep(1)
-    assert cpu_time(looped.process) - before < 0.01
+    wait_until(rests, "it wakes up again and again")
 
 
 def test_other_tasks_live_while_requests_keep_coming(looped, tmp_path):

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from machines import functions_of
 
-from barfs.machine.functions import PciBus
 from barfs.names import PciAddress
 from bench import machines, page, report, stats
 from bench.cases import Case, Target
@@ -209,7 +209,7 @@ def test_our_page_has_a_place_for_each_part(part):
 @pytest.mark.parametrize("functions", [2, 16, 300])
 def test_a_machine_of_so_many_functions(tmp_path, functions):
     machine = machines.build(tmp_path, functions)
-    bus = PciBus(machine.sysfs)
+    bus = functions_of(machine.sysfs)
     addresses = bus.addresses()
     assert len(addresses) == functions
     assert addresses[0] == machines.SUBJECT

@@ -26,7 +26,11 @@ from barfs.errors import (
     NoSuchAddress,
     NotMappable,
 )
+from barfs.machine.resources import Resource
+from barfs.machine.simulated import MEM, PREFETCH_64
+from barfs.machine.source import PlainSource
 from barfs.names import AddressRange
+from barfs.spans.ways import BarPart, Ways
 
 IOMEM = """\
 00000000-00000fff : Reserved
@@ -46,7 +50,12 @@ def memory(tmp_path):
     with (tmp_path / "mem").open("wb") as file:
         file.write(CONTENTS)
         file.truncate(1 << 36)
-    return PhysicalMemory(tmp_path, tmp_path / "mem")
+    return PhysicalMemory(PlainSource(tmp_path, tmp_path, tmp_path), tmp_path / "mem")
+
+
+@pytest.fixture
+def ways(memory):
+    return Ways(None, memory)
 
 
 def test_iomem_nests_and_only_top_level_ranges_are_listed_ascending(memory, tmp_path, caplog):
@@ -99,12 +108,12 @@ def test_a_range_resolves_across_borders_and_to_the_end(memory, start, end, size
         *((0x7FFF, 0x8000, 0x8000), ((1 << 64) - 1, None, (1 << 64) - 1)),
     ],
 )
-def test_an_address_in_no_range_is_named(memory, start, end, missing):
+def test_an_address_in_no_range_is_named(memory, ways, start, end, missing):
     with pytest.raises(NoSuchAddress, match=f"{missing:#x} is in no range") as caught:
         memory.resolve(AddressRange(start, end))
     assert caught.value.errno == errno.ENXIO
     with pytest.raises(NoSuchAddress):
-        memory.open(start, (end or start) + 1 - start, writable=False)
+        ways.open_physical(start, (end or start) + 1 - start, writable=False)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +125,11 @@ def test_an_address_in_no_range_is_named(memory, start, end, missing):
         [(0x5FFC, 4, False), (0x6000, 0x2000, True)],
     ],
 )
-def test_a_range_opens_as_its_stretches_of_one_kind(memory, tmp_path, expected):
+def test_a_range_opens_as_its_stretches_of_one_kind(memory, ways, tmp_path, expected):
     start, size = expected[0][0], sum(size for _, size, _ in expected)
     assert split_by_kind(start, size, parse_iomem(IOMEM)) == [Segment(*part) for part in expected]
     assert memory.is_ram(start, size) == all(is_ram for *_, is_ram in expected)
-    apertures = memory.open(start, size, writable=True)
+    apertures = ways.open_physical(start, size, writable=True)
     assert [(one.base, one.size, one.memory_like) for one in apertures] == expected
     after = bytearray(CONTENTS)
     for aperture in apertures:
@@ -134,12 +143,12 @@ def test_a_range_opens_as_its_stretches_of_one_kind(memory, tmp_path, expected):
         assert file.read(0x8000) == after
 
 
-def test_a_refusal_of_one_stretch_gives_up_those_before_it(memory, tmp_path):
+def test_a_refusal_of_one_stretch_gives_up_those_before_it(ways, tmp_path):
     last = (1 << 63) - 0x1000  # past what any file can be mapped at
     text = f"0-{last - 1:x} : Reserved\n{last:x}-{last + 0xFFE:x} : System RAM\n"
     (tmp_path / "iomem").write_text(text)
     with pytest.raises(BarfsError, match=f"phys {last:#x}"):
-        memory.open(0, last + 0xFFF, writable=False)
+        ways.open_physical(0, last + 0xFFF, writable=False)
     opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
     assert str(tmp_path / "mem") not in opened
     assert str(tmp_path / "mem") not in Path("/proc/self/maps").read_text()
@@ -174,11 +183,11 @@ RAM, DEVICE = (0x1800, 0x80), (0x5100, 0x80)
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EINVAL], ids=["EAGAIN", "EINVAL"])
 @pytest.mark.parametrize("writable", [False, True])
 def test_ram_that_cannot_be_mapped_is_copied_by_the_kernel(
-    memory, tmp_path, monkeypatch, code, writable
+    ways, tmp_path, monkeypatch, code, writable
 ):
     """x86 refuses with EINVAL, and with EAGAIN where it is in use in another caching type."""
     made = Mappings(monkeypatch, {False: code})
-    (aperture,) = memory.open(*RAM, writable=writable)
+    (aperture,) = ways.open_physical(*RAM, writable=writable)
     assert made == [(*RAM, "cached")]
     assert type(aperture) is CopiedAperture
     assert (aperture.base, aperture.size, aperture.memory_like) == (*RAM, True)
@@ -196,15 +205,15 @@ def test_ram_that_cannot_be_mapped_is_copied_by_the_kernel(
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.EINVAL], ids=["EAGAIN", "EINVAL"])
-def test_low_memory_is_never_copied_because_reads_of_it_may_give_zeros(memory, monkeypatch, code):
+def test_low_memory_is_never_copied_because_reads_of_it_may_give_zeros(ways, monkeypatch, code):
     made = Mappings(monkeypatch, {False: code}, low=1 << 20)
     with pytest.raises(KernelRefused, match=r"^phys 0x1800\+0x80"):
-        memory.open(*RAM, writable=False)
+        ways.open_physical(*RAM, writable=False)
     assert made == [(*RAM, "cached")]
 
 
 def test_pages_that_ram_has_only_part_of_are_mapped_apart_and_never_copied(
-    memory, tmp_path, monkeypatch
+    ways, tmp_path, monkeypatch
 ):
     (tmp_path / "iomem").write_text("00000c00-00003bff : System RAM\n00003c00-00004fff : ACPI\n")
     whole = Segment(0x1000, 0x2000, is_ram=True)
@@ -220,15 +229,20 @@ def test_pages_that_ram_has_only_part_of_are_mapped_apart_and_never_copied(
     assert split_by_kind(0x1100, 0xE00, ranges) == [inside]
     Mappings(monkeypatch, {False: errno.EINVAL})
     with pytest.raises(KernelRefused):
-        memory.open(0x1100, 0xE00, writable=False)
+        ways.open_physical(0x1100, 0xE00, writable=False)
 
 
 @pytest.mark.parametrize("memory_like", [False, True])
-def test_device_memory_that_the_kernel_has_cached_is_mapped_so(memory, monkeypatch, memory_like):
+def test_device_memory_that_the_kernel_has_cached_is_mapped_so(
+    memory, ways, monkeypatch, memory_like
+):
     """ACPI's tables, in reserved memory."""
     made = Mappings(monkeypatch, {True: errno.EAGAIN})
-    (aperture,) = memory.open(*DEVICE, writable=True)
-    bar = memory.map_device(*DEVICE, what="bar", writable=False, memory_like=memory_like)
+    (aperture,) = ways.open_physical(*DEVICE, writable=True)
+    start, size = DEVICE
+    resource = Resource(start, start + size - 1, PREFETCH_64 if memory_like else MEM)
+    part = BarPart("bar", None, 0, resource, 0, size, False)
+    bar = Ways(None, memory, "devmem").open_part(part, writable=False)
     assert made == [(*DEVICE, "uncached"), (*DEVICE, "cached")] * 2
     assert (aperture.base, aperture.size, aperture.memory_like) == (*DEVICE, False)
     assert (bar.base, bar.size, bar.memory_like) == (*DEVICE, memory_like)
@@ -238,9 +252,9 @@ def test_device_memory_that_the_kernel_has_cached_is_mapped_so(memory, monkeypat
         one.close()
 
 
-def test_what_can_be_mapped_is_mapped_once_ram_cached_and_the_rest_not(memory, monkeypatch):
+def test_what_can_be_mapped_is_mapped_once_ram_cached_and_the_rest_not(ways, monkeypatch):
     made = Mappings(monkeypatch, {})
-    for aperture in memory.open(0xF80, 0x100, writable=False):
+    for aperture in ways.open_physical(0xF80, 0x100, writable=False):
         assert type(aperture) is MappedAperture
         aperture.close()
     assert made == [(0xF80, 0x80, "uncached"), (0x1000, 0x80, "cached")]
@@ -265,28 +279,28 @@ def test_what_can_be_mapped_is_mapped_once_ram_cached_and_the_rest_not(memory, m
         ),
     ],
 )
-def test_any_other_refusal_stays_one(memory, monkeypatch, place, refuse, kind, result, tried):
+def test_any_other_refusal_stays_one(ways, monkeypatch, place, refuse, kind, result, tried):
     made = Mappings(monkeypatch, refuse)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(kind, match=f"^phys {place[0]:#x}\\+0x80: ") as caught:
-        memory.open(*place, writable=False)
+        ways.open_physical(*place, writable=False)
     assert (type(caught.value), caught.value.errno) == (kind, result)
     assert made == [(*place, how) for how in tried]
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_a_refusal_after_a_copied_stretch_closes_that(memory, monkeypatch):
+def test_a_refusal_after_a_copied_stretch_closes_that(ways, monkeypatch):
     made = Mappings(monkeypatch, {False: errno.EINVAL, True: errno.EPERM})
     before = os.listdir("/proc/self/fd")
     with pytest.raises(DriverOwns, match=r"^phys 0x3000\+0x80"):
-        memory.open(0x2F80, 0x100, writable=False)
+        ways.open_physical(0x2F80, 0x100, writable=False)
     assert made == [(0x2F80, 0x80, "cached"), (0x3000, 0x80, "uncached")]
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_ram_is_copied_where_it_must_be_and_the_rest_of_a_range_still_mapped(memory, monkeypatch):
+def test_ram_is_copied_where_it_must_be_and_the_rest_of_a_range_still_mapped(ways, monkeypatch):
     Mappings(monkeypatch, {False: errno.EINVAL})
-    apertures = memory.open(0xF80, 0x100, writable=False)
+    apertures = ways.open_physical(0xF80, 0x100, writable=False)
     assert [type(one) for one in apertures] == [MappedAperture, CopiedAperture]
     for one in apertures:
         one.copy_out(0, data := bytearray(one.size))
@@ -328,8 +342,9 @@ def test_a_mapping_that_is_refused_for_a_claim_names_who_has_it(
     (tmp_path / "iomem").write_text(CLAIMED)
     assert getattr(owner_of(start, size, parse_iomem(CLAIMED)), "name", None) == owner
     Mappings(monkeypatch, {True: errno.EPERM, False: errno.EPERM})
+    part = BarPart("it", None, 0, Resource(start, start + size - 1, MEM), 0, size, False)
     with pytest.raises(DriverOwns if owner else KernelRefused) as caught:
-        memory.map_device(start, size, what="it", writable=False)
+        Ways(None, memory, "devmem").open_part(part, writable=False)
     if owner:
         assert str(caught.value).startswith(f"it: mapping {size:#x} bytes at 0x0: {owner} owns ")
         assert caught.value.errno == errno.EBUSY

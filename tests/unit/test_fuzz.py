@@ -12,17 +12,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from machines import functions_of, machine_of, tree_of
 from walks import contract as model
 
 from barfs.access import contract
-from barfs.devmem import PAGE_SIZE, IomemRange, PhysicalMemory, parse_iomem, split_by_kind
+from barfs.devmem import PAGE_SIZE, IomemRange, parse_iomem, split_by_kind
 from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
+from barfs.machine.configspace import command_of
 from barfs.machine.pciids import PciIds
 from barfs.machine.resources import parse_hex, parse_resource
 from barfs.names import AddressRange, BarName, DeviceId, LinkName, PciAddress
-from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node, Tree
+from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node
 from barfs.report.info import describe
 from barfs.spans.opening import open_view
 
@@ -321,7 +322,7 @@ SPOILT = st.dictionaries(
 def machine_with(spoilt):
     """A bus whose function 0000:00:04.0 is spoilt, and its directory."""
     with tempfile.TemporaryDirectory() as directory:
-        machine = simulated.SimulatedMachine(*(Path(directory) / name for name in ("s", "p", "m")))
+        machine = simulated.Paths(*(Path(directory) / name for name in ("s", "p", "m")))
         for device in simulated.DEVICES[1:3]:
             simulated._write_device(machine.sysfs / "bus/pci/devices", device)
         machine.proc.mkdir()
@@ -340,7 +341,7 @@ SPOILT_FUNCTION = PciAddress(0, 0, 4, 0)
 @example(spoilt={"driver": ("link", b"two\nlines"), "vendor": ("data", b"")})
 def test_info_is_lines_whatever_sysfs_holds(spoilt):
     with machine_with(spoilt) as machine:
-        text = describe(PciBus(machine.sysfs), SPOILT_FUNCTION, [])
+        text = describe(functions_of(machine.sysfs), SPOILT_FUNCTION, [])
         keys = [line.partition(": ")[0] for line in text.splitlines()]
         assert keys[:11] == [
             *("address", "id", "subsystem", "class", "revision", "driver", "power state"),
@@ -375,8 +376,7 @@ def look_and_open(tree, node):
 def test_a_spoilt_function_spoils_nothing_else(spoilt):
     """Whatever is listed is found, and opens and is read, or is refused with an errno."""
     with machine_with(spoilt) as machine:
-        memory = PhysicalMemory(machine.proc, machine.devmem)
-        tree = Tree(PciBus(machine.sysfs), memory)
+        tree = tree_of(machine_of(machine))
         found = {name for _, name, _ in walk_tree(tree)}
         assert {"0000:00:04.0", "0000:00:05.0", "00001000-0009fbff"} <= found
         for parent, name, node in walk_tree(tree):
@@ -398,7 +398,7 @@ def test_a_spoilt_function_spoils_nothing_else(spoilt):
 @fuzz(data=st.binary(max_size=8), how=st.sampled_from(["data", "directory", "missing", "loop"]))
 def test_the_command_register_is_16_bits_or_the_device_is_gone(data, how):
     with machine_with({"config": (how, data)}) as machine:
-        refused, command = refusal(lambda: PciBus(machine.sysfs).command(SPOILT_FUNCTION))
+        refused, command = refusal(lambda: command_of(functions_of(machine.sysfs), SPOILT_FUNCTION))
         if how == "data" and len(data) >= 6:
             assert command == int.from_bytes(data[4:6], "little")
         else:
@@ -408,7 +408,7 @@ def test_the_command_register_is_16_bits_or_the_device_is_gone(data, how):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     machine = simulated.build(tmp_path_factory.mktemp("machine"))
-    return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
+    return tree_of(machine_of(machine))
 
 
 ANY_NAME = alike(

@@ -5,15 +5,14 @@ import itertools
 import shutil
 
 import pytest
+from machines import machine_of, tree_of
 
 from barfs import nodes
-from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.names import PciAddress
-from barfs.nodes import PCI, PHYS, ROOT, VIEWS, InodeNumbers, Kind, Node, Tree, ViewKind
+from barfs.nodes import PCI, PHYS, ROOT, VIEWS, InodeNumbers, Kind, Node, ViewKind
 
 E1000 = PciAddress(0, 0, 3, 0)
 FIRST = PciAddress(0, 0, 4, 0)
@@ -26,7 +25,7 @@ FUNCTION = Node(Kind.FUNCTION, FIRST)
 @pytest.fixture
 def tree(tmp_path):
     machine = simulated.build(tmp_path)
-    return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
+    return tree_of(machine_of(machine))
 
 
 @pytest.fixture
@@ -378,7 +377,8 @@ def test_rom_and_info_of_a_device_that_is_gone_have_no_attributes_either(tree, k
 def ruled(tmp_path, allow=(), read_only=()):
     parse = DevicePattern.parse
     rules = Rules(tuple(map(parse, allow)), tuple(map(parse, read_only)))
-    return Tree(PciBus(tmp_path / "sys", rules=rules), None)
+    paths = simulated.Paths(*(tmp_path / name for name in ("sys", "proc", "mem")))
+    return tree_of(machine_of(paths, rules=rules, phys=False))
 
 
 def test_without_phys_there_is_none_by_any_way(tree, tmp_path):

@@ -10,21 +10,19 @@ import barfs
 # A module may import those before it.
 ROOMS = [
     *("__init__", "names", "errors", "access.__init__", "access._mmio", "access.contract"),
-    *(
-        "access.files",
-        "access.apertures",
-        "devmem",
-        "machine.__init__",
-        "machine.index",
-        "machine.patterns",
-    ),
-    *("machine.resources", "machine.plain", "machine.presence", "spans.__init__"),
-    *("spans.combining", "machine.functions", "diagnosis.__init__", "diagnosis.obstacles"),
-    *("spans.bars", "spans.enabling", "machine.kernel", "diagnosis.causes", "diagnosis.checkup"),
+    *("access.files", "access.apertures", "machine.__init__", "machine.index", "machine.patterns"),
+    *("machine.resources", "machine.presence", "machine.uevents", "machine.source"),
+    *("machine.functions", "machine.configspace", "machine.kernel", "devmem", "spans.__init__"),
+    *("spans.combining", "diagnosis.__init__", "diagnosis.text", "diagnosis.obstacles"),
+    "spans.ways",
+    *("registers.__init__", "registers.checks", "registers.maps", "registers.plans"),
+    *("registers.files", "registers.capabilities", "registers.compiled", "registers.systemrdl"),
+    *("registers.svd",),
+    *("spans.bars", "spans.enabling", "diagnosis.causes", "diagnosis.checkup"),
     *("machine.pciids", "report.__init__", "report.info", "journal.__init__", "journal.records"),
     *("nodes", "requests.__init__", "requests.policy", "spans.views", "spans.opening"),
     *("requests.bounce", "requests.workers", "requests.files", "fs", "daemon.__init__"),
-    *("daemon.options", "journal.logfile", "machine.uevents", "daemon.mountpoint"),
+    *("daemon.options", "journal.logfile", "daemon.mountpoint"),
     *("daemon.settings", "daemon.loop", "daemon.outlets", "daemon.confine", "daemon.serve"),
     *("machine.simulated", "report.listing", "report.doctor", "commands.__init__"),
     *("commands.drawing", "commands.command", "commands.mount", "commands.umount", "commands.demo"),
@@ -37,6 +35,8 @@ RESERVED = {
     "pyudev": {"machine.uevents"},
     "barfs.access._mmio": {"access.apertures"},
     "mmap": {"requests.bounce"},
+    "systemrdl.compiler": {"registers.systemrdl"},
+    "lxml": {"registers.svd"},
 }
 
 BARFS = Path(barfs.__file__).parent

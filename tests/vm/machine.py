@@ -23,10 +23,15 @@ BOOT_TIMEOUT = 180
 COMMAND_TIMEOUT = 120
 
 # The program in the guest that carries out commands.
-AGENT = [str(BIN / "python"), str(HERE / "guest_agent.py")]
+AGENT = [str(BIN / "python"), str(HERE / "guest" / "agent.py")]
 
 MIB = 1 << 20
 GIB = 1 << 30
+
+
+def program_line(name, *arguments):
+    """The shell command that runs one of the programs in `guest/`."""
+    return shlex.join(map(str, [BIN / "python", HERE / "guest" / name, *arguments]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,9 +210,9 @@ class Guest:
             f" cat {log}; exit 1"
         )
 
-    def python(self, text, timeout=COMMAND_TIMEOUT):
-        """Run a Python program in the guest."""
-        return self.run(f"{BIN / 'python'} -c {shlex.quote(text)}", timeout)
+    def program(self, name, *arguments, timeout=COMMAND_TIMEOUT):
+        """Run one of the programs in `guest/` in the guest; it has to succeed."""
+        return self.run(program_line(name, *arguments), timeout)
 
     def peek(self, number, offset, length):
         """Bytes of an ivshmem device's memory, as the host has them."""

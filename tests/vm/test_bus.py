@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vm.machine import BIN, COMMAND_TIMEOUT
+from vm.machine import COMMAND_TIMEOUT, program_line
 
 
 def test_the_tree_is_the_machines(guest, bars):
@@ -42,32 +42,6 @@ def test_removed_and_rescanned_devices_are_right_at_the_next_look_up(guest, bars
         guest.run(f"test -e {bars}/1b36:0005/bar0")
 
 
-def test_an_open_file_is_given_up_when_its_device_is_removed(guest, bars):
-    """Its mapping would still reach the addresses, where the device is again after a rescan."""
-    guest.python(f"""
-import errno, os, pathlib
-device = pathlib.Path("/sys/bus/pci/devices/0000:00:11.0")
-def gone(call, *arguments):
-    try:
-        call(*arguments)
-    except OSError as error:
-        return error.errno == errno.ENODEV
-root = pathlib.Path("{bars}/pci/0000:00:11.0")
-names = "bar0", "bar2", "u32/bar0", "x32/bar0@4", "bar2@10+10", "config"
-held = [os.open(root / name, os.O_RDWR) for name in names]
-other = os.open("{bars}/1af4:1110/bar2", os.O_RDWR)
-assert all(os.pread(fd, 4, 0) for fd in held)
-(device / "remove").write_text("1")
-assert all(gone(os.pread, fd, 4, 0) and gone(os.pwrite, fd, b"0x42", 0) for fd in held)
-pathlib.Path("/sys/bus/pci/rescan").write_text("1")
-assert device.exists()
-assert all(gone(os.pread, fd, 4, 0) and gone(os.pwrite, fd, b"0x42", 0) for fd in held)
-assert len(os.pread(other, 4, 0)) == 4
-(device / "enable").write_text("1")
-assert len(os.pread(os.open(root / "bar2", os.O_RDWR), 4, 0)) == 4
-""")
-
-
 @pytest.fixture
 def changes(guest, bars):
     """What the mount's log tells since the test began of functions that come and go."""
@@ -85,70 +59,10 @@ def changes(guest, bars):
     return shown
 
 
-GIVE_UP = """
-import errno, os, pathlib, subprocess, time
-bars, address = "{bars}", "{address}"
-device = pathlib.Path("/sys/bus/pci/devices", address)
-lines = device.joinpath("resource").read_text().splitlines()
-start, end = (int(word, 16) for word in lines[{bar}].split()[:2])
-def until(condition, what):
-    for _ in range(400):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise TimeoutError(what)
-def daemon():
-    for entry in pathlib.Path("/proc").iterdir():
-        if entry.name.isdigit():
-            words = (entry / "cmdline").read_bytes().decode().split("\\0")
-            if bars in words and "mount" in words:
-                return entry
-def mapped():
-    # Of the BAR: through resourceN, or through /dev/mem at its address.
-    found = 0
-    for line in (daemon() / "maps").read_text().splitlines():
-        words = line.split()
-        found += f"{{address}}/resource{bar}" in line
-        found += words[-1] == "/dev/mem" and start <= int(words[2], 16) <= end
-    return found
-def gone(fd):
-    for call in lambda: os.pread(fd, 4, 0), lambda: os.pwrite(fd, b"0x42", 0):
-        try:
-            call()
-        except OSError as error:
-            if error.errno != errno.ENODEV:
-                return False
-        else:
-            return False
-    return True
-bar = os.open(f"{{bars}}/pci/{{address}}/bar{bar}", os.O_RDWR)
-phys = os.open(f"{{bars}}/phys/{{start:x}}+10", os.O_RDWR)
-config = os.open(f"{{bars}}/pci/{{address}}/config", os.O_RDWR)
-elsewhere = os.open(f"{{bars}}/phys/100000+10", os.O_RDONLY)
-other = os.open(f"{{bars}}/1b36:0010/bar0", os.O_RDONLY)
-assert all(len(os.pread(fd, 4, 0)) == 4 for fd in (bar, phys, config, elsewhere, other))
-assert mapped() == 2, mapped()
-{unplug}
-# Its mapping goes without anybody touching or closing the file; that of phys stays, unreachable.
-until(lambda: mapped() == 1, "it stays mapped")
-assert gone(bar) and gone(phys) and gone(config)
-{plug}
-assert gone(bar) and gone(phys) and gone(config)
-assert all(len(os.pread(fd, 4, 0)) == 4 for fd in (elsewhere, other))
-"""
-
-
-def test_a_removed_device_is_unmapped_and_logged_at_once(guest, bars, changes):
+def test_an_open_file_is_given_up_when_its_device_is_removed(guest, bars, changes):
+    """Its mapping would still reach the addresses, where the device is again after a rescan."""
     address = "0000:00:11.0"
-    program = GIVE_UP.format(
-        bars=bars,
-        address=address,
-        bar=2,
-        unplug='(device / "remove").write_text("1")',
-        plug='pathlib.Path("/sys/bus/pci/rescan").write_text("1"); assert device.exists()',
-    )
-    guest.python(program)
-    guest.run(f"echo 1 > /sys/bus/pci/devices/{address}/enable")
+    guest.program("given_up.py", bars, address, 2, "-")
     assert changes() == [("remove", address), ("add", address)]
 
 
@@ -157,30 +71,7 @@ def test_a_bar_that_moves_is_not_what_comes_to_its_address(guest, bars):
     first, second = "0000:00:10.0", "0000:00:11.0"
     guest.poke(0, 0, b"one ")
     guest.poke(1, 0, b"two ")
-    guest.python(f"""
-import errno, os, pathlib
-devices = pathlib.Path("/sys/bus/pci/devices")
-addresses = "{first}", "{second}"
-def where(address):
-    return devices.joinpath(address, "resource").read_text().splitlines()[2].split()[0]
-held = [os.open(f"{bars}/pci/{{address}}/bar2", os.O_RDWR) for address in addresses]
-assert [os.pread(fd, 4, 0) for fd in held] == [b"one ", b"two "]
-old = list(map(where, addresses))
-for address in addresses:
-    devices.joinpath(address, "remove").write_text("1")
-pathlib.Path("/sys/bus/pci/rescan").write_text("1")
-for address in addresses:
-    devices.joinpath(address, "enable").write_text("1")
-now = list(map(where, addresses))
-assert set(old) & set(now), "nothing has come to where something was"
-for fd in held:
-    try:
-        os.pwrite(fd, b"lost", 0)
-    except OSError as error:
-        assert error.errno == errno.ENODEV
-    else:
-        raise SystemExit("written")
-""")
+    guest.program("moved_bars.py", bars, first, second)
     assert guest.peek(0, 0, 4) == b"one "
     assert guest.peek(1, 0, 4) == b"two "
     for address, data in ((first, b"one "), (second, b"two ")):
@@ -320,23 +211,16 @@ def test_names_that_are_not_there(guest, bars, name, message):
 def test_a_device_that_is_unplugged_is_unmapped_and_logged(guest, bars, twins, changes):
     """By device_del, which takes both functions of the slot."""
     guest.run(f"for a in {' '.join(twins)}; do echo 1 > /sys/bus/pci/devices/$a/enable; done")
-    program = GIVE_UP.format(
-        bars=bars,
-        address=twins[0],
-        bar=2,
-        unplug='pathlib.Path("/run/unplug").touch(); until(lambda: not device.exists(), "unplug")',
-        plug="",
-    )
-    guest.run(f"rm -f /run/unplug; cat > /run/give-up.py <<'END'\n{program}\nEND")
+    program = program_line("given_up.py", bars, twins[0], 2, "/run/unplug")
     guest.run(
-        f"setsid {BIN}/python /run/give-up.py > /run/give-up.log 2>&1 & echo $! > /run/give-up.pid;"
+        f"rm -f /run/unplug; setsid {program} > /run/log 2>&1 & echo $! > /run/pid;"
         " for i in {1..600}; do test -e /run/unplug && exit; sleep 0.1; done;"
-        " cat /run/give-up.log; exit 1"
+        " cat /run/log; exit 1"
     )
     guest.qmp.cmd("device_del", id="twin0")
     done = guest.run(
-        "for i in {1..600}; do test -e /proc/$(cat /run/give-up.pid)/exe || break; sleep 0.1; done;"
-        " cat /run/give-up.log"
+        "for i in {1..600}; do test -e /proc/$(cat /run/pid)/exe || break; sleep 0.1; done;"
+        " cat /run/log"
     )
     assert done.text == ""
     assert sorted(changes()) == [("remove", address) for address in twins]

@@ -6,36 +6,6 @@ import pytest
 
 from barfs.daemon.confine import SERVING, Capability
 
-# What a daemon does with its rights, and how it went. It has mounted before.
-PROGRAM = """
-import errno, json, os
-from pathlib import Path
-from barfs.daemon import confine
-from barfs.devmem import PhysicalMemory
-os.makedirs("/mnt/rights", exist_ok=True)
-os.system("mount -t tmpfs rights /mnt/rights")
-confine.keep_only({{confine.Capability(number) for number in {keep}}})
-def attempt(what, *arguments):
-    try:
-        what(*arguments)
-    except OSError as error:
-        return errno.errorcode[error.errno]
-    return "done"
-def enable(number):
-    Path("/sys/bus/pci/devices/0000:00:10.0/enable").write_text(number)
-def open_and_close(path):
-    os.close(os.open(path, os.O_RDWR))
-memory = PhysicalMemory(Path("/proc"), Path("/dev/mem"))
-print(json.dumps({{
-    "/dev/mem": attempt(open_and_close, "/dev/mem"),
-    "BAR": attempt(open_and_close, "/sys/bus/pci/devices/0000:00:10.0/resource2"),
-    "iomem": any(entry.is_ram for entry in memory.ranges()),
-    "config": len(Path("/sys/bus/pci/devices/0000:00:16.0/config").read_bytes()),
-    "enable": [attempt(enable, "1"), attempt(enable, "0")],
-    "unmount": os.system("umount /mnt/rights 2>/dev/null") == 0,
-}}))
-"""
-
 ALL = {
     "/dev/mem": "done",
     "BAR": "done",
@@ -56,7 +26,7 @@ LESS = {
 
 
 def outcome(guest, keep):
-    done = guest.python(PROGRAM.format(keep=[int(capability) for capability in keep]))
+    done = guest.program("rights.py", *(int(capability) for capability in keep))
     guest.run("! mountpoint -q /mnt/rights || umount /mnt/rights")
     return json.loads(done.text)
 

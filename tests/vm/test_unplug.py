@@ -6,13 +6,13 @@ import time
 import pytest
 
 from vm.conftest import MOUNTS
-from vm.machine import BIN, COMMAND_TIMEOUT, HERE, MIB, Region
+from vm.machine import COMMAND_TIMEOUT, MIB, Region, program_line
 
 ROUNDS = 50
 ROUNDS_BY_QEMU = 3
 ASKED = "/run/by-qemu"
 BACKEND = {"qom-type": "memory-backend-file", "id": "slot2", "size": MIB, "share": True}
-# As in unplug_load.py.
+# As in guest/unplug_load.py.
 FIRST_REGISTER, MARK = 0x10, 0x88
 
 
@@ -31,8 +31,7 @@ def check_accesses(seen, starts, mark):
 
 
 def load(address, rounds, directory):
-    words = [BIN / "python", HERE / "unplug_load.py", address, rounds, directory, *MOUNTS.values()]
-    return " ".join(map(str, words))
+    return program_line("unplug_load.py", address, rounds, directory, *MOUNTS.values())
 
 
 def check(result, seen, edu, rounds):

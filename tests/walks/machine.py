@@ -71,9 +71,7 @@ class Machine:
     def __init__(self, directory, via):
         self.via = via
         self.directory = directory
-        self.files = simulated.SimulatedMachine(
-            *(directory / name for name in ("sys", "proc", "mem"))
-        )
+        self.files = simulated.Paths(*(directory / name for name in ("sys", "proc", "mem")))
         self.devices = self.files.sysfs / "bus/pci/devices"
         self.shelf = directory / "shelf"
 

@@ -4,18 +4,17 @@ import itertools
 from pathlib import Path
 
 import pytest
+from machines import machine_of, tree_of
 
 from barfs.commands import drawing
-from barfs.devmem import PhysicalMemory
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
-from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Tree
+from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind
 
 
 @pytest.fixture
 def tree(tmp_path):
     machine = simulated.build(tmp_path)
-    return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
+    return tree_of(machine_of(machine))
 
 
 def listed(tree, directory=ROOT):

@@ -5,12 +5,23 @@ import logging
 import shutil
 
 import pytest
-from machines import ADMIN, ALL, E1000, FIRST, OPEN, RAWIO, SECOND, STRICT, Fixture
+from machines import (
+    ADMIN,
+    ALL,
+    E1000,
+    FIRST,
+    OPEN,
+    RAWIO,
+    SECOND,
+    STRICT,
+    Fixture,
+    Witness,
+    machine_of,
+)
 
-from barfs.access.files import REFUSALS, SysfsFile, refusal
-from barfs.devmem import PhysicalMemory
+from barfs.access.files import REFUSALS, refusal
 from barfs.diagnosis import obstacles
-from barfs.diagnosis.causes import BOOT, Machine, explain
+from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import (
     Access,
     AccessFault,
@@ -28,7 +39,8 @@ from barfs.errors import (
     Opening,
     PhysicalSpan,
 )
-from barfs.machine.functions import PciBus
+from barfs.machine import simulated
+from barfs.machine.source import BOOT, source_of
 from barfs.names import BarName, PciAddress
 
 RAM = PhysicalSpan(0x100000, 0x1000)
@@ -52,15 +64,10 @@ KEEPS_RAM = (
 
 @pytest.fixture
 def fixture(tmp_path):
-    return Fixture(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def untouched(monkeypatch):
     """Nothing that answers is asked: neither config space nor what is behind BARs."""
-    monkeypatch.setattr(PciBus, "command", None)
-    monkeypatch.setattr("barfs.spans.bars.open_bar", None)
-    monkeypatch.setattr(SysfsFile, "read", None)
+    fixture = Fixture(tmp_path, Witness)
+    yield fixture
+    assert [source.touched() for source in fixture.sources] == [[]] * len(fixture.sources)
 
 
 def refused(what, during, number, kind=None):
@@ -308,13 +315,13 @@ def test_a_diagnosis_that_fails_leaves_the_error_as_it_is(fixture, monkeypatch, 
 
 @pytest.mark.parametrize("error", [*LOCKED_OUT, *OWNED], ids=str)
 def test_a_machine_of_nothing(tmp_path, error, caplog):
-    memory = PhysicalMemory(tmp_path / "proc", tmp_path / "mem")
-    assert explain(error, Machine(PciBus(tmp_path), memory, tmp_path)).startswith(str(error))
+    paths = simulated.Paths(tmp_path, tmp_path / "proc", tmp_path / "mem")
+    assert explain(error, machine_of(paths, boot=tmp_path)).startswith(str(error))
     assert "Traceback" not in caplog.text
 
 
 def test_the_boot_directory_is_the_machines(fixture):
-    assert Machine(fixture.machine.pci, fixture.machine.memory).boot == BOOT
+    assert source_of(fixture.paths.sysfs, fixture.proc).boot == BOOT
 
 
 def test_the_sleep_of_what_does_not_answer(fixture):

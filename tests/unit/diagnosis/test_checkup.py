@@ -7,13 +7,13 @@ import shutil
 import subprocess
 
 import pytest
-from machines import ADMIN, ALL, E1000, FIRST, NVME, OPEN, RAWIO, SECOND, STRICT, Fixture
+from machines import ADMIN, ALL, E1000, FIRST, NVME, OPEN, RAWIO, SECOND, STRICT, Fixture, Witness
 
-from barfs.access.files import SysfsFile
 from barfs.diagnosis import checkup, obstacles
 from barfs.diagnosis.checkup import Finding, State, examine, status, text
 from barfs.errors import Cause, DeviceGone
-from barfs.machine.functions import PciBus
+from barfs.machine.configspace import command_of
+from barfs.machine.functions import Functions
 from barfs.names import PciAddress
 
 OK, NOTE, TROUBLE = State.OK, State.NOTE, State.TROUBLE
@@ -298,28 +298,7 @@ def test_a_bar_without_an_address(fixture):
     ("state", "runtime"),
     [("D3hot", "suspended"), ("D3cold", "suspended"), ("D3hot", "active"), ("D0", "suspended")],
 )
-def test_config_space_of_what_sleeps_is_not_read(fixture, monkeypatch, state, runtime):
-    read = []
-    ask = PciBus._bytes
-
-    def ask_and_note(bus, address, name, *where):
-        if name == "config":
-            read.append(f"{address} config")
-        return ask(bus, address, name, *where)
-
-    monkeypatch.setattr(PciBus, "_bytes", ask_and_note)
-    monkeypatch.setattr(SysfsFile, "read", None)
-    monkeypatch.setattr("barfs.spans.bars.open_bar", None)
-    monkeypatch.setattr(PciBus, "open_rom", None)
-    asked = []
-    attribute = PciBus.attribute
-    monkeypatch.setattr(
-        PciBus,
-        "attribute",
-        lambda bus, address, name: (
-            asked.append((str(address), name)) or attribute(bus, address, name)
-        ),
-    )
+def test_config_space_of_what_sleeps_is_not_read(fixture, state, runtime):
     fixture.set_attribute(FIRST, "power_state", state)
     fixture.set_attribute(FIRST, "power/runtime_status", runtime)
     fixture.set_attribute(FIRST, "class", "0x060400")
@@ -330,9 +309,12 @@ def test_config_space_of_what_sleeps_is_not_read(fixture, monkeypatch, state, ru
         f"echo on > {fixture.devices}/{FIRST}/power/control",
         None,
     )
-    assert read == [f"{address} config" for address in (E1000, SECOND, NVME)]
+    fixture.source = Witness
+    machine = fixture.machine
+    examine(machine, machine.pci.addresses(), fixture.fuse)
+    assert machine.source.touched() == [f"{address}/config" for address in (E1000, SECOND, NVME)]
     # The kernel reads config space for this one.
-    assert (FIRST, "current_link_width") not in asked
+    assert ("read", f"{FIRST}/current_link_width") not in machine.source.seen
 
 
 def test_a_bridge_that_sleeps_is_no_trouble(fixture):
@@ -406,7 +388,7 @@ def test_a_copy_without_config_space_or_resources(fixture):
     ("place", "moment"),
     [
         *((obstacles, "sleeping"), (obstacles, "obstacle")),
-        *((PciBus, "bars"), (PciBus, "command"), (PciBus, "driver")),
+        *((Functions, "bars"), (Functions, "read_config"), (Functions, "driver")),
     ],
 )
 def test_what_vanishes_meanwhile_is_left_out(fixture, monkeypatch, place, moment):
@@ -490,7 +472,7 @@ def test_the_mends_mend(fixture):
             assert done.returncode == 0, found
     assert (fixture.devices / FIRST / "enable").read_text() == "1\n"
     assert (fixture.devices / SECOND / "power/control").read_text() == "on\n"
-    assert fixture.machine.pci.command(PciAddress.parse(E1000)) == 3
+    assert command_of(fixture.machine.pci, PciAddress.parse(E1000)) == 3
 
 
 def test_status_is_the_text_about_all_functions(fixture):

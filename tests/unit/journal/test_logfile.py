@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 import trio
@@ -188,7 +189,7 @@ def test_what_is_left_at_the_end_is_written_once(path, disk):
 
 def test_dev_full_holds_nobody_up(caplog):
     journal = Journal()
-    log = LogFile(os.path.realpath("/dev/full"), journal)
+    log = LogFile(Path("/dev/full").resolve(), journal)
     for n in range(3):
         add(journal, n)
         assert not write(log)
@@ -268,5 +269,145 @@ def test_a_line_that_was_torn_is_ended_first(path, before):
 
 def test_a_torn_line_of_a_file_that_can_only_be_written(path, monkeypatch):
     path.write_bytes(b"torn")
-    monkeypatch.setattr("builtins.open", lambda *_, **__: (_ for _ in ()).throw(PermissionError))
+    real_open = os.open
+
+    def open_for_writing_only(path, flags, *more, **where):
+        if not flags & (os.O_WRONLY | os.O_PATH):
+            raise PermissionError
+        return real_open(path, flags, *more, **where)
+
+    monkeypatch.setattr(logfile.os, "open", open_for_writing_only)
     LogFile(path, Journal()).close()
+    assert path.read_bytes() == b"torn"
+
+
+OTHER = 65534
+
+
+@pytest.fixture
+def theirs(tmp_path, require):
+    """A directory of somebody who is not root."""
+    require(os.geteuid() == 0, "root, to give a directory away")
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    os.chown(directory, OTHER, OTHER)
+    return directory
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file that root alone may write."""
+    path = tmp_path / "secret"
+    path.write_text("mine\n")
+    path.chmod(0o600)
+    return path
+
+
+def plant_link(path, secret):
+    path.symlink_to(secret)
+
+
+def plant_dangling_link(path, secret):
+    path.symlink_to(secret.with_name("nologin"))
+
+
+def plant_other_name(path, secret):
+    os.link(secret, path)
+
+
+def plant_somebodys(path, secret):
+    path.touch()
+    os.chown(path, OTHER - 1, OTHER - 1)
+
+
+def plant_pipe(path, secret):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("plant", "words"),
+    [
+        (plant_link, "is a symbolic link"),
+        (plant_dangling_link, "is a symbolic link"),
+        (plant_other_name, "another name"),
+        (plant_somebodys, "belongs to somebody else"),
+        (plant_pipe, "no regular file"),
+    ],
+)
+def test_the_owner_of_its_directory_gains_nothing(theirs, secret, caplog, plant, words):
+    """Neither what is there at the start is written to, nor what comes to its place."""
+    path = theirs / "log"
+    plant(path, secret)
+    if plant is not plant_pipe:
+        with pytest.raises(OSError, match=words):
+            LogFile(path, Journal())
+    path.unlink()
+    journal = Journal()
+    log = LogFile(path, journal)
+    add(journal, 0)
+    assert write(log)
+    path.rename(theirs / "moved")
+    plant(path, secret)
+    before = path.lstat()
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if plant is plant_pipe else None
+    add(journal, 1)
+    assert not write(log)
+    assert words in caplog.text
+    assert path.lstat().st_size == before.st_size
+    path.unlink()
+    assert write(log)
+    log.close()
+    assert events(path) == [1]
+    assert secret.read_text() == "mine\n"
+    assert sorted(os.listdir(theirs.parent)) == ["secret", "theirs"]
+    if reader is not None:
+        os.close(reader)
+
+
+def test_a_directory_is_the_one_that_it_was(theirs, secret):
+    """Even if a link to another takes its place."""
+    inner = theirs / "inner"
+    inner.mkdir()
+    os.chown(inner, OTHER, OTHER)
+    journal = Journal()
+    log = LogFile(inner / "secret", journal)
+    inner.rename(theirs / "moved")
+    inner.symlink_to(secret.parent)
+    (theirs / "moved/secret").unlink()
+    add(journal, 0)
+    log.close()
+    assert secret.read_text() == "mine\n"
+    assert events(theirs / "moved/secret") == [0]
+
+
+def test_on_the_way_to_it_only_roots_links_are_followed(theirs, tmp_path):
+    (tmp_path / "here").mkdir()
+    for number, target in enumerate((tmp_path / "here", "../here", "../theirs/../here/./", "1")):
+        link = theirs / str(number)
+        link.symlink_to(target)
+        LogFile(link / "log", Journal()).close()
+        assert (tmp_path / "here/log").exists()
+        (tmp_path / "here/log").unlink()
+        os.lchown(link, OTHER, OTHER)
+        with pytest.raises(OSError, match="somebody else has made"):
+            LogFile(link / "log", Journal())
+        os.lchown(link, 0, 0)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="Too many levels"):
+        LogFile(tmp_path / "loop/log", Journal())
+
+
+def test_a_log_with_another_name_is_roots_own_business(path):
+    path.touch()
+    os.link(path, path.with_name("other"))
+    LogFile(path, Journal()).close()
+
+
+def test_no_descriptor_is_left(theirs, secret):
+    before = os.listdir("/proc/self/fd")
+    LogFile(theirs / "log", Journal()).close()
+    (theirs / "link").symlink_to(secret)
+    for name in ("link", "no/log", "."):
+        with pytest.raises(OSError):
+            LogFile(theirs / name, Journal())
+    assert len(os.listdir("/proc/self/fd")) == len(before)

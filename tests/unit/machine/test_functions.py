@@ -8,19 +8,23 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from machines import Witness, functions_of, machine_of, ways_of
 
 from barfs.access.apertures import MappedAperture, PortAperture
 from barfs.access.files import RomFile, SysfsFile
-from barfs.devmem import PhysicalMemory
 from barfs.diagnosis import obstacles
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded, ReadOnly
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
+from barfs.machine.configspace import command_of
+from barfs.machine.functions import Functions
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.machine.presence import Presence
 from barfs.machine.resources import Resource, check_window, parse_resource
+from barfs.machine.source import PlainSource, RealSource
 from barfs.names import DeviceId, PciAddress
 from barfs.spans import bars
+from barfs.spans.enabling import Decoder
+from barfs.spans.ways import Ways
 
 E1000 = PciAddress(0, 0, 3, 0)
 IVSHMEM = PciAddress(0, 0, 4, 0)
@@ -34,7 +38,12 @@ def machine(tmp_path):
 
 @pytest.fixture
 def bus(machine):
-    return PciBus(machine.sysfs)
+    return functions_of(machine.sysfs)
+
+
+def open_bar(pci, *bar, **more):
+    """By the way that is the default."""
+    return bars.open_bar(Ways(pci, None), *bar, **more)
 
 
 @pytest.fixture
@@ -89,12 +98,12 @@ def test_a_garbage_resource_is_a_value_error_and_costs_no_other_bar(bus, ivshmem
 
 
 def test_addresses_are_in_order_of_their_numbers_and_other_names_ignored(tmp_path):
-    assert PciBus(tmp_path).addresses() == []
+    assert functions_of(tmp_path).addresses() == []
     good = ["0000:00:04.0", "0000:00:1f.7", "0000:01:00.0", "ffff:00:00.0", "10000:01:00.0"]
     bad = ["virtio0", "0000:00:04", "0000:00:04.0.bak", "0000:00:0A.0", "00001:00:00.0", ".x", "\n"]
     for name in good + bad:
         (tmp_path / "bus/pci/devices" / name).mkdir(parents=True)
-    assert list(map(str, PciBus(tmp_path).addresses())) == good
+    assert list(map(str, functions_of(tmp_path).addresses())) == good
 
 
 @pytest.mark.parametrize("text", ["", "\n", "garbage", "0x", "0xg", "0x1 0x2", "-0x1", "0x10000"])
@@ -116,7 +125,7 @@ def test_bars_are_those_of_memory_and_of_ports_that_exist(bus, ivshmem):
     assert list(bus.bars(IVSHMEM)) == [0, 1, 2]
     assert [bar.is_memory for bar in bus.bars(IVSHMEM).values()] == [True, False, True]
     for index in (3, 4, 6, 7):
-        for ask in (bus.bar, lambda *bar: bars.open_bar(bus, *bar, writable=False)):
+        for ask in (bus.bar, lambda *bar: open_bar(bus, *bar, writable=False)):
             with pytest.raises(NoSuchNode, match=rf"0000:00:04\.0: there is no BAR {index}"):
                 ask(IVSHMEM, index)
 
@@ -162,8 +171,7 @@ def test_a_rom_is_switched_on_only_in_a_real_sysfs(bus, machine):
     assert (file.size, file.read(0, 1 << 20)) == (len(before), before)
     file.close()
     assert rom.read_bytes() == before
-    bus.is_real = True
-    file = bus.open_rom(E1000)
+    file = functions_of(machine.sysfs, source=RealSource).open_rom(E1000)
     assert type(file) is RomFile
     file.write(0, b"1")  # so it is open for writing
     file.close()
@@ -175,11 +183,11 @@ def test_a_rom_is_switched_on_only_in_a_real_sysfs(bus, machine):
         ("resource", lambda bus: bus.bars(IVSHMEM)),
         ("resource", lambda bus: bus.resources(IVSHMEM)),
         ("resource", lambda bus: bus.bar(IVSHMEM, 0)),
-        ("resource", lambda bus: bars.open_bar(bus, IVSHMEM, 0, writable=False)),
-        ("resource0", lambda bus: bars.open_bar(bus, IVSHMEM, 0, writable=False)),
-        ("config", lambda bus: bars.open_bar(bus, IVSHMEM, 0, writable=False)),
+        ("resource", lambda bus: open_bar(bus, IVSHMEM, 0, writable=False)),
+        ("resource0", lambda bus: open_bar(bus, IVSHMEM, 0, writable=False)),
+        ("config", lambda bus: open_bar(bus, IVSHMEM, 0, writable=False)),
         ("config", lambda bus: bus.config_size(IVSHMEM)),
-        ("config", lambda bus: bus.command(IVSHMEM)),
+        ("config", lambda bus: command_of(bus, IVSHMEM)),
         ("config", lambda bus: bus.open_config(IVSHMEM, writable=False)),
         ("vendor", lambda bus: bus.id(IVSHMEM)),
         ("subsystem_device", lambda bus: bus.subsystem(IVSHMEM)),
@@ -195,12 +203,12 @@ def test_a_missing_file_is_a_device_gone(bus, ivshmem, file, ask):
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_bar_is_not_opened_while_its_device_sleeps(bus, e1000, monkeypatch, index):
     """Its config space is not read either: that would wake it for a moment."""
-    bars.open_bar(bus, E1000, index, writable=False).close()
-    monkeypatch.setattr(PciBus, "command", None)
+    open_bar(bus, E1000, index, writable=False).close()
+    monkeypatch.setattr(Functions, "read_config", None)
     for state in ("D1", "D2", "D3hot", "D3cold"):
         (e1000 / "power_state").write_text(state + "\n")
         with pytest.raises(NotDecoded) as caught:
-            bars.open_bar(bus, E1000, index, writable=False)
+            open_bar(bus, E1000, index, writable=False)
         assert str(caught.value) == (
             f"0000:00:03.0 bar{index}: the device sleeps ({state}); echo on > {e1000}/power/control"
         )
@@ -208,15 +216,15 @@ def test_a_bar_is_not_opened_while_its_device_sleeps(bus, e1000, monkeypatch, in
     monkeypatch.undo()
     for state in ("D0", "unknown"):
         (e1000 / "power_state").write_text(state + "\n")
-        bars.open_bar(bus, E1000, index, writable=False).close()
+        open_bar(bus, E1000, index, writable=False).close()
     (e1000 / "power_state").unlink()
-    bars.open_bar(bus, E1000, index, writable=False).close()
+    open_bar(bus, E1000, index, writable=False).close()
 
 
 @pytest.mark.parametrize("via_devmem", [False, True])
 @pytest.mark.parametrize("command", [0x0000, 0x0001, 0x0404, 0xFFFD])
 def test_a_bar_is_not_opened_while_decoding_is_off(machine, ivshmem, via_devmem, command):
-    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
+    ways = ways_of(machine_of(machine, bars_via_devmem=via_devmem))
     set_command(ivshmem, command)
     copy = f"-A linux-sysfs -O sysfs.path={machine.sysfs}/bus/pci"
     setpci = f"setpci {copy} -s 0000:00:04.0 COMMAND=2:2"
@@ -224,7 +232,7 @@ def test_a_bar_is_not_opened_while_decoding_is_off(machine, ivshmem, via_devmem,
     for enabled, mend in mends.items():
         (ivshmem / "enable").write_text(enabled + "\n")
         with pytest.raises(NotDecoded, match=r"^0000:00:04\.0 bar2: .* decoding is off") as caught:
-            bars.open_bar(PciBus(machine.sysfs, memory), IVSHMEM, 2, writable=False)
+            bars.open_bar(ways, IVSHMEM, 2, writable=False)
         assert str(caught.value).endswith(f"; {mend}")
         assert caught.value.errno == errno.EIO
 
@@ -298,7 +306,7 @@ def e1000(machine):
 @pytest.mark.parametrize("via_devmem", [False, True])
 @pytest.mark.parametrize("command", [0x0000, 0x0002, 0x0404, 0xFFFE])
 def test_a_port_bar_is_not_opened_while_io_decoding_is_off(machine, e1000, via_devmem, command):
-    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
+    ways = ways_of(machine_of(machine, bars_via_devmem=via_devmem))
     set_command(e1000, command)
     copy = f"-A linux-sysfs -O sysfs.path={machine.sysfs}/bus/pci"
     setpci = f"setpci {copy} -s 0000:00:03.0 COMMAND=1:1"
@@ -309,7 +317,7 @@ def test_a_port_bar_is_not_opened_while_io_decoding_is_off(machine, e1000, via_d
         mend = f"echo 1 > {e1000}/enable" if (enabled, driver) == ("0", False) else setpci
         (e1000 / "enable").write_text(enabled + "\n")
         with pytest.raises(NotDecoded, match=r"^0000:00:03\.0 bar1: I/O decoding is off") as caught:
-            bars.open_bar(PciBus(machine.sysfs, memory), E1000, 1, writable=False)
+            bars.open_bar(ways, E1000, 1, writable=False)
         assert str(caught.value).endswith(f"; {mend}")
         assert caught.value.errno == errno.EIO
 
@@ -323,20 +331,19 @@ def test_a_port_bar_is_not_opened_while_io_decoding_is_off(machine, e1000, via_d
 )
 def test_each_space_has_its_own_decode_bit(bus, e1000, index, command, decoded):
     set_command(e1000, command)
-    assert bus.command(E1000) == command
+    assert command_of(bus, E1000) == command
     if not decoded:
         with pytest.raises(NotDecoded):
-            bars.open_bar(bus, E1000, index, writable=False)
+            open_bar(bus, E1000, index, writable=False)
         return
-    bars.open_bar(bus, E1000, index, writable=False).close()
+    open_bar(bus, E1000, index, writable=False).close()
 
 
 @pytest.mark.parametrize("via_devmem", [False, True])
 @pytest.mark.parametrize(("offset", "size"), [(0, None), (0, 0x40), (3, 1), (8, 0x38), (0x3F, 1)])
 def test_a_port_bar_is_its_resource_file_also_with_devmem(machine, e1000, via_devmem, offset, size):
-    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
-    bus = PciBus(machine.sysfs, memory)
-    aperture = bars.open_bar(bus, E1000, 1, writable=True, offset=offset, size=size)
+    ways = ways_of(machine_of(machine, bars_via_devmem=via_devmem))
+    aperture = bars.open_bar(ways, E1000, 1, writable=True, offset=offset, size=size)
     assert type(aperture) is PortAperture
     assert (aperture.base, aperture.size) == (0xC000 + offset, 0x40 if size is None else size)
     assert (aperture.max_width, aperture.memory_like) == (4, False)
@@ -360,10 +367,9 @@ def test_a_port_bar_is_its_resource_file_also_with_devmem(machine, e1000, via_de
 def test_a_window_is_its_part_of_the_bar(
     machine, ivshmem, via_devmem, address, index, offset, size
 ):
-    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
-    bus = PciBus(machine.sysfs, memory)
-    bar = bus.bar(address, index)
-    aperture = bars.open_bar(bus, address, index, writable=True, offset=offset, size=size)
+    ways = ways_of(machine_of(machine, bars_via_devmem=via_devmem))
+    bar = ways.pci.bar(address, index)
+    aperture = bars.open_bar(ways, address, index, writable=True, offset=offset, size=size)
     assert type(aperture) is MappedAperture
     assert (aperture.base, aperture.size) == (bar.start + offset, size)
     assert aperture.memory_like == bar.prefetchable
@@ -396,7 +402,7 @@ def test_a_window_outside_the_bar_is_refused(bus, index, offset, size):
     whole = bus.bar(IVSHMEM, index).size
     what = f"0000:00:04.0 bar{index}: {size:#x} bytes at {offset:#x}, but it ends at {whole:#x}"
     with pytest.raises(NoSuchAddress, match=re.escape(what)) as caught:
-        bars.open_bar(bus, IVSHMEM, index, writable=False, offset=offset, size=size)
+        open_bar(bus, IVSHMEM, index, writable=False, offset=offset, size=size)
     assert caught.value.errno == errno.ENXIO
 
 
@@ -409,11 +415,11 @@ def test_check_window_allows_what_lies_inside():
 
 
 @pytest.mark.parametrize("offset", [0, 0x40])
-def test_a_bar_that_shares_a_page_is_found_in_it_in_a_real_sysfs(bus, ivshmem, offset):
+def test_a_bar_that_shares_a_page_is_found_in_it_in_a_real_sysfs(machine, ivshmem, offset):
     set_line(ivshmem, 0, f"0xfeb20300 0xfeb203ff {simulated.MEM:#x}")
     (ivshmem / "resource0").write_bytes(bytes(0x1000))
-    bus.is_real = True
-    aperture = bars.open_bar(bus, IVSHMEM, 0, writable=True, offset=offset, size=4)
+    bus = functions_of(machine.sysfs, source=RealSource)
+    aperture = open_bar(bus, IVSHMEM, 0, writable=True, offset=offset, size=4)
     aperture.store_run(0, 4, b"abcd")
     aperture.close()
     assert (ivshmem / "resource0").read_bytes().index(b"abcd") == 0x300 + offset
@@ -424,7 +430,7 @@ def test_a_bar_without_an_address_exists_but_is_not_opened(bus, ivshmem, flag):
     set_line(ivshmem, 0, f"0x0 0xff {simulated.MEM | flag:#x}")
     assert bus.bar(IVSHMEM, 0).size == 0x100
     with pytest.raises(NotDecoded, match=r"0000:00:04\.0 bar0: .* no address"):
-        bars.open_bar(bus, IVSHMEM, 0, writable=False)
+        open_bar(bus, IVSHMEM, 0, writable=False)
 
 
 @pytest.mark.parametrize("via_devmem", [False, True])
@@ -433,10 +439,9 @@ def test_a_bar_is_its_resource_file_or_the_memory_at_its_address(
     machine, ivshmem, via_devmem, address, index
 ):
     set_command(ivshmem, 0x0002)
-    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
-    bus = PciBus(machine.sysfs, memory)
-    bar = bus.bar(address, index)
-    aperture = bars.open_bar(bus, address, index, writable=True)
+    ways = ways_of(machine_of(machine, bars_via_devmem=via_devmem))
+    bar = ways.pci.bar(address, index)
+    aperture = bars.open_bar(ways, address, index, writable=True)
     assert (aperture.base, aperture.size) == (bar.start, bar.size)
     assert aperture.memory_like == bar.prefetchable
     aperture.store_run(bar.size - 8, 4, b"abcd")
@@ -449,11 +454,12 @@ def test_a_bar_is_its_resource_file_or_the_memory_at_its_address(
             assert file.read(12) == bytes(4) + (b"abcd" if written else bytes(4)) + bytes(4)
 
 
-def ruled(machine, allow=(), read_only=(), bars_via=None):
-    parse = DevicePattern.parse
-    return PciBus(
-        machine.sysfs, bars_via, Rules(*(tuple(map(parse, p)) for p in (allow, read_only)))
-    )
+def rules(allow=(), read_only=()):
+    return Rules(*(tuple(map(DevicePattern.parse, patterns)) for patterns in (allow, read_only)))
+
+
+def ruled(machine, allow=(), read_only=(), source=PlainSource):
+    return functions_of(machine.sysfs, rules(allow, read_only), source)
 
 
 def test_what_is_not_allowed_is_to_no_method_there(machine):
@@ -470,10 +476,9 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         "bar": (0,),
         "open_rom": (),
         "is_virtual": (),
-        "set_attribute": ("enable", "1"),
-        "set_command": (3,),
+        "presence": (),
         "config_size": (),
-        "command": (),
+        "read_config": (0, 2),
         "path": ("config",),
     }
     for name, arguments in asked.items():
@@ -491,7 +496,7 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
             call()
     for writable in (False, True):
-        for call in (bus.open_config, lambda *a, **k: bars.open_bar(bus, *a, 0, **k)):
+        for call in (bus.open_config, lambda *a, **k: open_bar(bus, *a, 0, **k)):
             with pytest.raises(DeviceGone, match="no such function"):
                 call(IVSHMEM, writable=writable)
     assert bus.rom_size(IVSHMEM) is None
@@ -505,12 +510,16 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
     methods = {name for name in dir(bus) if not name.startswith("_")}
     assert methods == {
         *("addresses", "exists", "attribute", "driver", "id", "subsystem", "resources", "bars"),
-        *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "command"),
-        *("is_virtual", "set_attribute", "set_command", "path"),
+        *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "read_config"),
+        *("is_virtual", "path"),
+        # This one only asks another one.
+        "known",
         # These are about no one function.
-        *("sysfs", "is_real", "bars_via", "bars_via_devmem", "with_id"),
-        # These are for physical memory as well, where every device lies.
-        *("is_present", "presence", "is_read_only", "check_writable", "check_span_writable"),
+        *("source", "everything", "with_id"),
+        # What may not be written is so whether it is allowed or not.
+        *("is_read_only", "check_writable", "check_span_writable"),
+        # This one tells what rules are about.
+        "name",
     }
 
 
@@ -526,45 +535,42 @@ def test_rules_by_ids_leave_out_whose_ids_cannot_be_told(machine, ivshmem):
     assert bus.is_read_only(IVSHMEM)
 
 
-def test_a_look_up_asks_only_about_the_function_itself(machine, monkeypatch):
-    bus = ruled(machine, ["1af4:*:1af4:*", "8086:*"], ["1af4:1110"])
-    asked = []
-    read = PciBus._text
-    monkeypatch.setattr(PciBus, "_text", lambda *key: asked.append(key[1:]) or read(*key))
-    monkeypatch.setattr(os, "listdir", lambda path: pytest.fail(f"listed {path}"))
+def test_a_look_up_asks_only_about_the_function_itself(machine):
+    bus = ruled(machine, ["1af4:*:1af4:*", "8086:*"], ["1af4:1110"], Witness)
     assert bus.exists(IVSHMEM)
     assert bus.is_read_only(IVSHMEM)
-    bars.open_bar(bus, IVSHMEM, 0, writable=False).close()
-    assert {address for address, _ in asked} == {IVSHMEM}
-    asked.clear()
-    plain = PciBus(machine.sysfs)
+    open_bar(bus, IVSHMEM, 0, writable=False).close()
+    assert {path.partition("/")[0] for _, path in bus.source.seen} == {str(IVSHMEM)}
+    assert "list" not in dict(bus.source.seen)
+    plain = functions_of(machine.sysfs, source=Witness)
     assert plain.exists(IVSHMEM)
     assert not plain.is_read_only(IVSHMEM)
     plain.check_span_writable(0, 1 << 63)
-    assert asked == []
+    assert plain.source.seen == [("exists", str(IVSHMEM))]
 
 
 @pytest.mark.parametrize("via_devmem", [False, True])
 def test_what_is_read_only_is_not_opened_for_writing(machine, via_devmem):
-    memory = PhysicalMemory(machine.proc, machine.devmem) if via_devmem else None
-    bus = ruled(machine, [], ["1af4:1110", "0000:00:03.0"], memory)
+    ruled = rules([], ["1af4:1110", "0000:00:03.0"])
+    ways = ways_of(machine_of(machine, rules=ruled, bars_via_devmem=via_devmem))
+    bus = ways.pci
     for address, bar in ((IVSHMEM, 0), (IVSHMEM, 2), (E1000, 0), (E1000, 1)):
-        bars.open_bar(bus, address, bar, writable=False).close()
+        bars.open_bar(ways, address, bar, writable=False).close()
         bus.open_config(address, writable=False).close()
         for call in (
-            lambda key=(address, bar): bars.open_bar(bus, *key, writable=True),
-            lambda key=(address, bar): bars.open_bar(bus, *key, writable=True, offset=4, size=4),
+            lambda key=(address, bar): bars.open_bar(ways, *key, writable=True),
+            lambda key=(address, bar): bars.open_bar(ways, *key, writable=True, offset=4, size=4),
             lambda key=address: bus.open_config(key, writable=True),
-            lambda key=address: bus.set_command(key, 0),
+            lambda key=address: Decoder(bus)._set_command(key, 0),
         ):
             with pytest.raises(ReadOnly, match=rf"^{address} .*--read-only-device") as caught:
                 call()
             assert caught.value.errno == errno.EROFS
         with pytest.raises(ReadOnly, match=rf"/enable: {address} is read-only"):
-            bus.set_attribute(address, "enable", "1")
-    bars.open_bar(bus, NVME, 0, writable=True).close()
+            Decoder(bus)._set_enable(address, "1")
+    bars.open_bar(ways, NVME, 0, writable=True).close()
     bus.open_config(NVME, writable=True).close()
-    bus.set_attribute(NVME, "enable", "1")
+    Decoder(bus)._set_enable(NVME, "1")
 
 
 @pytest.mark.parametrize(
@@ -615,7 +621,7 @@ def test_a_change_is_seen_however_soon_it_comes(bus, ivshmem, monkeypatch):
     clock = SimpleNamespace(time_ns=lambda: changed + 1000)
     system = SimpleNamespace(fstat=lambda _: about, pread=os.pread, close=os.close)
     monkeypatch.setattr("barfs.machine.presence.os", system)
-    monkeypatch.setattr("barfs.machine.plain.time", clock)
+    monkeypatch.setattr("barfs.machine.presence.time", clock)
     presence = bus.presence(IVSHMEM)
     for _ in range(3):
         presence.check()

@@ -4,14 +4,14 @@ import os
 import time
 
 import pytest
+from machines import Witness, machine_of, tree_of
 
 from barfs.errors import NoSuchNode
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
 from barfs.machine.index import IdIndex
-from barfs.machine.plain import directory_stamp
+from barfs.machine.source import PlainSource
 from barfs.names import DeviceId, PciAddress
-from barfs.nodes import ROOT, Tree
+from barfs.nodes import ROOT
 
 IVSHMEM = DeviceId(0x1AF4, 0x1110)
 NVME = DeviceId(0x1B36, 0x0010)
@@ -57,19 +57,22 @@ def test_without_a_stamp_or_when_asked_for_each_look_up_scans():
 
 
 def test_a_directory_that_may_just_have_changed_has_no_stamp(tmp_path):
-    assert directory_stamp(tmp_path / "absent") is None
-    assert directory_stamp(tmp_path) is None
-    os.utime(tmp_path, ns=(0, time.time_ns() - 10**9))
-    before = directory_stamp(tmp_path)
+    source = PlainSource(tmp_path, tmp_path, tmp_path)
+    devices = tmp_path / "bus/pci/devices"
+    assert source.stamp() is None
+    devices.mkdir(parents=True)
+    assert source.stamp() is None
+    os.utime(devices, ns=(0, time.time_ns() - 10**9))
+    before = source.stamp()
     assert before is not None
-    (tmp_path / "new").mkdir()
-    assert directory_stamp(tmp_path) != before
+    (devices / "new").mkdir()
+    assert source.stamp() != before
 
 
 @pytest.fixture
 def tree(tmp_path):
     machine = simulated.build(tmp_path)
-    return Tree(PciBus(machine.sysfs), None)
+    return tree_of(machine_of(machine, source=Witness))
 
 
 def settle(directory):
@@ -107,17 +110,12 @@ def test_ids_that_change_where_they_are_are_found_and_no_longer_found(tree, tmp_
     assert target(tree, "1b36:0011") == "0000:01:00.0"
 
 
-def test_a_look_up_reads_the_ids_of_what_it_finds_only(tree, tmp_path, monkeypatch):
+def test_a_look_up_reads_the_ids_of_what_it_finds_only(tree, tmp_path):
     devices = tmp_path / "sys/bus/pci/devices"
     settle(devices)
     tree.lookup(ROOT, "1af4:1110")
-    asked = []
-    real = PciBus._read_id
-
-    def read_id(self, address, vendor, device):
-        asked.append(str(address))
-        return real(self, address, vendor, device)
-
-    monkeypatch.setattr(PciBus, "_read_id", read_id)
+    tree.pci.source.seen.clear()
     tree.lookup(ROOT, "1b36:0010")
-    assert asked == ["0000:01:00.0"]
+    assert tree.pci.source.seen == [
+        ("read", f"0000:01:00.0/{name}") for name in ("vendor", "device")
+    ]

@@ -8,6 +8,7 @@ from machines import ADMIN, ALL, RAWIO, STRICT, Fixture, config_text
 
 from barfs.machine import kernel
 from barfs.machine.kernel import Config, Kernel, Process, parse_config, read_kernel, read_process
+from barfs.machine.source import PlainSource
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def fixture(tmp_path):
 
 
 def read(fixture):
-    return read_kernel(fixture.paths.sysfs, fixture.proc, fixture.boot)
+    return read_kernel(fixture.machine.source)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +101,10 @@ def test_a_release_that_is_none_names_no_file(fixture, release):
 )
 def test_parameters(fixture, words, value):
     fixture.set_parameters(words)
-    assert kernel.parameter(fixture.proc, "iomem") == value
+    assert kernel.parameter(fixture.machine.source, "iomem") == value
     assert read(fixture).iomem == value
     (fixture.proc / "cmdline").unlink()
-    assert kernel.parameter(fixture.proc, "iomem") is None
+    assert kernel.parameter(fixture.machine.source, "iomem") is None
 
 
 @pytest.mark.parametrize(
@@ -159,9 +160,10 @@ def test_lockdown_without_its_file(fixture):
 
 
 def test_a_machine_of_nothing(tmp_path):
-    assert read_kernel(tmp_path, tmp_path, tmp_path) == Kernel(None, None, None)
-    assert read_process(tmp_path) is None
-    assert not kernel.has_secure_boot(tmp_path)
+    source = PlainSource(tmp_path, tmp_path, tmp_path)
+    assert read_kernel(source) == Kernel(None, None, None)
+    assert read_process(source) is None
+    assert not kernel.has_secure_boot(source)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_secure_boot(fixture, value, on):
     directory = fixture.paths.sysfs / "firmware/efi/efivars"
     directory.mkdir(parents=True)
     (directory / "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c").write_bytes(value)
-    assert kernel.has_secure_boot(fixture.paths.sysfs) == on
+    assert kernel.has_secure_boot(fixture.machine.source) == on
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_secure_boot(fixture, value, on):
 )
 def test_a_process_and_its_capabilities(fixture, mask, missing):
     fixture.set_process(uid=7, mask=mask)
-    process = read_process(fixture.proc)
+    process = read_process(fixture.machine.source)
     # The effective user is the second number, not the first.
     assert process == Process(7, mask, in_namespace=False)
     assert process.missing == missing
@@ -194,9 +196,9 @@ def test_a_process_and_its_capabilities(fixture, mask, missing):
 
 def test_a_process_in_a_user_namespace(fixture):
     fixture.set_process(users="0 1000 1")
-    assert read_process(fixture.proc).in_namespace
+    assert read_process(fixture.machine.source).in_namespace
     (fixture.proc / "self/uid_map").unlink()  # a kernel without user namespaces
-    assert not read_process(fixture.proc).in_namespace
+    assert not read_process(fixture.machine.source).in_namespace
 
 
 @pytest.mark.parametrize(
@@ -204,7 +206,7 @@ def test_a_process_in_a_user_namespace(fixture):
 )
 def test_a_process_that_is_garbage(fixture, text):
     (fixture.proc / "self/status").write_text(text)
-    assert read_process(fixture.proc) is None
+    assert read_process(fixture.machine.source) is None
 
 
 def test_random_bytes_in_every_file(fixture):
@@ -223,5 +225,5 @@ def test_random_bytes_in_every_file(fixture):
         facts = read(fixture)
         assert facts.lockdown in {None, *kernel.LOCKDOWN_LEVELS}
         assert facts.strict in {None, True, False}
-        process = read_process(fixture.proc)
+        process = read_process(fixture.machine.source)
         assert process is None or 0 <= process.capabilities < 1 << 64

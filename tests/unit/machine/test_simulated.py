@@ -3,17 +3,16 @@
 import struct
 
 import pytest
+from machines import machine_of, tree_of
 
-from barfs.devmem import PhysicalMemory
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
-from barfs.nodes import Tree
+from barfs.machine.configspace import command_of
 
 
 @pytest.fixture
 def tree(tmp_path):
     machine = simulated.build(tmp_path)
-    return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
+    return tree_of(machine_of(machine))
 
 
 def test_devices_and_their_bars(tree):
@@ -42,7 +41,7 @@ def test_one_bar_is_of_ports_and_its_device_decodes_them(tree):
     ]
     assert found == [("0000:00:03.0", 1)]
     address = tree.pci.addresses()[0]
-    assert tree.pci.command(address) & 3 == 3
+    assert command_of(tree.pci, address) & 3 == 3
     assert tree.pci.bar(address, 1)[:2] == (0xC000, 0xC03F)
 
 

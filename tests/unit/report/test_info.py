@@ -1,13 +1,14 @@
 """The text of `info`, on machines that have everything and on those that don't."""
 
+import os
 import shutil
 
 import pytest
+from machines import Witness, functions_of
 
-from barfs.access.files import SysfsFile
+from barfs.access.files import PAGE_SIZE
 from barfs.errors import DeviceGone
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
 from barfs.names import PciAddress
 from barfs.report.info import describe, size_text
 
@@ -64,7 +65,7 @@ rom: address 0xfeb30000, size 0x10000 (64K), memory 32-bit prefetchable, file pc
 
 @pytest.fixture
 def bus(tmp_path):
-    return PciBus(simulated.build(tmp_path).sysfs)
+    return functions_of(simulated.build(tmp_path).sysfs)
 
 
 @pytest.fixture
@@ -194,29 +195,20 @@ def test_decoding(bus, devices, pci_ids, config, bits):
 
 
 def test_of_the_device_only_the_command_register_is_read_and_after_the_power_state(
-    bus, pci_ids, monkeypatch
+    devices, pci_ids
 ):
-    reads = []
-    raw, attribute = PciBus._bytes, PciBus.attribute
+    read = []
 
-    def read_raw(bus, address, name, length, offset):
-        if name == "config":
-            reads.append((f"{address} config", offset, length))
-        return raw(bus, address, name, length, offset)
+    class Source(Witness):
+        def read(self, path, length=PAGE_SIZE, offset=0):
+            read.append((os.path.basename(path), offset, length))
+            return super().read(path, length, offset)
 
-    def read_attribute(bus, address, name):
-        reads.append(name)
-        return attribute(bus, address, name)
-
-    monkeypatch.setattr(PciBus, "_bytes", read_raw)
-    monkeypatch.setattr(SysfsFile, "read", None)
-    monkeypatch.setattr(PciBus, "attribute", read_attribute)
-    monkeypatch.setattr("barfs.spans.bars.open_bar", None)
-    monkeypatch.setattr(PciBus, "open_rom", None)
-    describe(bus, E1000, pci_ids)
-    assert "power_state" in reads
-    assert reads[-1] == ("0000:00:03.0 config", 4, 2)
-    assert sum(isinstance(read, tuple) for read in reads) == 1
+    pci = functions_of(devices.parents[2], source=Source)
+    describe(pci, E1000, pci_ids)
+    assert pci.source.touched() == ["0000:00:03.0/config"]
+    assert read[-1] == ("config", 4, 2)
+    assert "power_state" in [name for name, *_ in read]
 
 
 RESOURCES = [
@@ -297,7 +289,7 @@ def test_a_function_that_is_not_there_is_gone(bus, method):
 
 
 @pytest.mark.parametrize(
-    "moment", ["id", "subsystem", "attribute", "driver", "resources", "rom_size", "command"]
+    "moment", ["id", "subsystem", "attribute", "driver", "resources", "rom_size", "read_config"]
 )
 def test_a_function_that_vanishes_meanwhile_is_gone(bus, devices, monkeypatch, moment):
     asked = getattr(bus, moment)

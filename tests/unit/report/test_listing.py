@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 import pytest
+from machines import Witness, functions_of
 
 from barfs.errors import NoSuchNode
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
+from barfs.machine.functions import Functions
 from barfs.names import PciAddress
-from barfs.report import info
+from barfs.report import info, listing
 from barfs.report.listing import show
 
 PCI_IDS = """\
@@ -128,7 +129,7 @@ def test_patterns(ls, pattern, found):
 @pytest.mark.parametrize("pattern", [None, "1af4:1110.1", "memory"])
 def test_the_text_of_info_separated_by_blank_lines(ls, sysfs, tmp_path, pattern):
     texts = [
-        info.describe(PciBus(sysfs), PciAddress.parse(address), [tmp_path / "pci.ids"])
+        info.describe(functions_of(sysfs), PciAddress.parse(address), [tmp_path / "pci.ids"])
         for address in addresses(ls(pattern))
     ]
     assert ls(pattern, "text") == "\n".join(texts)
@@ -216,32 +217,33 @@ def test_a_bar_without_an_address(ls, devices):
 
 
 def test_a_table_reads_no_config_space_and_the_others_only_that_of_what_they_show(ls, monkeypatch):
-    asked = []
-    command = PciBus.command
-    monkeypatch.setattr(
-        PciBus, "command", lambda bus, address: asked.append(str(address)) or command(bus, address)
-    )
+    sources = []
+
+    def witness(sysfs):
+        sources.append(Witness(sysfs))
+        return sources[-1]
+
+    monkeypatch.setattr(listing, "source_of", witness)
     ls()
-    assert asked == []
+    assert sources.pop().touched() == []
     for form in ("text", "json"):
         ls("1af4:1110", form)
-        assert asked == [FIRST, SECOND]
-        asked.clear()
+        assert sources.pop().touched() == [f"{FIRST}/config", f"{SECOND}/config"]
 
 
 @pytest.mark.parametrize("form", ["table", "text", "json"])
-@pytest.mark.parametrize("moment", ["id", "resources", "command"])
+@pytest.mark.parametrize("moment", ["id", "resources", "read_config"])
 def test_what_vanishes_meanwhile_is_left_out(ls, devices, monkeypatch, form, moment):
-    asked = getattr(PciBus, moment)
+    asked = getattr(Functions, moment)
 
-    def vanish_and_ask(bus, address):
+    def vanish_and_ask(pci, address, *where):
         shutil.rmtree(devices / FIRST, ignore_errors=True)
-        return asked(bus, address)
+        return asked(pci, address, *where)
 
-    monkeypatch.setattr(PciBus, moment, vanish_and_ask)
+    monkeypatch.setattr(Functions, moment, vanish_and_ask)
     text = ls(None, form)
     # A table has been made before anybody asks for a command register.
-    assert (FIRST in text) == (form == "table" and moment == "command")
+    assert (FIRST in text) == (form == "table" and moment == "read_config")
     assert all(address in text for address in (E1000, SECOND, NVME))
     assert form != "text" or "\n\n\n" not in text
 

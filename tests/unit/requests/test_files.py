@@ -6,15 +6,13 @@ import threading
 import pytest
 import trio
 import trio.testing
-from machines import find
+from machines import find, machine_of, tree_of
 from tasks import until
 
-from barfs.devmem import PhysicalMemory
 from barfs.errors import BadRequest, BarfsError, DeviceGone, PastEnd
 from barfs.journal.records import Caller, Journal, Open
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
-from barfs.nodes import LOG, ROOT, Kind, Tree
+from barfs.nodes import LOG, ROOT, Kind
 from barfs.requests import files
 from barfs.requests.files import OpenFiles
 from barfs.requests.workers import AT_ONCE, FIRST_TRY, Workers
@@ -81,11 +79,7 @@ class FakeView:
 class Bench:
     def __init__(self, directory, monkeypatch, *, reads=False):
         machine = simulated.build(directory)
-        self.tree = Tree(
-            PciBus(machine.sysfs),
-            PhysicalMemory(machine.proc, machine.devmem),
-            Journal(reads=reads),
-        )
+        self.tree = tree_of(machine_of(machine), Journal(reads=reads))
         self.clock = Clock()
         self.files = OpenFiles(self.tree, Workers())
         self.views = []
@@ -266,7 +260,7 @@ def test_what_the_rules_refuse_is_named_and_teaches_nothing(bench, error):
 def test_what_is_past_the_end_teaches_nothing(tmp_path):
     """dd reads 1 MiB at the end of a BAR too, in no time."""
     machine = simulated.build(tmp_path)
-    tree = Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
+    tree = tree_of(machine_of(machine))
     opened = OpenFiles(tree, Workers())
 
     async def main():
@@ -290,7 +284,7 @@ def test_what_is_past_the_end_teaches_nothing(tmp_path):
 
 def test_the_reach_of_text_is_its_register(tmp_path):
     machine = simulated.build(tmp_path)
-    tree = Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
+    tree = tree_of(machine_of(machine))
     view = files.open_view(
         tree, tree.lookup(tree.lookup(tree.lookup(tree.lookup(ROOT, "pci"), "0000:00:03.0"),
         "x32"), "bar0@8"), writable=True,

@@ -129,7 +129,7 @@ def test_what_is_mapped_write_combining(tree, path, mode, file):
 
 
 def test_a_machine_that_does_not_offer_it(tree):
-    (tree.pci.sysfs / "bus/pci/devices/0000:00:04.0/resource2_wc").unlink()
+    (tree.machine.source.sysfs / "bus/pci/devices/0000:00:04.0/resource2_wc").unlink()
     view = opened(tree, f"{BAR}/bar2")
     assert mapped() == {"resource2"}
     exact = opened(tree, f"{BAR}/u32/bar2")  # there is nothing that it could get in the way of
@@ -174,7 +174,7 @@ def test_a_register_as_text_is_no_more_than_that(tree):
 
 
 def test_a_refusal_leaves_no_claim(tree):
-    command = tree.pci.sysfs / "bus/pci/devices/0000:00:04.0/config"
+    command = tree.machine.source.sysfs / "bus/pci/devices/0000:00:04.0/config"
     data = command.read_bytes()
     command.write_bytes(data[:4] + bytes(2) + data[6:])
     for path in ("bar2", "u32/bar2"):

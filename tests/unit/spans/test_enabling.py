@@ -4,18 +4,16 @@ import errno
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
+from machines import functions_of
 
+from barfs.access.files import refusal
 from barfs.errors import DeviceGone, KernelRefused, NoSuchNode
-from barfs.machine import functions, simulated
-from barfs.machine.functions import (
-    COMMAND_ABSENT,
-    COMMAND_IO,
-    COMMAND_MASTER,
-    COMMAND_MEMORY,
-    PciBus,
-)
+from barfs.machine import simulated
+from barfs.machine.configspace import COMMAND_ABSENT, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
+from barfs.machine.source import PlainSource
 from barfs.names import PciAddress
 from barfs.spans.enabling import Decoder
 
@@ -24,37 +22,57 @@ IVSHMEM = PciAddress(0, 0, 4, 0)
 BOTH = COMMAND_IO | COMMAND_MEMORY
 
 
+class Source(PlainSource):
+    """Plain files with a kernel's `enable`, and a note of what is written."""
+
+    def __init__(self, *paths):
+        super().__init__(*paths)
+        self.written = []
+        self.refused = False
+
+    def write(self, path, data):
+        """As enable_store in drivers/pci/pci-sysfs.c."""
+        name, text = os.path.basename(path), data.decode()
+        self.written.append(f"{name}={text}")
+        assert name == "enable"
+        directory = Path(path).parent
+        if (directory / "driver").exists():
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        count = int(Path(path).read_text())
+        if text == "1" and count == 0:
+            with (directory / "config").open("r+b") as config:
+                config.seek(4)
+                (command,) = config.read(1)
+                config.seek(4)
+                config.write(bytes([command | BOTH]))
+        super().write(path, str(count + (1 if text == "1" else -1)).encode())
+
+    def open_config(self, path, what, *, writable):
+        if self.refused:
+            raise refusal(what, None, OSError(errno.EPERM, os.strerror(errno.EPERM)))
+        file = super().open_config(path, what, writable=writable)
+        real = file.write
+
+        def write(offset, data):
+            self.written.append(f"COMMAND={int.from_bytes(data, 'little'):x}")
+            assert offset == 4
+            return real(offset, data)
+
+        file.write = write
+        return file
+
+
 class Machine:
     """The simulated machine with a kernel's `enable`, and what was written to it."""
 
-    def __init__(self, directory, monkeypatch):
+    def __init__(self, directory):
         self.devices = simulated.build(directory).sysfs / "bus/pci/devices"
-        self.bus = PciBus(directory / "sys")
-        self.written = []
-        self.set_attribute = self.bus.set_attribute
-        self.set_command_raw = self.bus.set_command
-        monkeypatch.setattr(self.bus, "set_attribute", self._set_attribute)
-        monkeypatch.setattr(self.bus, "set_command", self._set_command)
+        self.bus = functions_of(directory / "sys", source=Source)
+        self.written = self.bus.source.written
         self.unbind(NIC)
 
     def path(self, address, name):
         return self.devices / str(address) / name
-
-    def _set_attribute(self, address, name, text):
-        """As enable_store in drivers/pci/pci-sysfs.c."""
-        self.written.append(f"{name}={text}")
-        assert name == "enable"
-        if self.path(address, "driver").exists():
-            error = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-            raise functions.refusal("enable", None, error)
-        count = int(self.path(address, name).read_text())
-        if text == "1" and count == 0:
-            self.command(address, self.command(address) | BOTH)
-        self.set_attribute(address, name, str(count + (1 if text == "1" else -1)))
-
-    def _set_command(self, address, value):
-        self.written.append(f"COMMAND={value:x}")
-        self.set_command_raw(address, value)
 
     def command(self, address, value=None):
         with self.path(address, "config").open("r+b") as config:
@@ -77,8 +95,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
-    return Machine(tmp_path, monkeypatch)
+def machine(tmp_path):
+    return Machine(tmp_path)
 
 
 @pytest.fixture
@@ -276,30 +294,29 @@ def test_what_is_plugged_in_later_is_another_device(machine, decoder):
     assert descriptors() == before
 
 
-def refuse(*_):
-    raise functions.refusal("x", None, OSError(errno.EPERM, os.strerror(errno.EPERM)))
-
-
-def test_a_write_that_is_refused_is_an_error_and_holds_nothing(machine, decoder, monkeypatch):
+def test_a_write_that_is_refused_is_an_error_and_holds_nothing(machine, decoder):
     machine.enable(NIC, 1)
     machine.command(NIC, 0)
     before = descriptors()
-    monkeypatch.setattr(machine.bus, "set_command", refuse)
+    machine.bus.source.refused = True
     with pytest.raises(KernelRefused):
         decoder.hold(NIC, 0)
     assert descriptors() == before
-    monkeypatch.undo()
+    machine.bus.source.refused = False
     decoder.hold(NIC, 0)()
     assert machine.command(NIC) == 0
 
 
-def test_putting_back_that_is_refused_is_said(machine, decoder, monkeypatch, caplog):
+def test_putting_back_that_is_refused_is_said(machine, decoder, caplog):
     machine.enable(NIC, 1)
     machine.command(NIC, 0)
     release = decoder.hold(NIC, 0)
-    monkeypatch.setattr(machine.bus, "set_command", refuse)
+    machine.bus.source.refused = True
     release()
-    assert "0000:00:03.0: decoding stays on: x: Operation not permitted" in caplog.text
+    assert (
+        "0000:00:03.0: decoding stays on: 0000:00:03.0 config: Operation not permitted"
+        in caplog.text
+    )
 
 
 def test_from_several_threads_it_is_enabled_once(machine, decoder):

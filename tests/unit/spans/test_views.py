@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from machines import find
+from machines import find, functions_of, machine_of, tree_of
 
 from barfs import devmem, nodes
-from barfs.devmem import PhysicalMemory
 from barfs.errors import (
     BadRequest,
     BarfsError,
@@ -25,10 +24,9 @@ from barfs.errors import (
 )
 from barfs.journal.records import LogView
 from barfs.machine import simulated
-from barfs.machine.functions import PciBus
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.names import PciAddress
-from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node, Tree
+from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node
 from barfs.spans.enabling import Decoder
 from barfs.spans.opening import open_view
 from barfs.spans.views import (
@@ -378,7 +376,7 @@ def test_a_snapshot_is_read_in_pieces_and_not_written():
 @pytest.fixture
 def tree(tmp_path):
     machine = simulated.build(tmp_path)
-    return Tree(PciBus(machine.sysfs), PhysicalMemory(machine.proc, machine.devmem))
+    return tree_of(machine_of(machine))
 
 
 @pytest.fixture(autouse=True)
@@ -769,7 +767,7 @@ def test_directories_and_links_are_no_files(tree):
 )
 def test_what_is_read_only_is_so_by_every_way(tree, tmp_path, path, refused):
     rules = Rules(read_only=(DevicePattern.parse("0000:00:04.0"),))
-    tree = Tree(PciBus(tmp_path / "sys", rules=rules), tree.memory)
+    tree = tree_of(tree.machine._replace(pci=functions_of(tmp_path / "sys", rules)))
     node = find(tree, path)
     open_view(tree, node, writable=False).close()
     if not refused:
@@ -782,8 +780,8 @@ def test_what_is_read_only_is_so_by_every_way(tree, tmp_path, path, refused):
 
 def test_what_is_read_only_is_not_enabled_either(tree, tmp_path):
     rules = Rules(read_only=(DevicePattern.parse("0000:00:04.0"),))
-    bus = PciBus(tmp_path / "sys", rules=rules)
-    tree = Tree(bus, tree.memory, decoder=Decoder(bus))
+    pci = functions_of(tmp_path / "sys", rules)
+    tree = tree_of(tree.machine._replace(pci=pci), decoder=Decoder(pci))
     devices = tmp_path / "sys/bus/pci/devices"
     for slot in (4, 5):
         with (devices / f"0000:00:0{slot}.0/config").open("r+b") as config:
@@ -800,7 +798,7 @@ def test_what_is_read_only_is_not_enabled_either(tree, tmp_path):
 
 def test_physical_memory_of_a_device_that_is_not_allowed_goes_with_it_too(tree, tmp_path):
     rules = Rules(allow=(DevicePattern.parse("8086:*"),))
-    tree = Tree(PciBus(tmp_path / "sys", rules=rules), tree.memory)
+    tree = tree_of(tree.machine._replace(pci=functions_of(tmp_path / "sys", rules)))
     view = open_view(tree, find(tree, "phys/feb20000+4"), writable=False)
     assert view.read(0, 4) == bytes(4)
     shutil.rmtree(tmp_path / "sys/bus/pci/devices" / str(IVSHMEM))

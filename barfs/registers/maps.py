@@ -1,0 +1,392 @@
+"""A map: the registers and fields of a device, by name.
+
+What is made of a map is made when it is asked for: until somebody looks at a directory, its
+registers are plain dictionaries, and so are a register's fields.
+"""
+
+import enum
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from barfs.errors import MapRefused
+from barfs.registers.checks import PLACE, check, counts_of
+
+
+class Field(NamedTuple):
+    """Bits `lsb` to `msb` of a register, and what software's reads and writes do to them.
+
+    `access` is rw, r, w, rw1 and w1 (to be written once only) or na; `on_read` and `on_write` are
+    words of SystemRDL 2.0 (9.6), None without an effect. `values` are the names of some.
+    """
+
+    name: str
+    lsb: int
+    msb: int
+    access: str = "rw"
+    on_read: str | None = None
+    on_write: str | None = None
+    self_clearing: bool = False
+    reset: int | None = None
+    values: Mapping[str, int] = {}
+    meanings: Mapping[str, str] = {}
+    description: str = ""
+
+    @property
+    def width(self) -> int:
+        """In bits."""
+        return self.msb + 1 - self.lsb
+
+    @property
+    def mask(self) -> int:
+        """Its bits in the register."""
+        return (2 << self.msb) - (1 << self.lsb)
+
+    @property
+    def readable(self) -> bool:
+        """Whether a read gives its value."""
+        return self.access in {"rw", "r", "rw1"}
+
+    @property
+    def writable(self) -> bool:
+        """Whether a write may change it."""
+        return self.access in {"rw", "w", "rw1", "w1"}
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "Field":
+        """What a map says of it."""
+        enum = raw.get("enum", {})
+        values = {n: value[0] if type(value) is list else value for n, value in enum.items()}
+        return cls(
+            raw["name"],
+            raw["lsb"],
+            raw.get("msb", raw["lsb"]),
+            raw.get("access", "rw"),
+            raw.get("on_read"),
+            raw.get("on_write"),
+            raw.get("self_clearing", False),
+            raw.get("reset"),
+            values,
+            {n: value[1] for n, value in enum.items() if type(value) is list},
+            raw.get("description", ""),
+        )
+
+
+class Space(enum.Enum):
+    """What offsets count from."""
+
+    BAR = "bar"
+    CONFIG = "config"
+    PHYS = "phys"
+
+
+class Place(NamedTuple):
+    """Where a part of a map is on one machine: from `start` in a space, up to `end`, in bytes.
+
+    `end` is None where nothing is known of it.
+    """
+
+    space: Space
+    bar: int | None
+    start: int
+    end: int | None
+
+    def __str__(self) -> str:
+        return self.space.value if self.bar is None else f"bar{self.bar}"
+
+
+class Condition(NamedTuple):
+    """Which values, under a mask, the bytes at an offset have to have for a part to be there."""
+
+    offset: int
+    width: int  # in bytes
+    mask: int
+    values: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Registers that are in one place.
+
+    `place` says where the offsets count from, in the words of docs/registers.md. In bytes, `reach`
+    is where the last byte ends, `offset` included.
+    """
+
+    place: str
+    offset: int
+    reach: int
+    directory: str
+    when: Condition | None
+    registers: Sequence[Mapping[str, Any]]
+
+    @property
+    def bar(self) -> int | None:
+        """The BAR, if the place is one."""
+        match = PLACE.fullmatch(self.place)
+        return int(match["bar"]) if match and match["bar"] else None
+
+    @property
+    def space(self) -> Space:
+        """What the place is in."""
+        word = self.place.partition(" ")[0].rstrip("012345")
+        return Space.BAR if word == "virtio" else Space(word)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any], reach: int) -> "Part":
+        """What a map says of it."""
+        when = raw.get("when")
+        condition = when and Condition(
+            when["offset"], when["width"] // 8, when["mask"], when["values"]
+        )
+        return cls(
+            raw["in"],
+            raw.get("offset", 0),
+            reach,
+            raw.get("directory", ""),
+            condition,
+            raw["registers"],
+        )
+
+
+@dataclass(frozen=True)
+class Register:
+    """A register, or an element of an array of them. Sizes are in bytes.
+
+    `offset` is that in its space. `base` is the register whose value is added to it, where the
+    device says where the register is.
+    """
+
+    place: Place
+    path: str
+    offset: int
+    base: "Register | None"
+    raw: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Of the register."""
+        return int(self.raw["width"]) // 8
+
+    @property
+    def step(self) -> int:
+        """Of each access."""
+        return int(self.raw.get("access_width", self.raw["width"])) // 8
+
+    @property
+    def description(self) -> str:
+        """What it is, in the map's words."""
+        return str(self.raw.get("description", ""))
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        """Lowest bits first."""
+        fields = map(Field.of, self.raw.get("fields", ()))
+        return tuple(sorted(fields, key=lambda field: field.lsb))
+
+    def field(self, name: str) -> Field | None:
+        """The field of a name."""
+        return next((field for field in self.fields if field.name == name), None)
+
+    @property
+    def access(self) -> str:
+        """Of a register without fields."""
+        return str(self.raw.get("access", "rw"))
+
+    @property
+    def zero_reserved(self) -> bool:
+        """Whether bits that no field has are to be written as 0."""
+        return self.raw.get("reserved") == "zero"
+
+    @cached_property
+    def readable(self) -> bool:
+        """Whether there is anything to be read."""
+        raw = self.raw.get("fields")
+        return any(field.readable for field in self.fields) if raw else "r" in self.access
+
+    @cached_property
+    def writable(self) -> bool:
+        """Whether there is anything to be written."""
+        raw = self.raw.get("fields")
+        return any(field.writable for field in self.fields) if raw else "w" in self.access
+
+    @property
+    def on_read(self) -> str | None:
+        """What reading does to the register as a whole, in the words of a field's `on_read`."""
+        return self.raw.get("on_read")
+
+
+@dataclass(frozen=True)
+class Array:
+    """Elements by number: an array, or what is left of its dimensions in one of its elements."""
+
+    place: Place
+    path: str
+    offset: int
+    base: Register | None
+    raw: Mapping[str, Any]
+    dimension: int = 0
+
+    @cached_property
+    def _step(self) -> int:
+        """The distance of its elements, in bytes. Those of the last dimension are the closest."""
+        return int(self.raw["stride"]) * math.prod(counts_of(self.raw)[self.dimension + 1 :])
+
+    def _fits(self, index: int) -> bool:
+        end = self.place.end
+        if end is None or not self.raw.get("fit"):
+            return True
+        return self.offset + index * self._step + extent_of(self.raw) <= end
+
+    def children(self) -> Iterator[tuple[str, "Entry"]]:
+        """The elements by their numbers."""
+        for index in range(counts_of(self.raw)[self.dimension]):
+            if not self._fits(index):
+                return
+            yield str(index), self._element(index)
+
+    def child(self, name: str) -> "Entry | None":
+        """The element of a number."""
+        if re.fullmatch("0|[1-9][0-9]{0,8}", name) is None:
+            return None
+        index = int(name)
+        inside = index < counts_of(self.raw)[self.dimension] and self._fits(index)
+        return self._element(index) if inside else None
+
+    def _element(self, index: int) -> "Entry":
+        path, offset = f"{self.path}/{index}", self.offset + index * self._step
+        if self.dimension + 1 < len(counts_of(self.raw)):
+            return Array(self.place, path, offset, self.base, self.raw, self.dimension + 1)
+        return _single(self.place, path, offset, self.base, self.raw)
+
+
+class _Source(NamedTuple):
+    """Items of a directory, and where their offsets count from."""
+
+    place: Place
+    offset: int
+    base: Register | None
+    items: Sequence[Mapping[str, Any]]
+
+
+class Block:
+    """A directory: a block of registers, or the top of a map, of as many parts as are there."""
+
+    def __init__(self, path: str, sources: Sequence[_Source]) -> None:
+        self.path = path
+        self.blocks: dict[str, Block] = {}
+        self._sources = sources
+
+    @cached_property
+    def _items(self) -> dict[str, tuple[_Source, Mapping[str, Any]]]:
+        return {item["name"]: (source, item) for source in self._sources for item in source.items}
+
+    def children(self) -> Iterator[tuple[str, "Entry"]]:
+        """What is in it, in the order of the map."""
+        for name in self._items:
+            yield name, self._entry(name)
+        yield from self.blocks.items()
+
+    def child(self, name: str) -> "Entry | None":
+        """The block, array or register of a name."""
+        return self._entry(name) if name in self._items else self.blocks.get(name)
+
+    def _entry(self, name: str) -> "Entry":
+        (place, start, base, _), item = self._items[name]
+        path = f"{self.path}/{name}" if self.path else name
+        offset = start + item["offset"]
+        if "base" in item:
+            found = self._entry(item["base"])
+            base = found if isinstance(found, Register) else None
+            place = place._replace(end=None)
+        if counts_of(item):
+            return Array(place, path, offset, base, item)
+        return _single(place, path, offset, base, item)
+
+
+Entry: TypeAlias = Block | Array | Register
+
+
+def extent_of(item: Mapping[str, Any]) -> int:
+    """The size of a register or a block, of an array that of one element, in bytes."""
+    if "registers" not in item:
+        return int(item["width"]) // 8
+    return max((_end_of(inner) for inner in item["registers"]), default=0)
+
+
+def _end_of(item: Mapping[str, Any]) -> int:
+    """Where an item ends, in the block that it is in."""
+    steps = math.prod(counts_of(item)) - 1
+    return int(item["offset"]) + steps * int(item.get("stride", 0)) + extent_of(item)
+
+
+def _single(
+    place: Place, path: str, offset: int, base: Register | None, item: Mapping[str, Any]
+) -> Block | Register:
+    if "registers" in item:
+        return Block(path, [_Source(place, offset, base, item["registers"])])
+    return Register(place, path, offset, base, item)
+
+
+class Map:
+    """What a file says of a device."""
+
+    def __init__(self, content: Any) -> None:
+        """MapRefused if it is not what docs/registers.md says."""
+        reaches = check(content)
+        self.subjects: Final[Sequence[str]] = content["for"]
+        self.name: Final[str] = content.get("name", "")
+        self.description: Final[str] = content.get("description", "")
+        self.revisions: Final[Sequence[int]] = content.get("revision", [])
+        self.source: Final[Sequence[Mapping[str, str]]] = content.get("source", [])
+        self.parts: Final = tuple(map(Part.of, content["parts"], reaches))
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Map":
+        """A map from the contents of its file; MapRefused."""
+        try:
+            content = json.loads(data, parse_float=_no_number, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
+            raise MapRefused(f"it is no JSON: {error}") from error
+        return cls(content)
+
+    def outline(self) -> Block:
+        """Its directory on a machine of which nothing is known."""
+        return self.top([Place(part.space, part.bar, 0, None) for part in self.parts])
+
+    def top(self, places: Sequence[Place | None]) -> Block:
+        """The directory of its parts, each in its place, without those that are nowhere."""
+        sources: dict[str, list[_Source]] = {}
+        for part, place in zip(self.parts, places, strict=True):
+            if place is not None:
+                source = _Source(place, place.start + part.offset, None, part.registers)
+                sources.setdefault(part.directory, []).append(source)
+        top = Block("", sources.pop("", []))
+        top.blocks.update({name: Block(name, found) for name, found in sources.items()})
+        return top
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no whole number")
+
+
+def find(top: Block, path: str) -> Entry | None:
+    """What a path in a map leads to: `CTRL`, `RDBAL/1`, `UART0/CTRL`."""
+    found: Entry | None = top
+    for name in path.split("/"):
+        if found is None or isinstance(found, Register):
+            return None
+        found = found.child(name)
+    return found
+
+
+def registers(entry: Entry) -> Iterator[Register]:
+    """All registers in a directory, in the order of the map."""
+    if isinstance(entry, Register):
+        yield entry
+        return
+    for _, child in entry.children():
+        yield from registers(child)

@@ -1,0 +1,233 @@
+"""Ways to bytes: sysfs's `resourceN`, and /dev/mem mapped or copied. They are tried in order.
+
+A way is a class here, or elsewhere, and a line in `Ways`.
+"""
+
+import errno
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refuse_mapping
+from barfs.devmem import PhysicalMemory, Segment
+from barfs.errors import (
+    BarfsError,
+    CachingConflict,
+    DriverOwns,
+    KernelRefused,
+    Mmap,
+    NotMappable,
+    What,
+)
+from barfs.machine.functions import Allowed
+from barfs.machine.resources import Resource
+from barfs.names import PciAddress
+
+# What --bars-via names: the way to memory BARs.
+BarsVia: TypeAlias = Literal["resource", "devmem"]
+
+# What the kernel says of one way, while another one may be open.
+Refused: TypeAlias = KernelRefused | DriverOwns
+
+
+class BarPart(NamedTuple):
+    """`size` bytes of a function's BAR from `offset`; messages call it `what`."""
+
+    what: What
+    address: PciAddress
+    bar: int
+    resource: Resource
+    offset: int
+    size: int
+    combine: bool  # to be mapped write-combining
+
+    @property
+    def base(self) -> int:
+        """The bus address of the first byte."""
+        return self.resource.start + self.offset
+
+
+# What is to be reached: part of a BAR, or of physical memory.
+Place: TypeAlias = BarPart | Segment
+
+
+class Way(Protocol):
+    """A way to bytes."""
+
+    name: str
+
+    def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
+        """An aperture over a place; None if this way does not lead there.
+
+        `refused` is what the kernel said to the first of the ways before, if it said something.
+        KernelRefused and DriverOwns leave the place to the ways after this one. Any other error
+        is final.
+        """
+
+
+class Ports:
+    """I/O ports: sysfs's `resourceN` read and written."""
+
+    name = "resource"
+
+    def __init__(self, pci: Allowed) -> None:
+        self._pci = pci
+
+    def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
+        """See Way."""
+        del refused
+        if not isinstance(place, BarPart) or place.resource.is_memory:
+            return None
+        path = self._pci.path(place.address, f"resource{place.bar}")
+        file, begin = self._pci.source.bar_file(path, 0)  # ports begin at offset 0
+        start = begin + place.offset
+        return PortAperture(
+            file, start, place.size, what=place.what, base=place.base, writable=writable
+        )
+
+
+class MappedResource:
+    """Memory BARs: sysfs's `resourceN` mapped, uncached or write-combining."""
+
+    name = "resource"
+
+    def __init__(self, pci: Allowed) -> None:
+        self._pci = pci
+
+    def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
+        """See Way."""
+        del refused
+        if not isinstance(place, BarPart) or not place.resource.is_memory:
+            return None
+        name = f"resource{place.bar}_wc" if place.combine else f"resource{place.bar}"
+        path = self._pci.path(place.address, name)
+        file, begin = self._pci.source.bar_file(path, place.resource.start)
+        return MappedAperture(
+            file,
+            begin + place.offset,
+            place.size,
+            what=place.what,
+            base=place.base,
+            memory_like=place.resource.prefetchable,
+            writable=writable,
+            refuse=partial(self._refuse, address=place.address),
+        )
+
+    def _refuse(
+        self, what: What, during: Mmap, error: OSError, start: int, *, address: PciAddress
+    ) -> BarfsError:
+        """What the kernel means when it does not map `resourceN`."""
+        if error.errno != errno.EINVAL:
+            return refuse_mapping(what, during, error, start)
+        # iomem_is_exclusive(): a driver has the range and IO_STRICT_DEVMEM is on.
+        driver = self._pci.driver(address)
+        owner = f"the driver {driver}" if driver else "a driver (see /proc/iomem)"
+        return DriverOwns(f"{owner} owns the range", what=what, during=during, system=error)
+
+
+class MappedDevMem:
+    """/dev/mem mapped: System RAM as the kernel has it, all else uncached."""
+
+    name = "devmem"
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self._memory = memory
+
+    def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
+        """See Way."""
+        del refused
+        if isinstance(place, BarPart):
+            what, start, is_ram = place.what, place.base, False
+            memory_like = place.resource.prefetchable
+        else:
+            what, start, is_ram = place.span, place.start, place.is_ram
+            memory_like = is_ram
+        opened = partial(
+            self._memory.map,
+            start,
+            place.size,
+            what=what,
+            memory_like=memory_like,
+            writable=writable,
+        )
+        try:
+            return opened(uncached=not is_ram)
+        except CachingConflict:
+            if is_ram:
+                raise
+            # Tables that firmware left in reserved memory (ACPI's) are in use by the kernel as
+            # cached memory, and must not be mapped in a second caching type.
+            return opened(uncached=False)
+
+
+class CopiedDevMem:
+    """System RAM that can't be mapped: /dev/mem read and written."""
+
+    name = "devmem, copied"
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self._memory = memory
+
+    def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
+        """See Way."""
+        if not isinstance(refused, (CachingConflict, NotMappable)):
+            return None
+        if isinstance(place, BarPart) or not place.can_be_copied:
+            return None
+        return self._memory.copy(place, writable=writable)
+
+
+class Ways:
+    """The ways of one machine. `bars_via` names the one to memory BARs."""
+
+    def __init__(
+        self, pci: Allowed, memory: PhysicalMemory, bars_via: BarsVia = "resource"
+    ) -> None:
+        to_memory: Sequence[Way] = (MappedDevMem(memory), CopiedDevMem(memory))
+        to_bars: dict[BarsVia, Sequence[Way]] = {
+            "resource": (MappedResource(pci),),
+            "devmem": to_memory,
+        }
+        self.pci = pci
+        self._memory = memory
+        self._to_memory = to_memory
+        self._to_bars = (Ports(pci), *to_bars[bars_via])
+
+    def open_part(self, part: BarPart, *, writable: bool) -> Aperture:
+        """Open part of a BAR. Raises what the ways do."""
+        return _first(self._to_bars, part, part.what, writable=writable)
+
+    def open_physical(self, start: int, size: int, *, writable: bool) -> list[Aperture]:
+        """Open physical memory, an aperture for each stretch of one kind, ascending.
+
+        System RAM is memory-like. Raises NoSuchAddress, and KernelRefused under lockdown and
+        STRICT_DEVMEM.
+        """
+        apertures: list[Aperture] = []
+        try:
+            for segment in self._memory.segments(start, size):
+                opened = _first(self._to_memory, segment, segment.span, writable=writable)
+                apertures.append(opened)
+        except BaseException:
+            for aperture in apertures:
+                aperture.close()
+            raise
+        return apertures
+
+
+def _first(ways: Sequence[Way], place: Place, what: What, *, writable: bool) -> Aperture:
+    """By the first way that leads to a place; the first refusal if none does."""
+    refused: Refused | None = None
+    try:
+        for way in ways:
+            try:
+                aperture = way.open(place, refused, writable=writable)
+            except (KernelRefused, DriverOwns) as error:
+                refused = refused or error
+                continue
+            if aperture is not None:
+                aperture.way = way.name
+                return aperture
+        raise refused or BarfsError("no way leads there", what=what)
+    finally:
+        refused = None  # its traceback has this very frame
