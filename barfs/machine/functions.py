@@ -204,10 +204,17 @@ class Functions(Protocol):
 
     # What may be written
 
+    def why_read_only(self, address: PciAddress, what: What) -> ReadOnly | None:
+        """The refusal to write to a function. None if it may be written."""
+        if not self.is_read_only(address):
+            return None
+        return ReadOnly(f"{address} {_READ_ONLY_HERE}", what=what)
+
     def check_writable(self, address: PciAddress, what: What) -> None:
         """ReadOnly if a function may only be read."""
-        if self.is_read_only(address):
-            raise ReadOnly(f"{address} {_READ_ONLY_HERE}", what=what)
+        refusal = self.why_read_only(address, what)
+        if refusal is not None:
+            raise refusal
 
 
 class AllFunctions(Functions):
