@@ -45,11 +45,12 @@ def run(arguments: argparse.Namespace) -> None:
 def _show(settings: Settings, *, foreground: bool) -> None:
     """What is mounted, what to try, and how to end it."""
     from barfs.commands import drawing  # noqa: PLC0415
-    from barfs.daemon.serve import tree_of  # noqa: PLC0415
+    from barfs.daemon.serve import machine_of, tree_of  # noqa: PLC0415
+    from barfs.journal.records import Journal  # noqa: PLC0415
 
     where = settings.mountpoint
     _say(f"A simulated machine is mounted on {where}\n\n{where}")
-    tree = tree_of(settings)
+    tree = tree_of(settings, machine_of(settings), Journal())
     for line in drawing.draw(tree):
         _say(line)
     _say("\nTry:")

@@ -6,7 +6,8 @@ from typing import Final
 
 from barfs.commands.command import Argument, Command
 from barfs.commands.ls import JSON
-from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, REAL_PROC, REAL_SYSFS, SYSFS
+from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, SYSFS
+from barfs.machine.source import REAL_PROC, REAL_SYSFS
 
 
 def run(arguments: argparse.Namespace) -> None:

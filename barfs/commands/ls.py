@@ -5,7 +5,8 @@ from typing import Final
 
 from barfs.commands.command import Argument, Command
 from barfs.daemon.options import Option
-from barfs.daemon.settings import REAL_SYSFS, SYSFS
+from barfs.daemon.settings import SYSFS
+from barfs.machine.source import REAL_SYSFS
 
 VERBOSE: Final = Option("-v --verbose", "the text of `info` of each")
 JSON: Final = Option("--json", "a list of objects")

@@ -29,20 +29,22 @@ from barfs.daemon.mountpoint import (
     unmount_own,
 )
 from barfs.daemon.outlets import StandardError, Syslog, log_to, notify
-from barfs.daemon.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings, check, group_id
+from barfs.daemon.settings import REAL_DEVMEM, Settings, check, group_id
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
 from barfs.machine.functions import AllFunctions, Allowed
-from barfs.machine.source import source_of
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.nodes import Tree
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
+from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
+from barfs.tree.branches import branches
 
 log = logging.getLogger(__name__)
 
@@ -110,19 +112,23 @@ def _close(own: Mounted | None, loop: Loop) -> None:
         )
 
 
-def tree_of(settings: Settings) -> Tree:
-    """The tree over the machine that the settings name."""
+def machine_of(settings: Settings) -> Machine:
+    """The machine that the settings name."""
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem)
-    via_devmem = settings.bars_via == "devmem"
-    return Tree(
-        Machine(pci, memory, phys=settings.phys, bars_via_devmem=via_devmem),
-        Ways(pci, memory, settings.bars_via),
-        Journal(reads=settings.log_reads),
-        decoder=Decoder(pci) if settings.enable else None,
+    return Machine(pci, memory, settings.phys, settings.bars_via == "devmem")
+
+
+def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:
+    """The tree over a machine, as the settings want it."""
+    spans = Spans(
+        Ways(machine.pci, machine.memory, settings.bars_via),
+        machine.memory,
+        decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
     )
+    return Tree(branches(machine, spans, journal))
 
 
 def _raise_limit() -> None:
@@ -155,15 +161,17 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     _raise_limit()
     loop = Loop(settings.loop)
-    tree = tree_of(settings)
-    source = tree.machine.source
-    operations = Operations(tree, _policy_of(settings), Workers(loop.away), hear=source.hear)
-    log_file = _open_log_file(settings, operations.journal)
+    machine = machine_of(settings)
+    journal = Journal(reads=settings.log_reads)
+    tree = tree_of(settings, machine, journal)
+    operations = Operations(tree, machine, journal, _policy_of(settings), Workers(loop.away))
+    log_file = _open_log_file(settings, journal)
     background: list[Callable[[], Awaitable[None]]] = []
     if log_file is not None:
         background.append(log_file.follow)
-    if source.watch is not None:
-        background.append(partial(source.watch.run, operations.device_changed))
+    watch = machine.source.watch
+    if watch is not None:
+        background.append(partial(watch.run, operations.device_changed))
     # What is there by now stays: the garbage collector, for which all requests have to wait, need
     # not look through it.
     gc.freeze()

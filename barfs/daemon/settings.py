@@ -14,9 +14,8 @@ from barfs.daemon.options import Option, mode, options_of, pattern
 from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
+from barfs.machine.source import REAL_PROC, REAL_SYSFS
 
-REAL_SYSFS: Final = Path("/sys")
-REAL_PROC: Final = Path("/proc")
 REAL_DEVMEM: Final = Path("/dev/mem")
 
 # Mount options that break barfs, and why.

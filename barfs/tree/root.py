@@ -1,0 +1,28 @@
+"""The root of the tree."""
+
+from typing import Final
+
+from barfs.nodes import DIRECTORY, Attributes, Branch, Kind, Node, Share, Type
+
+ROOT: Final = Kind("root", Type.DIRECTORY, share=Share.READ, steady=True)
+
+
+class Root(Branch):
+    """The root directory; its names are those of others."""
+
+    kinds = (ROOT,)
+
+    def missing(self, directory: Node, name: str) -> str:
+        """See Branch."""
+        del directory
+        return f"there is no {name!a}; a device is <vendor>:<device>, lower case"
+
+    def path(self, node: Node) -> str:
+        """See Branch."""
+        del node
+        return "/"
+
+    def attributes(self, node: Node) -> Attributes:
+        """See Tree."""
+        del node
+        return DIRECTORY
