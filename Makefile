@@ -2,8 +2,8 @@
 # make test        lint, types, and all tests; builds the test kernel once (ten minutes)
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
 # make performance the same, and write docs/performance.svg and the tables of docs/performance.md
-# make generated   what is committed but made: docs/session.svg, the tables of docs/tools.md,
-#                  contrib/completion, the maps of registers that come with barfs
+# make generated   what is committed but made: docs/session.svg, docs/rooms.svg, the tables of
+#                  docs/tools.md, contrib/completion, the maps of registers that come with barfs
 # make clean       remove what the others have made in this directory
 
 SHELL := /bin/bash
@@ -34,6 +34,7 @@ performance: bench
 
 generated: .venv/test
 	.venv/bin/python tools/completion
+	.venv/bin/python tools/rooms
 	.venv/bin/python tools/registers
 	$(SUDO) .venv/bin/python tools/screenshot
 	$(SUDO) .venv/bin/python -m survey --write
