@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from barfs.commands.command import Argument, Command
 from barfs.commands.ls import JSON
+from barfs.commands.output import say
 from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, SYSFS
 from barfs.errors import NoSuchNode
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
@@ -24,12 +25,15 @@ def run(arguments: argparse.Namespace) -> None:
     )
     found = _located(*paths, arguments.pattern)
     if arguments.json:
-        print(json.dumps([_as_object(*one) for one in found], indent=2))
-        return
-    for symbol, physical in found:
-        address = "-" if physical is None else f"{physical:x}"
-        module = "" if symbol.module is None else f" [{symbol.module}]"
-        print(f"{address:>12}  {symbol.size:>8x}  {symbol.kind}  {symbol.name}{module}")
+        say(json.dumps([_as_object(*one) for one in found], indent=2))
+    else:
+        say("\n".join(_line(*one) for one in found))
+
+
+def _line(symbol: "Symbol", physical: int | None) -> str:
+    address = "-" if physical is None else f"{physical:x}"
+    module = "" if symbol.module is None else f" [{symbol.module}]"
+    return f"{address:>12}  {symbol.size:>8x}  {symbol.kind}  {symbol.name}{module}"
 
 
 def _located(
@@ -72,11 +76,12 @@ def _as_object(symbol: "Symbol", physical: int | None) -> dict[str, object]:
 
 COMMAND: Final = Command(
     name="ksym",
-    summary="list the kernel's symbols, and where they lie in physical memory",
-    description="List the kernel's symbols that a pattern means: physical address, size, kind as "
-    "nm(1) has it, name. Each is a file of that name in the mount's ksym/. A dash stands for the "
-    "address of what lies outside of the kernel's image: modules, per-CPU variables.",
-    epilog="It takes root, to whom alone the kernel shows addresses. Touches no memory.",
+    summary="list the kernel's symbols, and where they lie in memory; needs root",
+    description="List the kernel's symbols that a pattern means: physical address and size in hex,"
+    "\nkind as nm(1) has it, name. Each is a file of that name in the mount's ksym/.\n"
+    "A dash stands for the address of a symbol outside of the kernel's image.\n"
+    "No memory is touched.",
+    examples="  barfs ksym init_uts_ns\n  barfs ksym 'init_*'\n  barfs ksym --json '*_lock'",
     run=run,
     options=(JSON, SYSFS, PROC, DEVMEM),
     arguments=(Argument("PATTERN", "a name, with * ? []; quote it for the shell"),),
