@@ -30,9 +30,9 @@ def show(
 ) -> Iterator[str]:
     """The lines to print of the functions that a word and all patterns mean.
 
-    A table takes only what sysfs has files for; `text`, the same as `info`, and `json` read the
-    command registers of what they show. What vanishes meanwhile is left out. NoSuchNode if nothing
-    matches, or there is no such directory.
+    A table needs only what sysfs has files for. `text`, which is that of `info`, and `json` also
+    read the command registers of the functions that they show. A function that vanishes meanwhile
+    is left out. NoSuchNode if nothing matches, or if there is no such directory.
     """
     if not sysfs.is_dir():
         raise NoSuchNode(f"--sysfs {sysfs} is not a directory")
@@ -59,7 +59,7 @@ def show(
 
 
 def inspect_all(pci: Functions, ids: PciIds) -> Iterator[Function]:
-    """All functions; what vanishes meanwhile is left out. Reads no config space."""
+    """All functions. One that vanishes meanwhile is left out. Reads no config space."""
     for address in pci.addresses():
         try:
             yield info.inspect(pci, address, ids)
