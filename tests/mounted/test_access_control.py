@@ -302,8 +302,8 @@ def test_rights_that_nobody_could_use_are_refused(machine, tmp_path, options, wo
     "option",
     [
         *("--mode=770", "--mode=440", "--mode=4660", "--mode=rw", "--mode=66", "--mode="),
-        *("--allow-device=e1000", "--allow-device=", "--allow-device=*", "--allow-device=00:04.0"),
-        *("--read-only-device=1110", "--read-only-device=1af4:1110.1", "--read-only-device=[:]:*"),
+        *("--allow-device=e1000", "--allow-device=", "--allow-device=03"),
+        *("--read-only-device=111", "--read-only-device=1af4:1110.1", "--read-only-device=[:]:*"),
     ],
 )
 def test_options_that_cannot_be_meant(tmp_path, option):
@@ -312,7 +312,7 @@ def test_options_that_cannot_be_meant(tmp_path, option):
     )
     assert done.returncode == 2
     name, _, value = option.partition("=")
-    assert f"error: argument {name}: {value!a} " in done.stderr.splitlines()[-1]
+    assert f"barfs mount: argument {name}: {value!a} " in done.stderr.splitlines()[0]
 
 
 def test_a_group_by_its_name(machine, public):
