@@ -9,10 +9,10 @@ from barfs.diagnosis.causes import Machine
 from barfs.journal.records import Journal
 from barfs.machine import simulated
 from barfs.machine.functions import AllFunctions, Allowed
-from barfs.machine.maps import DeviceMaps
 from barfs.machine.patterns import NO_RULES
 from barfs.machine.source import PlainSource
 from barfs.nodes import Node, Tree, Type
+from barfs.registers.devices import DeviceMaps
 from barfs.registers.files import BUILT_IN, MapFiles
 from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
@@ -132,19 +132,20 @@ def machine_of(
     bars_via_devmem=False,
     source=PlainSource,
     registers=(BUILT_IN,),
+    kernel=(None, None),
 ):
-    """The machine that is made of the files of a simulated one."""
+    """The machine that is made of the files of a simulated one; `kernel` is symbols and core."""
     source = source(paths.sysfs, paths.proc, boot)
     pci = Allowed(AllFunctions(source), rules)
     memory = PhysicalMemory(source, paths.devmem)
     maps = DeviceMaps(pci, memory, MapFiles(registers))
-    return Machine(pci, memory, maps, phys, bars_via_devmem)
+    return Machine(pci, memory, maps, phys, bars_via_devmem, *kernel)
 
 
 def ways_of(machine):
     """The ways to a machine's bytes."""
     via = "devmem" if machine.bars_via_devmem else "resource"
-    return Ways(machine.pci, machine.memory, via)
+    return Ways(machine.pci, machine.memory, via, machine.core)
 
 
 def tree_of(machine, journal=None, **wanted):
@@ -183,7 +184,7 @@ class Fixture:
         self.fuse.touch()
         self.devices = self.paths.sysfs / "bus/pci/devices"
         self.security = self.paths.sysfs / "kernel/security"
-        for path in (self.boot, self.security, self.proc / "self", self.proc / "sys/kernel"):
+        for path in (self.boot, self.security, self.proc / "self"):
             path.mkdir(parents=True)
         (self.proc / "sys/kernel/osrelease").write_text("6.12.0-sim\n")
         self.set_process()

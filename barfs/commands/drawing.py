@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from barfs.machine.simulated import NODENAME_ADDRESS
-from barfs.names import VIEWS
+from barfs.names import VIEWS, quoted
 from barfs.nodes import Node, Tree, Type
 
 # Directories that would fill the screen.
@@ -46,4 +46,4 @@ def suggestions(mountpoint: Path, tree: Tree) -> Iterator[str]:
     names = {name for name, _ in tree.entries(tree.root)}
     for name, command in commands:
         if name in names:
-            yield command.format(mountpoint / name)
+            yield command.format(quoted(mountpoint / name))

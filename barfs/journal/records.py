@@ -92,12 +92,15 @@ class Open(NamedTuple):
 
     opened: Opened
     mode: str  # r, w, rw
+    way: str = ""  # by which its bytes are reached, where there is more than one
 
     def fields(self) -> Iterator[tuple[str, object]]:
         """What the line says."""
         yield "event", "open"
         yield from self.opened.fields()
         yield "mode", self.mode
+        if self.way:
+            yield "via", self.way
 
 
 class Transfer(NamedTuple):
@@ -273,6 +276,7 @@ class LogView:
     given, to go back in.
     """
 
+    way = ""
     raw: int | None = None
 
     def __init__(self, stream: Stream) -> None:

@@ -215,7 +215,7 @@ class Spans:
                 )
                 for aperture in apertures:
                     closing.callback(aperture.close)
-                opened = _view(apertures, view, what, target.make)
+                opened = view_of(apertures, view, what, target.make)
                 closing.pop_all()
             if guards:
                 return GuardedView(opened, guards, held.pop_all())
@@ -240,7 +240,9 @@ class Spans:
         return True
 
 
-def _view(apertures: Sequence[Aperture], view: ViewKind, what: str, make: Make | None) -> View:
+def view_of(
+    apertures: Sequence[Aperture], view: ViewKind, what: str, make: Make | None = None
+) -> View:
     """The view of a kind over apertures; BadRequest if they don't allow its width."""
     if make is not None:
         try:

@@ -67,6 +67,7 @@ class _Named:
     """
 
     def __init__(self, aperture: Aperture, register: Register) -> None:
+        self.way = aperture.way
         self._aperture = aperture
         self._cells = Cells(aperture, register)
         self._register = register
@@ -170,6 +171,7 @@ class SampledText:
     def __init__(
         self, aperture: Aperture, sample: Callable[[Aperture], str], span: range, width: int | None
     ) -> None:
+        self.way = aperture.way
         self._aperture = aperture
         self._sample = sample
         self._span = span
@@ -209,7 +211,7 @@ class ConfigAperture:
 
     memory_like = False
     max_width = 4
-    way = "config"
+    way = ""
 
     def __init__(self, file: SysfsFile, start: int, size: int) -> None:
         self.base = start

@@ -7,7 +7,6 @@ from typing import Final
 from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer
 from barfs.errors import BarfsError, DeviceGone, NoSuchNode, NotAllowed
-from barfs.machine.maps import CONFIG
 from barfs.names import ViewKind
 from barfs.nodes import (
     DIRECTORY,
@@ -22,6 +21,7 @@ from barfs.nodes import (
     View,
 )
 from barfs.registers import texts
+from barfs.registers.devices import CONFIG
 from barfs.registers.maps import Block, Entry, Register, Space, registers
 from barfs.registers.plans import effects_of_reading, words
 from barfs.spans.opening import Spans
@@ -221,6 +221,7 @@ class _Joined:
     raw: int | None = None
 
     def __init__(self, views: list[View], last: str, held: ExitStack) -> None:
+        self.way = ", ".join(dict.fromkeys(view.way for view in views if view.way))
         self._views = views
         self._last = last.encode()
         self._held = held

@@ -3,8 +3,8 @@
 from typing import Final
 
 from barfs.machine.functions import Functions
-from barfs.machine.maps import DeviceMaps
 from barfs.nodes import Attributes, Kind, Node, Share, View
+from barfs.registers.devices import DeviceMaps
 from barfs.report.info import describe
 from barfs.spans.views import SnapshotView
 from barfs.tree.functions import Part, check_present
@@ -23,11 +23,11 @@ class Info(Part):
         self._maps = maps
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree. As in /proc, how long it is shows when it is read."""
+        # As in /proc, the length shows only when it is read.
         check_present(self._pci, node, self.path(node))
         return Attributes(0)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch. May wake the function up."""
+        """Make the text. That may wake the function up."""
         del writable
         return SnapshotView(describe(self._pci, node.function, maps=self._maps))

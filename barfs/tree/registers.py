@@ -13,10 +13,10 @@ from barfs.access.apertures import Aperture
 from barfs.errors import FunctionPart, NoSuchNode, ReadOnly
 from barfs.journal.records import Subject
 from barfs.machine.functions import Functions
-from barfs.machine.maps import CONFIG, DeviceMaps
 from barfs.names import BarName, PciAddress, ViewKind
 from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Kind, Node, Share, Type, View
 from barfs.registers import texts
+from barfs.registers.devices import CONFIG, DeviceMaps
 from barfs.registers.maps import Entry, Field, Register, Space, find
 from barfs.registers.plans import effects_of_reading
 from barfs.report.registers import readme
