@@ -127,7 +127,7 @@ def how_written(register: Register, field: Field) -> str:
         made: Write = plan(register, field)
     except BadRequest as error:
         return re.sub(r"^.*?(?=, as |is in )", "never alone", str(error), count=1)
-    return "read, then written" if made.keep else "written"
+    return "written with a read" if made.keep else "written at once"
 
 
 def datasheet(register: Register, fields: Iterable[Field]) -> str:
@@ -146,15 +146,13 @@ def datasheet(register: Register, fields: Iterable[Field]) -> str:
     rows = []
     for field in fields:
         reset = "" if field.reset is None else f"reset {field.reset:#x}"
-        notes = ", ".join(_notes(field))
+        notes = ", ".join([*_notes(field), *([how_written(register, field)] * field.writable)])
         rows.append((field.name, bits_of(field), notes, reset, first_line(field.description)))
         lines_after = [
             f"{name} = {value:#x} {field.meanings.get(name, '')}".rstrip()
             for name, value in field.values.items()
         ]
         rows += [("", "", text, "", "") for text in lines_after]
-        if field.writable:
-            rows.append(("", "", f"a write of it: {how_written(register, field)}", "", ""))
     lines += _aligned(rows) if rows else []
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
