@@ -59,7 +59,7 @@ ROOMS = [
     *("machine.simulated", "report.listing", "report.doctor", "commands.__init__"),
     *("commands.drawing", "commands.output", "commands.command", "commands.ending"),
     *("commands.mount", "commands.umount", "commands.demo", "commands.ls", "commands.doctor"),
-    *("commands.ksym", "commands.mount_helper", "commands.cli", "commands.start", "__main__"),
+    *("commands.ksym", "commands.regs", "commands.mount_helper", "commands.cli", "commands.start", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.
