@@ -22,7 +22,7 @@ ROOMS = [
     *("machine.pciids", "report.__init__", "report.info", "journal.__init__", "journal.records"),
     *("nodes", "spans.views", "spans.opening", "tree.__init__", "tree.root", "tree.single"),
     *("tree.functions", "tree.views", "tree.bars", "tree.config", "tree.rom", "tree.info"),
-    *("tree.physical", "tree.log", "tree.status", "tree.links", "tree.branches"),
+    *("tree.physical", "tree.log", "tree.status", "tree.sysfs", "tree.links", "tree.branches"),
     *("requests.__init__", "requests.policy"),
     *("requests.bounce", "requests.workers", "requests.files", "fs", "daemon.__init__"),
     *("daemon.options", "journal.logfile", "daemon.mountpoint"),
