@@ -6,7 +6,9 @@ without 0x, in either case.
 """
 
 import enum
+import os
 import re
+import shlex
 from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
@@ -139,6 +141,22 @@ class BarName(NamedTuple):
             return cls(int(match[1]), None)
         window = AddressRange.parse(match[2])
         return None if window is None else cls(int(match[1]), window)
+
+
+def quoted(word: str | os.PathLike[str]) -> str:
+    """A word as a shell takes it, in one line and without what commands a terminal."""
+    text = os.fspath(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    escapes = [
+        letter if letter.isprintable() and letter not in "\\'" else _escape(letter)
+        for letter in text
+    ]
+    return f"$'{''.join(escapes)}'"
+
+
+def _escape(letter: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode(errors="surrogateescape"))
 
 
 class ViewKind(enum.IntEnum):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from barfs.machine.simulated import NODENAME_ADDRESS
-from barfs.names import VIEWS
+from barfs.names import VIEWS, quoted
 from barfs.nodes import Node, Tree, Type
 
 
@@ -40,4 +40,4 @@ def suggestions(mountpoint: Path, tree: Tree) -> Iterator[str]:
     names = {name for name, _ in tree.entries(tree.root)}
     for name, command in commands:
         if name in names:
-            yield command.format(mountpoint / name)
+            yield command.format(quoted(mountpoint / name))

@@ -25,11 +25,13 @@ ROOMS = [
     *("tree.physical", "tree.log", "tree.status", "tree.sysfs", "tree.links", "tree.branches"),
     *("requests.__init__", "requests.policy"),
     *("requests.bounce", "requests.workers", "requests.files", "fs", "daemon.__init__"),
-    *("daemon.options", "journal.logfile", "daemon.mountpoint"),
-    *("daemon.settings", "daemon.loop", "daemon.outlets", "daemon.confine", "daemon.serve"),
+    *("daemon.options", "daemon.interruption", "daemon.users", "journal.logfile"),
+    *("daemon.mountpoint", "daemon.settings", "daemon.loop", "daemon.outlets", "daemon.confine"),
+    *("daemon.serve", "daemon.background"),
     *("machine.simulated", "report.listing", "report.doctor", "commands.__init__"),
-    *("commands.drawing", "commands.command", "commands.mount", "commands.umount", "commands.demo"),
-    *("commands.ls", "commands.doctor", "commands.cli", "commands.mount_helper", "__main__"),
+    *("commands.drawing", "commands.output", "commands.command", "commands.ending"),
+    *("commands.mount", "commands.umount", "commands.demo", "commands.ls", "commands.doctor"),
+    *("commands.mount_helper", "commands.cli", "commands.start", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.
