@@ -16,10 +16,9 @@ class Sysfs(Part):
     kinds = (SYSFS,)
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         check_present(self._pci, node, self.path(node))
         return Attributes(len(os.fsencode(self.target(node))))
 
     def target(self, node: Node) -> str:
-        """See Branch. DeviceGone."""
+        """The absolute path. DeviceGone."""
         return os.path.abspath(self._pci.path(node.function, ""))
