@@ -57,6 +57,8 @@ IVSHMEM = PciAddress(0, 0, 4, 0)
 class Recorder:
     """An aperture that records each single access, and each copy with its length."""
 
+    way = ""
+
     def __init__(self, size=SIZE, *, base=0, max_width=8, memory_like=False):
         self.size, self.base, self.max_width = size, base, max_width
         self.memory_like = memory_like
@@ -262,7 +264,8 @@ def test_a_text_view_read_past_its_line_touches_nothing(width):
     [
         *((b"42", 0xFF, 42, 0), (b"0x2a\n", 0xFF, 42, 0), (b" 0b101010 \n", 0, 42, 0)),
         *((b"0", 0xFF, 0, 0), (b"0xff\n", 0, 0xFF, 0)),
-        *((b"0x01:0x0f", 0xFF, 0xF1, 1), (b"0xff:0x10\n", 0x01, 0x11, 1), (b"0:0", 0xA5, 0xA5, 1)),
+        *((b"0x01:0x0f", 0xFF, 0xF1, 1), (b"0xff:0x10\n", 0x01, 0x11, 1)),
+        (b"0:0x0", 0xA5, 0xA5, 1),
         (b"0x5a:0xff", 0xA5, 0x5A, 1),
     ],
 )
