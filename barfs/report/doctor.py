@@ -11,8 +11,10 @@ from barfs.diagnosis.checkup import FUSE_DEVICE, Finding, State, examine, text
 from barfs.diagnosis.text import printable
 from barfs.errors import NoSuchNode
 from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.kcore import CoreFile
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.source import BOOT, source_of
+from barfs.machine.symbols import Symbols
 from barfs.report.listing import inspect_all
 from barfs.report.looks import GAP, PLAIN, Look, columns, line, paragraph
 from barfs.report.selecting import select
@@ -42,7 +44,13 @@ def findings(
     if pattern is not None:
         found = select(inspect_all(pci, PciIds(pci_ids)), pattern)
         addresses = [function.address for function in found]
-    return examine(Machine(pci, PhysicalMemory(source, devmem)), addresses, fuse)
+    symbols, core = Symbols(source.proc), CoreFile(source.proc)
+    machine = Machine(pci, PhysicalMemory(source, devmem), symbols=symbols, core=core)
+    try:
+        return examine(machine, addresses, fuse)
+    finally:
+        symbols.close()
+        core.close()
 
 
 # Colours of what was found.

@@ -193,7 +193,7 @@ def test_only_devices_that_are_allowed_exist(machine, tmp_path):
         machine, tmp_path, "--allow-device", "1AF4:*", "--allow-device", "0000:01:00.?"
     ) as mount:
         assert names(mount.path) == (
-            ["1af4:1110", "1af4:1110.1", "1b36:0010", "log", "pci", "phys", "status"],
+            ["1af4:1110", "1af4:1110.1", "1b36:0010", "ksym", "log", "pci", "phys", "status"],
             ["0000:00:04.0", "0000:00:05.0", "0000:01:00.0"],
         )
         ways = ["pci/0000:00:03.0", "8086:100e", "8086:100e:1af4:1100"]
@@ -211,7 +211,7 @@ def test_only_devices_that_are_allowed_exist(machine, tmp_path):
         add(machine, "0000:00:04.0", "0000:00:06.0", vendor="0x1af5")
         assert names(mount.path)[0] == [
             *("1af4:1110", "1af4:1110.1", "1af4:1110.2", "1b36:0010", "8086:100e"),
-            *("log", "pci", "phys", "status"),
+            *("ksym", "log", "pci", "phys", "status"),
         ]
         assert os.readlink(mount.path / "8086:100e") == "pci/0000:01:00.7"
         assert os.readlink(mount.path / "1af4:1110") == "pci/0000:00:02.0"
