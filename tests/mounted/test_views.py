@@ -138,7 +138,7 @@ def test_one_register_as_text(shared):
         (" 7 ", 7),
         ("0x2:0xff", 0x11223302),
         ("0xffff0000:0xff000000", 0xFF223344),
-        ("1:0", 0x11223344),
+        ("1:0x0", 0x11223344),
     ],
 )
 def test_writing_a_register_as_text(shared, text, value):
