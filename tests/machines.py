@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import struct
 from pathlib import Path
 
 from barfs.devmem import PhysicalMemory
@@ -171,6 +172,14 @@ def walk(tree, directory=None):
             yield from walk(tree, node)
 
 
+# A core file without ranges: the header of an ELF file, and no program headers.
+NO_RANGES = struct.pack(
+    "=16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 4, 62, 1, 0, 64, 0, 0, 64, 56, 0, 0, 0, 0
+)
+# BTF without types: its header, and a text of one empty name.
+NO_TYPES = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 0, 0, 1) + b"\0"
+
+
 class Fixture:
     """The files of a machine, and what is made of them. As made, nothing is amiss."""
 
@@ -184,8 +193,11 @@ class Fixture:
         self.fuse.touch()
         self.devices = self.paths.sysfs / "bus/pci/devices"
         self.security = self.paths.sysfs / "kernel/security"
-        for path in (self.boot, self.security, self.proc / "self"):
+        self.btf = self.paths.sysfs / "kernel/btf/vmlinux"
+        for path in (self.boot, self.security, self.proc / "self", self.btf.parent):
             path.mkdir(parents=True)
+        (self.proc / "kcore").write_bytes(NO_RANGES)
+        self.btf.write_bytes(NO_TYPES)
         (self.proc / "sys/kernel/osrelease").write_text("6.12.0-sim\n")
         self.set_process()
         self.set_config(*OPEN)

@@ -18,6 +18,7 @@ from barfs.tree.registers import FunctionRegisters, Maps, PhysicalRegisters, Rea
 from barfs.tree.rom import Rom
 from barfs.tree.root import Root
 from barfs.tree.status import Status
+from barfs.tree.sysfs import Sysfs
 from barfs.tree.views import Views
 
 
@@ -38,6 +39,7 @@ def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
         Readme(maps),
         Decode(maps, spans),
         All(maps, spans),
+        Sysfs(pci),
         Views(pci),
         *(physical if machine.phys else []),
         *_kernel_memory(machine, spans),
