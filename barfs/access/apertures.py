@@ -201,7 +201,7 @@ class MappedAperture:
     def copy_out(self, offset: int, into: Buffer) -> None:
         span, first, _ = self._reach(offset, len(into))
         try:
-            span.copy_out(offset - first, into)
+            span.copy_out(offset - first, _mmio.COPY_WIDTH, into)
         except _mmio.Fault as fault:
             del span
             raise self._fault(fault, first, "read") from fault
@@ -209,7 +209,7 @@ class MappedAperture:
     def copy_in(self, offset: int, data: Buffer) -> None:
         span, first, _ = self._reach(offset, len(data))
         try:
-            span.copy_in(offset - first, data)
+            span.copy_in(offset - first, _mmio.COPY_WIDTH, data)
         except _mmio.Fault as fault:
             del span
             raise self._fault(fault, first, "write") from fault

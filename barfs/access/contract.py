@@ -122,7 +122,7 @@ _BEGUN = r"0[xX][0-9a-fA-F]*|0[bB][01]*|0|[1-9][0-9]{0,19}"
 
 _LINE = re.compile(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?")
 _BEGINNING = re.compile(
-    rf"[ \t]*(?:({_BEGUN})|({_NUMBER}):({_BEGUN})?|({_NUMBER})(?::({_NUMBER}))?[ \t]+)?"
+    rf"[ \t]*(?:({_NUMBER})(?::({_NUMBER}))?[ \t]+|({_NUMBER}):({_BEGUN})?|({_BEGUN}))?"
 )
 
 
@@ -132,23 +132,32 @@ def _numbers(form: re.Pattern[str], text: bytes, width: int) -> list[int]:
     shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
     if match is None:
         raise BadRequest(f"{shown} is no number (42, 0x2a, 0b101010), nor value:mask")
-    found = filter(None, match.groups())
-    numbers = [int(word, 0) for word in found if re.fullmatch(_NUMBER, word)]
+    begun = match[4] if form is _BEGINNING and match[4] != "0" else None
+    if any(mask.isdecimal() for mask in (match[2], begun) if mask is not None):
+        raise BadRequest(f"{shown}: a mask takes 0x or 0b in front, since setpci's is hex")
+    words = filter(None, match.groups())
+    numbers = [int(word, 0) for word in words if re.fullmatch(_NUMBER, word)]
     if max(numbers, default=0) >> 8 * width:
         raise BadRequest(f"{shown} is too big for a width of {width}")
     return numbers
 
 
-def check_beginning(text: bytes, width: int) -> None:
-    """BadRequest if a text can't be the beginning of one that `parse_update` takes."""
-    _numbers(_BEGINNING, text, width)
+class Numbers(NamedTuple):
+    """The lines that are written to a register of `width` bytes."""
+
+    width: int
+
+    def check(self, text: bytes, *, ends: bool) -> None:
+        """BadRequest if a text is no line for `parse_update`, or no beginning of one."""
+        _numbers(_LINE if ends else _BEGINNING, text, self.width)
 
 
 def parse_update(text: bytes, width: int) -> Update:
     """What one line of text says: `value` or `value:mask`, each decimal, 0x or 0b.
 
     With a mask only its bits change, as in setpci. A decimal with a 0 in front is refused, since it
-    could be meant as octal. BadRequest tells what is wrong with a text.
+    could be meant as octal. So is a decimal mask, since setpci takes it for hex. BadRequest tells
+    what is wrong with a text.
     """
     numbers = _numbers(_LINE, text, width)
     return Update(numbers[0], numbers[1] if len(numbers) == 2 else None)

@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyfuse3
 import trio
 
 from barfs.daemon import confine
+from barfs.daemon.interruption import ENDING, held
 from barfs.daemon.loop import Loop
 from barfs.daemon.mountpoint import (
     Mounted,
@@ -28,16 +28,20 @@ from barfs.daemon.mountpoint import (
     resolve,
     unmount_own,
 )
-from barfs.daemon.outlets import StandardError, Syslog, log_to, notify
-from barfs.daemon.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings, check, group_id
+from barfs.daemon.outlets import StandardError, log_to, notify
+from barfs.daemon.settings import REAL_DEVMEM, Settings, check, group_id
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
 from barfs.machine.functions import AllFunctions, Allowed
-from barfs.machine.source import source_of
+from barfs.machine.kcore import CoreFile
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
+from barfs.machine.symbols import Symbols
 from barfs.nodes import Tree
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import MapFiles
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
@@ -51,9 +55,6 @@ log = logging.getLogger(__name__)
 # Behind an open file are no more mappings than descriptors, of which there may be 65530
 # (vm.max_map_count); threads and buffers need some too.
 MOST_FILES: Final = 1 << 15
-
-# The signals that end a mount.
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -117,13 +118,18 @@ def machine_of(settings: Settings) -> Machine:
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem)
-    return Machine(pci, memory, settings.phys, settings.bars_via == "devmem")
+    maps = DeviceMaps(pci, memory, MapFiles(settings.map_directories))
+    # They are opened here, before rights are given up, and kept.
+    symbols = Symbols(source.proc) if settings.phys else None
+    core = CoreFile(source.proc) if settings.phys and settings.kcore else None
+    via_devmem = settings.bars_via == "devmem"
+    return Machine(pci, memory, maps, settings.phys, via_devmem, symbols, core)
 
 
 def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:
     """The tree over a machine, as the settings want it."""
     spans = Spans(
-        Ways(machine.pci, machine.memory, settings.bars_via),
+        Ways(machine.pci, machine.memory, settings.bars_via, machine.core),
         machine.memory,
         decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
@@ -176,7 +182,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     # not look through it.
     gc.freeze()
     # Until the loop takes signals they wait: their default would leave a dead mount.
-    with _signals_blocked():
+    with held():
         own = _init(operations, settings)
         # In this order at the end, the last first, each whatever becomes of the others.
         with contextlib.ExitStack() as ending:
@@ -216,16 +222,6 @@ def _give_up_rights(settings: Settings) -> None:
         raise MountError(f"capabilities cannot be given up: {error.strerror}") from None
 
 
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Signals that end a mount wait."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _open_log_file(settings: Settings, journal: Journal) -> LogFile | None:
     if settings.log_file is None:
         return None
@@ -257,15 +253,15 @@ async def _serve(
                 nursery.start_soon(task)
 
     async def end_on_signal(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(*_ENDING) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        with trio.open_signal_receiver(*ENDING) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             task_status.started()
             try:
                 async for number in signals:
                     log.info("%s: unmounting", signal.Signals(number).name)
                     loop.end()
             finally:
-                signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+                signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
     async with trio.open_nursery() as nursery:
         await nursery.start(end_on_signal)
@@ -275,7 +271,7 @@ async def _serve(
     return silent
 
 
-def _prepare(settings: Settings) -> None:
+def prepare(settings: Settings) -> None:
     """Check, and make room where a dead mount is to be replaced. Raises MountError."""
     check(settings)
     if settings.force:
@@ -286,73 +282,5 @@ def _prepare(settings: Settings) -> None:
 def run_in_foreground(settings: Settings, ready: Callable[[], None]) -> None:
     """Check and serve in this process, with the log on standard error. Raises MountError."""
     log_to(StandardError(), "barfs: %(message)s")
-    _prepare(settings)
+    prepare(settings)
     serve(settings, ready)
-
-
-def run_in_background(settings: Settings, finish: Callable[[], None]) -> None:
-    """Check, serve in a child process of its own session, and return once the mount answers.
-
-    The child logs to syslog where there is one, and calls `finish` at its end. Raises MountError
-    if the mount can't be; nothing is left mounted then.
-    """
-    _prepare(settings)
-    receive, send = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        os.close(send)
-        with os.fdopen(receive) as answers:
-            answer = answers.read()
-        if answer != "mounted":
-            _, status = os.waitpid(child, 0)
-            # It may have been killed after it had mounted.
-            clear_dead(settings.mountpoint)
-            raise MountError(answer or _how_it_ended(status))
-        return
-    os.close(receive)
-    status = 1
-    try:
-        _detach()
-        with os.fdopen(send, "w") as answers:
-
-            def report(answer: str) -> None:
-                if answers.closed:
-                    log.error("%s", answer)
-                else:
-                    answers.write(answer)
-                    answers.close()
-
-            try:
-                serve(settings, lambda: report("mounted"))
-                status = 0
-            except MountError as error:
-                report(str(error))
-            except Exception as error:
-                log.exception("ended")
-                report(f"{type(error).__name__}: {error}")
-    finally:
-        finish()
-        os._exit(status)
-
-
-def _how_it_ended(status: int) -> str:
-    """Of a daemon that said nothing; the status as wait(2) has it."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        how = f"was ended by signal {number} ({signal.strsignal(number)})"
-    else:
-        how = f"ended with status {os.WEXITSTATUS(status)}"
-    return f"the daemon {how} before the mount answered; see why with: barfs mount -f"
-
-
-def _detach() -> None:
-    """Leave the terminal, the session, the working directory and the standard streams."""
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    os.close(null)
-    log_to(Syslog(), f"barfs[{os.getpid()}]: %(message)s")

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
 
-from barfs.daemon.mountpoint import MountError, check_free, mount_table, resolve
-from barfs.daemon.options import Option, mode, options_of, pattern
+from barfs.daemon.mountpoint import MountError, absolute, check_free, mount_table, resolve
+from barfs.daemon.options import Option, options_of, pattern, share_mode
 from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
+from barfs.machine.source import REAL_PROC, REAL_SYSFS
+from barfs.registers.files import DIRECTORIES
 
-REAL_SYSFS: Final = Path("/sys")
-REAL_PROC: Final = Path("/proc")
 REAL_DEVMEM: Final = Path("/dev/mem")
 
 # Mount options that break barfs, and why.
@@ -30,6 +30,13 @@ LoopName: TypeAlias = Literal["fast", "stock"]
 
 SYSFS: Final = Option("--sysfs", "instead of /sys", takes="DIR", parse=Path)
 PROC: Final = Option("--proc", "instead of /proc", takes="DIR", parse=Path)
+REGISTERS: Final = Option(
+    "--registers",
+    "look for maps of registers in DIR first; may be repeated",
+    takes="DIR",
+    parse=lambda text: Path(text).absolute(),
+    repeated=True,
+)
 DEVMEM: Final = Option("--devmem", "instead of /dev/mem", takes="PATH", parse=Path)
 
 
@@ -104,7 +111,7 @@ class Settings:
             "--mode",
             "of BARs, in octal: 660 lets the group read and write them; needs -o allow_other",
             takes="MODE",
-            parse=mode,
+            parse=share_mode,
         ),
     ] = None
     allow_device: Annotated[
@@ -113,7 +120,16 @@ class Settings:
     read_only_device: Annotated[
         tuple[DevicePattern, ...], _devices("--read-only-device", "never write to these functions")
     ] = ()
+    registers: Annotated[tuple[Path, ...], REGISTERS] = ()
     phys: Annotated[bool, Option("--no-phys", "leave physical memory out", given=False)] = True
+    kcore: Annotated[
+        bool,
+        Option(
+            "--no-kcore",
+            "do not read System RAM through /proc/kcore where /dev/mem keeps it back",
+            given=False,
+        ),
+    ] = True
 
     @classmethod
     def of(cls, mountpoint: Path, given: Mapping[str, object]) -> Self:
@@ -122,13 +138,18 @@ class Settings:
         Relative paths count from the working directory.
         """
         known = {one.name: given[one.name] for one in OPTIONS if given.get(one.name) is not None}
-        paths = {name: path.absolute() for name, path in known.items() if isinstance(path, Path)}
-        return cls(mountpoint.absolute(), **{**known, **paths})  # type: ignore[arg-type]
+        paths = {name: absolute(path) for name, path in known.items() if isinstance(path, Path)}
+        return cls(absolute(mountpoint), **{**known, **paths})  # type: ignore[arg-type]
 
     @property
     def rules(self) -> Rules:
         """Which functions there are for this mount, and which only to read."""
         return Rules(self.allow_device, self.read_only_device)
+
+    @property
+    def map_directories(self) -> tuple[Path, ...]:
+        """Where maps of registers are looked for."""
+        return (*self.registers, *DIRECTORIES)
 
     @property
     def uses_devmem(self) -> bool:
@@ -143,7 +164,10 @@ class Settings:
 
 
 # The options of `barfs mount`, in the order of its usage.
-OPTIONS: Final = tuple(options_of(Settings))
+OPTIONS: Final = (
+    *options_of(Settings),
+    Option("--read-only", "the same as -o ro", given=("ro",), repeated=True, name="options"),
+)
 
 
 def check(settings: Settings) -> None:
@@ -156,10 +180,11 @@ def check(settings: Settings) -> None:
         raise MountError("--write-combining maps through sysfs; leave --bars-via devmem out")
     _check_sharing(settings)
     check_free(settings.mountpoint, replace_dead=settings.force)
-    if not settings.sysfs.is_dir():
-        raise MountError(f"--sysfs {settings.sysfs} is not a directory")
-    if settings.phys and not settings.proc.is_dir():
-        raise MountError(f"--proc {settings.proc} is not a directory")
+    directories = [("sysfs", settings.sysfs), *(("registers", d) for d in settings.registers)]
+    directories += [("proc", settings.proc)] if settings.phys else []
+    for option, directory in directories:
+        if not directory.is_dir():
+            raise MountError(f"--{option} {directory} is not a directory")
     _check_covered(settings)
     fuse = check_fuse(FUSE_DEVICE)
     if fuse.state is not State.OK:
@@ -200,7 +225,7 @@ def _check_covered(settings: Settings) -> None:
     """A mount over what barfs itself reads would wait for itself for ever."""
     mounts = mount_table()
     mountpoint = resolve(settings.mountpoint, mounts)
-    paths = [settings.sysfs / "bus/pci/devices"]
+    paths = [settings.sysfs / "bus/pci/devices", *settings.map_directories]
     if settings.phys:
         paths.append(settings.proc / "iomem")
     if settings.uses_devmem:

@@ -1,8 +1,8 @@
 """What works on a machine, what does not, and how to mend it: `status` and `barfs doctor`.
 
-The machine that the paths name is looked at: this one, a saved copy, or the simulated one, which
-has no kernel and no users. What the paths have no files for is left out. Config space of a
-function that sleeps is not read, for that would wake it.
+This looks at the machine that the paths name: this one, a saved copy, or the simulated one, which
+has no kernel and no users. Where the paths have no files, nothing is said. The config space of a
+sleeping function is not read, because that would wake it.
 """
 
 import enum
@@ -16,10 +16,12 @@ from typing import Final, NamedTuple
 from barfs.diagnosis import causes, obstacles
 from barfs.diagnosis.causes import Machine
 from barfs.diagnosis.text import printable
-from barfs.errors import Cause, DeviceGone, NoSuchAddress
+from barfs.errors import Cause, DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import kernel
+from barfs.machine.btf import read_types
 from barfs.machine.configspace import COMMAND_ABSENT, command_of
 from barfs.machine.functions import Functions
+from barfs.machine.kcore import BadCore, CoreFile
 from barfs.machine.kernel import Kernel
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
@@ -31,7 +33,7 @@ _BRIDGE: Final = "0x0604"
 
 
 class State(enum.StrEnum):
-    """How much a finding matters, worst first."""
+    """How much a finding matters. The worst comes first."""
 
     TROUBLE = "trouble"  # something does not work
     NOTE = "note"  # something is kept back, or can't be told
@@ -39,7 +41,7 @@ class State(enum.StrEnum):
 
 
 class Finding(NamedTuple):
-    """What was looked at, and what came of it; `device` is None for what concerns all of barfs."""
+    """What was looked at, and what was found. `device` is None if it concerns all of barfs."""
 
     subject: str
     state: State
@@ -50,7 +52,7 @@ class Finding(NamedTuple):
 def examine(
     machine: Machine, addresses: Iterable[PciAddress], fuse: Path = FUSE_DEVICE
 ) -> list[Finding]:
-    """All that is found about a machine and some of its functions, the worst first."""
+    """Everything that is found about a machine and some of its functions, the worst first."""
     facts = machine.kernel()
     found = [*_about_machine(machine, facts, fuse)]
     for address in addresses:
@@ -63,9 +65,10 @@ def examine(
 
 
 def text(findings: Iterable[Finding]) -> str:
-    """Aligned lines: state, subject, what was found. Below it the command that mends it.
+    """Aligned lines: state, subject, and what was found. Below is the command that mends it.
 
-    What is no command is a comment, so that what stands below troubles can be pasted as it is.
+    Advice that is no command is a comment. So the lines below the troubles can be pasted as they
+    are.
     """
     rows = [(finding.state, finding.subject, finding.cause) for finding in findings]
     width = max((len(subject) for _, subject, _ in rows), default=0)
@@ -85,7 +88,7 @@ def status(machine: Machine) -> str:
     return text(examine(machine, machine.pci.addresses()))
 
 
-# All of the machine
+# The whole machine
 
 
 def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Finding]:
@@ -100,8 +103,10 @@ def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Find
         yield _iomem(machine)
     if source.is_directory(source.sysfs / "kernel"):
         yield _lockdown(machine, facts)
+    yield from _maps(machine)
     if facts.config is not None or source.exists(source.proc / "sys/kernel/osrelease"):
         yield from _strictness(machine, facts)
+        yield from _kernel_memory(machine)
 
 
 def _ok(subject: str, sentence: str, device: PciAddress | None = None) -> Finding:
@@ -120,14 +125,14 @@ def _rights(machine: Machine) -> Finding:
 
 
 def check_fuse(device: Path) -> Finding:
-    """Whether there is the device through which file systems are mounted."""
+    """Whether /dev/fuse is there, through which file systems are mounted."""
     if device.exists():
         return _ok("fuse", f"{device} is there")
     return Finding("fuse", State.TROUBLE, Cause(f"{device} is missing", "modprobe fuse"))
 
 
 def _fusermount() -> Iterator[Finding]:
-    """Only where it is needed: root mounts without it."""
+    """Whether fusermount3 is there. Only others than root need it."""
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         yield Finding("fuse", State.TROUBLE, causes.NO_FUSERMOUNT)
 
@@ -169,6 +174,14 @@ def _lockdown(machine: Machine, facts: Kernel) -> Finding:
     return _ok("lockdown", "lockdown is not in force")
 
 
+def _maps(machine: Machine) -> Iterator[Finding]:
+    """Maps of registers that are none."""
+    for concerned, found in machine.maps.refused():
+        cause = Cause(f"the map {found.file} is refused: {found.refusal}")
+        device = concerned if isinstance(concerned, PciAddress) else None
+        yield Finding(str(concerned), State.TROUBLE, cause, device)
+
+
 def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
     if facts.config is None:
         files = kernel.config_files(machine.source)
@@ -185,13 +198,49 @@ def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
         yield _ok("drivers", f"the kernel gives what drivers own to others, too ({why})")
 
 
+def _kernel_memory(machine: Machine) -> Iterator[Finding]:
+    """Whether System RAM can be read through /proc/kcore, and `ksym/` has names and types."""
+    if machine.core is not None:
+        yield _kcore(machine.core)
+    if machine.symbols is None:
+        return
+    for subject, what, ask in (
+        ("ksym", f"{machine.symbols.path} shows the kernel's symbols", machine.symbols.check),
+        ("types", "the kernel says its types", partial(read_types, machine.source.sysfs)),
+    ):
+        try:
+            ask()
+        except NoSuchNode as error:
+            yield Finding(subject, State.NOTE, Cause(str(error)))
+        else:
+            yield _ok(subject, what)
+
+
+def _kcore(core: CoreFile) -> Finding:
+    try:
+        core.segments()
+    except FileNotFoundError:
+        sentence = f"there is no {core.path}, through which System RAM could be read"
+        advice = "boot a kernel built with CONFIG_PROC_KCORE"
+        return Finding("kcore", State.NOTE, Cause(sentence, advice=advice))
+    except (OSError, BadCore) as error:
+        sentence = f"{core.path} does not open ({getattr(error, 'strerror', None) or error})"
+        advice = "it takes CAP_SYS_RAWIO, and lockdown=confidentiality refuses it"
+        return Finding("kcore", State.NOTE, Cause(sentence, advice=advice))
+    sentence = (
+        f"{core.path} opens: what /dev/mem keeps back of System RAM is read through it (pages "
+        "that are ballooned, poisoned or offline are zeros there)"
+    )
+    return _ok("kcore", sentence)
+
+
 # One function
 
 
 def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> list[Finding]:
-    """What does not work; if all does, that it does. DeviceGone."""
+    """What does not work, or one finding that everything does. Raises DeviceGone."""
     pci = machine.pci
-    # First of all: what follows may wake it.
+    # This comes first, because what follows may wake the function.
     sleep = obstacles.sleeping(pci, address)
     bars = pci.known(address, pci.bars) or {}  # a saved copy may not have them
     found = [*_claims(machine, facts, address, bars)]
@@ -226,7 +275,7 @@ def _sleep(pci: Functions, address: PciAddress, how: str, bars: dict[int, Resour
 def _obstacles(
     pci: Functions, address: PciAddress, bars: dict[int, Resource], command: int | None
 ) -> Iterator[Finding]:
-    """What keeps BARs from answering, each with the BARs concerned."""
+    """What keeps BARs from answering. Each cause comes once, with the BARs that it concerns."""
     concerned: dict[Cause, list[str]] = {}
     for index, resource in bars.items():
         cause = obstacles.obstacle(pci, address, resource, command)
@@ -259,7 +308,7 @@ def _claims(
 
 
 def _link(pci: Functions, address: PciAddress) -> Iterator[Finding]:
-    """Of a bridge. Reads config space, as the kernel does for this attribute."""
+    """Whether a bridge's link is down. The kernel reads config space for this attribute."""
     is_bridge = (pci.attribute(address, "class") or "").startswith(_BRIDGE)
     if is_bridge and pci.attribute(address, "current_link_width") == "0":
         cause = Cause("its link is down: nothing answers behind it", obstacles.mend_absence(pci))

@@ -1,7 +1,18 @@
 """Patterns that mean PCI functions: PCI addresses or ids, with the wildcards of a shell.
 
-A wildcard stands for characters inside one field, between two colons, so no pattern ever means a
-part of a name. One that no function could match is no pattern: most likely a typing error.
+| pattern | what it means |
+|---|---|
+| `0000:03:00.0` | a PCI address |
+| `03:00.0` | the same in domain 0000, as lspci prints it |
+| `00.0` | any PCI address that ends so |
+| `1af4:1110` | vendor:device |
+| `1af4` or `1af4:`, `:1110` | a vendor, a device of any vendor |
+| `1af4:1110:1af4:1100` | both with the subsystem's vendor:device |
+| `*` | every function |
+
+Letters may be in either case, and `-` stands for `:`. A wildcard stands for characters inside one
+field, between two colons, so no pattern ever means a part of a name. A field that is empty stands
+for any. What no function could match is no pattern: most likely it is a typing error.
 """
 
 import enum
@@ -9,7 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Self, TypeAlias
 
-# What one character of a pattern stands for; None: any number of any characters.
+# The characters that one token of a pattern stands for. None: any number of any characters.
 Token: TypeAlias = frozenset[str] | None
 
 _HEX: Final = frozenset("0123456789abcdef")
@@ -26,7 +37,7 @@ _DEVICE: Final = ((frozenset("01"), _HEX, frozenset("."), frozenset("01234567"))
 
 
 class Form(enum.IntEnum):
-    """What a pattern is matched with, by the number of its fields."""
+    """The kind of name that a pattern matches. Its value is the number of fields."""
 
     ID = 2  # 1af4:1110
     ADDRESS = 3  # 0000:00:04.0
@@ -51,7 +62,7 @@ def _members(text: str) -> frozenset[str]:
 
 
 def _tokens(field: str) -> Iterator[Token]:
-    """ValueError where something can stand for nothing."""
+    """The tokens of a field. ValueError if part of it is none."""
     at = 0
     while at < len(field):
         found = _TOKEN.match(field, at)
@@ -70,13 +81,13 @@ def _tokens(field: str) -> Iterator[Token]:
 
 
 def _fits(tokens: Sequence[Token], text: Sequence[frozenset[str]]) -> bool:
-    """Whether the tokens match a text of which each character is one of a set.
+    """Whether the tokens match a text. Each character of the text is any one of a set.
 
-    Follows all ways at once, so that no pattern takes long.
+    It follows all possible matches at once, so that no pattern takes long.
     """
 
     def rest(states: set[int]) -> set[int]:
-        """Those states, and what can be reached from them without a character."""
+        """Those states, and the states that can be reached from them without a character."""
         for state in range(len(tokens)):
             if state in states and tokens[state] is None:
                 states.add(state + 1)
@@ -95,8 +106,43 @@ def _fits(tokens: Sequence[Token], text: Sequence[frozenset[str]]) -> bool:
     return len(tokens) in states
 
 
+def _fields(text: str) -> list[str]:
+    """The parts of a pattern between `:`, or `-` outside of brackets; an empty one is any."""
+    text = re.sub(r"\[[^]]*\]?|-", lambda found: ":" if found[0] == "-" else found[0], text)
+    return [field or "*" for field in text.split(":")]
+
+
+def _padded(number: str, digits: int) -> str:
+    """A number of a PCI address in as many digits as names have."""
+    return number.rjust(digits, "0") if re.fullmatch("[0-9a-f]+", number) else number
+
+
+def _in_full(fields: list[str], form: Form | None) -> Iterator[list[str]]:
+    """The fields of what a pattern may be short for; the first that fits the form is meant."""
+    match fields:
+        case [one]:
+            yield [one, "*"]
+            if "." in one or form is Form.ADDRESS:
+                yield ["*", "*", _slot(one)]
+        case [bus, slot]:
+            yield fields
+            yield ["0000", _padded(bus, 2), _slot(slot)]
+        case [domain, bus, slot]:
+            yield [_padded(domain, 4), _padded(bus, 2), _slot(slot)]
+        case _:
+            yield fields
+
+
+def _slot(text: str) -> str:
+    """device.function, as names have it; without a function it is all of the device's."""
+    device, dot, function = text.partition(".")
+    if not dot:
+        return text if "*" in text else f"{_padded(device, 2)}.*"
+    return f"{_padded(device, 2) if device else '*'}.{function or '*'}"
+
+
 class DevicePattern(NamedTuple):
-    """`1af4:1110`, `1af4:*`, `1af4:1110:1af4:1100`, `0000:03:00.?`."""
+    """`1af4:1110`, `1af4:*`, `1af4:1110:1af4:1100`, `0000:03:00.?`, `03:00.0`."""
 
     text: str
     fields: tuple[tuple[Token, ...], ...]
@@ -106,13 +152,25 @@ class DevicePattern(NamedTuple):
 
     @property
     def form(self) -> Form:
-        """What names it is matched with."""
+        """The kind of name that it matches."""
         return Form(len(self.fields))
 
     @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """In either case; None if no function could match it."""
-        parts = text.lower().split(":")
+    def parse(cls, text: str, form: Form | None = None) -> Self | None:
+        """A pattern of this form, or of any; None if no function could match it."""
+        if not text.strip(":-"):
+            return None
+        if text == "*":
+            return cls(text, ((None,),) * Form.ADDRESS)
+        for parts in _in_full(_fields(text.lower()), form):
+            found = cls._of(text, parts)
+            if found is not None and form in (None, found.form):
+                return found
+        return None
+
+    @classmethod
+    def _of(cls, text: str, parts: Sequence[str]) -> Self | None:
+        """A pattern with all its fields; None if no function could match it."""
         try:
             spellings = _SPELLINGS[Form(len(parts))]
             fields = tuple(tuple(_tokens(part)) for part in parts)
@@ -124,7 +182,7 @@ class DevicePattern(NamedTuple):
         return cls(text, fields)
 
     def matches(self, name: str) -> bool:
-        """Whether it means a name of its form, as barfs.names spells it."""
+        """Whether it matches a name of its form, spelled as in barfs.names."""
         parts = name.split(":")
         return len(parts) == len(self.fields) and all(
             _fits(field, [frozenset(char) for char in part])
@@ -132,23 +190,23 @@ class DevicePattern(NamedTuple):
         )
 
     def means(self, name: Callable[[Form], str | None], *, unknown: bool) -> bool:
-        """Whether it means a function of which `name` gives the names; `unknown` if it can't."""
+        """Whether it matches a function by its `name`. `unknown` if the name can't be told."""
         found = name(self.form)
         return unknown if found is None else self.matches(found)
 
 
 class Rules(NamedTuple):
-    """Which functions there are for this mount, all without `allow`, and which only to read.
+    """Which functions a mount has, and which of them may only be read. Without `allow` it has all.
 
-    `name` tells what a function is called in each form, None if that can't be told. What is not
-    known is not allowed, and not written to.
+    `name` gives the name of a function in each form, None if that can't be told. A function whose
+    name can't be told is not allowed, and may only be read.
     """
 
     allow: tuple[DevicePattern, ...] = ()
     read_only: tuple[DevicePattern, ...] = ()
 
     def allows(self, name: Callable[[Form], str | None]) -> bool:
-        """Whether a function is there at all."""
+        """Whether the mount has a function."""
         return not self.allow or any(one.means(name, unknown=False) for one in self.allow)
 
     def protects(self, name: Callable[[Form], str | None]) -> bool:

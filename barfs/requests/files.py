@@ -46,11 +46,17 @@ class OpenFile:
         # function is paced by the open file: there is no end to physical ranges.
         self._pace = device.paces[node.kind, node.bar] if node.address else Pace()
         self._workers = workers
-        self.typed = Typed(node.view.width) if node.view.is_text else None
+        self._is_text = node.view.is_text
+        self.typed = None if view.lines is None else Typed(view.lines)
         self._fresh = fresh
         self.width_at = view.width_at
         self._users = 0
         self._former: list[View] = []
+
+    @property
+    def raw(self) -> int | None:
+        """As View.raw."""
+        return self._view.raw
 
     def place(self, offset: int, length: int, *, writing: bool) -> Place:
         """What a request is for."""
@@ -59,7 +65,7 @@ class OpenFile:
     def is_prompt(self, offset: int, length: int, *, writing: bool, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
         # Nearly always; the reach of text is not its length.
-        if length <= self._pace.at_once and not (self._workers.claims or self.typed):
+        if length <= self._pace.at_once and not (self._workers.claims or self._is_text):
             return True
         if self.typed is not None and self.typed.pending:
             return False
@@ -67,6 +73,10 @@ class OpenFile:
         return len(place.reach) <= self._pace.at_once and not self._workers.stand_back(
             place.reach, alone=alone
         )
+
+    def wants_to_be_alone(self, line: Line) -> bool:
+        """Whether a line reads first, and nothing of this mount may come between the two."""
+        return b":" in line.text or self.opened.subject.field is not None
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray) -> Buffer:
         """As View.read."""
@@ -189,7 +199,7 @@ class OpenFiles:
             opened = Opened(caller, self._tree.subject(node))
             file = OpenFile(node, view, opened, device, self._workers, fresh=fresh)
             if file.recorded:
-                self._journal.add(Open(opened, _MODES[mode]))
+                self._journal.add(Open(opened, _MODES[mode], view.way))
             handle = next(self._handles)
         except BaseException:
             view.close()
@@ -266,8 +276,7 @@ class OpenFiles:
         return done
 
     async def _carry_out(self, file: OpenFile, line: Line) -> None:
-        # With a mask it reads first, and nothing of this mount may come between the two.
-        alone = b":" in line.text
+        alone = file.wants_to_be_alone(line)
         if file.is_prompt(line.offset, len(line.text), writing=True, alone=alone):
             done = file.write(*line)
             self._record_write(file, *line, done)
@@ -306,7 +315,7 @@ class OpenFiles:
     def _record_write(self, file: OpenFile, offset: int, data: bytes, done: int) -> None:
         shown = data[:done] if done <= file.opened.data_limit else None
         width = file.width_at(offset, len(data))
-        self._journal.add(Transfer("write", file.opened, offset, done, width, shown))
+        self._journal.add(Transfer("write", file.opened, offset, done, width, shown, file.raw))
 
     def close(self, handle: int) -> None:
         """Close a file."""

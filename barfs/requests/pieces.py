@@ -8,8 +8,8 @@ shell whose write was refused goes on with the rest (bash 5.2, printf).
 import enum
 from typing import Final, NamedTuple
 
-from barfs.access import contract
 from barfs.errors import BadRequest
+from barfs.nodes import Lines
 
 # The longest line that is kept: a valid one may have any number of zeros in front.
 LONGEST: Final = 4096
@@ -31,14 +31,14 @@ class _State(enum.Enum):
 
 
 class Typed:
-    """Pieces of lines for a register of `width` bytes.
+    """Pieces of lines, which `lines` knows the form of.
 
     Pieces that follow each other, by their offsets, are one line. It is to be carried out at its
     newline, or by `end` where it has none. No part of a line is ever given out as a line.
     """
 
-    def __init__(self, width: int) -> None:
-        self._width = width
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
         self._start = 0
         self._text = b""
         self._next = 0  # where a piece that goes on begins
@@ -56,8 +56,8 @@ class Typed:
     def take(self, offset: int, data: bytes) -> Line | None:
         """Add a piece; the line that is to be carried out now, if the piece ends one.
 
-        BadRequest for what is no beginning of a line of `contract.parse_update`. All of the line is
-        dropped then, and the rest of it refused. Where the piece does not go on, `end` goes first.
+        BadRequest for what can be no beginning of a line. All of the line is dropped then, and the
+        rest of it refused. Where the piece does not go on, `end` goes first.
         """
         state, begun = self._state, self._text
         if not self.goes_on(offset):
@@ -74,7 +74,7 @@ class Typed:
         if state is _State.DONE:
             self._check_end(data)
         elif ends:
-            contract.parse_update(line, self._width)
+            self._lines.check(line, ends=True)
         else:
             self._check_beginning(line)
             self._text = line
@@ -95,7 +95,7 @@ class Typed:
     def _check_beginning(self, line: bytes) -> None:
         if len(line) > LONGEST:
             raise BadRequest(f"a line has {LONGEST} bytes at the most")
-        contract.check_beginning(line, self._width)
+        self._lines.check(line, ends=False)
 
     def end(self) -> Line | None:
         """The line that has no newline yet, if there is one, to be carried out as it is."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from barfs.daemon import confine, serve
+from barfs.daemon.background import run_in_background
 from barfs.daemon.confine import Capability
 from barfs.daemon.mountpoint import MountError
 from barfs.machine import kernel
@@ -31,7 +32,7 @@ def bits(capabilities):
 
 
 def rights(process):
-    """Of each thread, the lines about rights in its status; sets as integers."""
+    """The lines about rights in the status of each thread. Sets are integers."""
     found = []
     for task in Path(f"/proc/{process}/task").iterdir():
         lines = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
@@ -194,4 +195,4 @@ def test_if_the_kernel_refuses_there_is_no_mount(machine, where, monkeypatch):
     monkeypatch.setattr(confine, "keep_only", refuse)
     settings = serve.Settings(where, **vars(machine))
     with pytest.raises(MountError, match="capabilities cannot be given up"):
-        serve.run_in_background(settings, lambda: None)
+        run_in_background(settings, lambda: None, lambda: None)

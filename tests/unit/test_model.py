@@ -49,12 +49,12 @@ class Recorder:
                 for at in range(offset, offset + len(data), width):
                     note(verb, "one", self._file, self._start + at, width)
 
-            def copy_out(self, offset, into):
-                self._real.copy_out(offset, into)
+            def copy_out(self, offset, width, into):
+                self._real.copy_out(offset, width, into)
                 note("load", "copy", self._file, self._start + offset, len(into))
 
-            def copy_in(self, offset, data):
-                self._real.copy_in(offset, data)
+            def copy_in(self, offset, width, data):
+                self._real.copy_in(offset, width, data)
                 note("store", "copy", self._file, self._start + offset, len(data))
 
             def close(self):

@@ -9,6 +9,7 @@ import trio.testing
 from machines import LOG, find, machine_of, tree_of
 from tasks import until
 
+from barfs.access.contract import Numbers
 from barfs.errors import BadRequest, BarfsError, DeviceGone, PastEnd
 from barfs.journal.records import Caller, Journal, Open
 from barfs.machine import simulated
@@ -33,6 +34,9 @@ class Clock:
 
 class FakeView:
     """Takes its time by the clock; a request in a thread waits until it is told to go on."""
+
+    way = ""
+    raw = lines = None
 
     def __init__(self, clock, base):
         self.clock, self.base = clock, base
@@ -100,6 +104,7 @@ class Bench:
         if self.open_error:
             raise self.open_error
         view = FakeView(self.clock, node.start)
+        view.lines = Numbers(node.view.width) if node.view.is_text else None
         view.loop = self.opened_in[0]
         self.views.append(view)
         return view

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from barfs.access.contract import Numbers
 from barfs.errors import BadRequest
 from barfs.requests.pieces import LONGEST, Fresh, Line, Typed
 
@@ -36,15 +37,15 @@ def cuts(text):
             (1, b"42\n"),
             (1, b"0xff\n"),
             (4, b"0x1f:0xff\n"),
-            (2, b" 0b1:2 \n"),
+            (2, b" 0b1:0x2 \n"),
             (8, b"0X0:0B1\t\n"),
         ),
-        *((4, b"0\n"), (1, b"\t255\n"), (4, b"1:0\n")),
+        *((4, b"0\n"), (1, b"\t255\n"), (4, b"1:0b0\n")),
     ],
 )
 def test_a_line_in_any_pieces_is_one_line(width, text):
     for pieces in cuts(text):
-        typed = Typed(width)
+        typed = Typed(Numbers(width))
         assert type_all(typed, pieces) == ([text], 0)
         assert not typed.pending
         assert typed.end() is None
@@ -55,14 +56,23 @@ def test_a_line_in_any_pieces_is_one_line(width, text):
 @pytest.mark.parametrize(
     ("width", "text"),
     [
-        *((1, b"256\n"), (1, b"0x1ff\n"), (1, b"1:256\n"), (2, b"0x10000:1\n"), (4, b"zz12\n")),
+        *(
+            (1, b"256\n"),
+            (1, b"0x1ff\n"),
+            (1, b"1:0x100\n"),
+            (1, b"1:1\n"),
+            (4, b"1:0\n"),
+            (4, b"1:0 \n"),
+            (2, b"0x10000:1\n"),
+            (4, b"zz12\n"),
+        ),
         *((4, b"0x12zz\n"), (4, b"010\n"), (4, b"1 2\n"), (4, b"1:2:3\n"), (4, b"-1\n")),
         *((4, b"0x\n"), (4, b"\n"), (4, b" \n"), (4, b"1:\n"), (4, b":1\n"), (4, b"0b2\n")),
     ],
 )
 def test_no_part_of_a_line_that_is_no_value_is_carried_out(width, text):
     for pieces in cuts(text):
-        typed = Typed(width)
+        typed = Typed(Numbers(width))
         found, refused = type_all(typed, pieces)
         assert found == []
         assert refused > 0
@@ -73,7 +83,7 @@ def test_no_part_of_a_line_that_is_no_value_is_carried_out(width, text):
 
 def test_what_has_a_newline_inside_is_refused_whole():
     for pieces in ([b"1\n2"], [b"1\n2\n"], [b"1", b"\n2"], [b"0x1", b"2\n0", b"x3\n"]):
-        typed = Typed(4)
+        typed = Typed(Numbers(4))
         assert type_all(typed, pieces)[0] == []
         assert typed.end() is None
 
@@ -81,7 +91,7 @@ def test_what_has_a_newline_inside_is_refused_whole():
 def test_a_beginning_that_none_can_be_is_refused_at_once():
     for piece in (b"z", b"00", b"x", b":", b"0x1g", b"1::", b"1:2:", b"1 2", b"1\r", b"0b12", b"+"):
         with pytest.raises(BadRequest, match="is no number"):
-            Typed(8).take(0, piece)
+            Typed(Numbers(8)).take(0, piece)
     for width, piece in (
         (1, b"0x1ff"),
         (1, b"300"),
@@ -89,13 +99,25 @@ def test_a_beginning_that_none_can_be_is_refused_at_once():
         (8, b"0x1" + b"0" * 16),
     ):
         with pytest.raises(BadRequest, match="too big"):
-            Typed(width).take(0, piece)
-    for piece in (b"0", b"0x", b"0b", b" ", b"4", b"42 ", b"42:", b"42:0x", b"42:1\t", b"18446744"):
-        assert Typed(8).take(0, piece) is None
+            Typed(Numbers(width)).take(0, piece)
+    for piece in (
+        b"0",
+        b"0x",
+        b"0b",
+        b" ",
+        b"4",
+        b"42 ",
+        b"42:",
+        b"42:0x",
+        b"42:0",
+        b"42:0x1\t",
+        b"18446744",
+    ):
+        assert Typed(Numbers(8)).take(0, piece) is None
 
 
 def test_a_line_without_a_newline_is_carried_out_at_the_end_and_once():
-    typed = Typed(4)
+    typed = Typed(Numbers(4))
     assert type_all(typed, [b"4", b"2"], 8) == ([], 0)
     assert typed.pending
     assert typed.end() == Line(8, b"42")
@@ -105,12 +127,12 @@ def test_a_line_without_a_newline_is_carried_out_at_the_end_and_once():
 
 def test_what_may_follow_then_is_its_newline():
     for newline in (b"\n", b" \n"):
-        typed = Typed(4)
+        typed = Typed(Numbers(4))
         typed.take(0, b"42")
         typed.end()
         assert typed.take(2, newline) is None
         assert typed.take(2 + len(newline), b"7\n") == Line(2 + len(newline), b"7\n")
-    typed = Typed(4)
+    typed = Typed(Numbers(4))
     typed.take(0, b"42")
     typed.end()
     # Else 42 and 1 would have been carried out of a line that says 421.
@@ -123,7 +145,7 @@ def test_what_may_follow_then_is_its_newline():
 
 
 def test_a_piece_elsewhere_begins_a_line():
-    typed = Typed(4)
+    typed = Typed(Numbers(4))
     typed.take(0, b"42")
     assert not typed.goes_on(0)
     assert typed.end() == Line(0, b"42")
@@ -134,7 +156,7 @@ def test_a_piece_elsewhere_begins_a_line():
 
 
 def test_a_line_has_an_end():
-    typed = Typed(8)
+    typed = Typed(Numbers(8))
     piece = b"0" * 1024
     offset = 2
     typed.take(0, b"0x")
