@@ -38,7 +38,8 @@ def path(tmp_path):
 
 def write(log):
     """What `follow` does when there is something new."""
-    return log._write(log._gather())
+    log._gather()
+    return log._write()
 
 
 def test_lines_are_appended_to_a_file_for_its_owner_only(path):
@@ -195,6 +196,34 @@ def test_dev_full_holds_nobody_up(caplog):
         assert not write(log)
     log.close()
     assert len(caplog.records) == 1
+
+
+def test_without_threads_or_memory_it_tries_again(path, monkeypatch, caplog):
+    """Nothing is lost, and the mount does not end for it."""
+    journal = Journal()
+    log = LogFile(path, journal)
+    real_write, errors = log._write, [RuntimeError("can't start new thread"), MemoryError()]
+
+    def write():
+        if errors:
+            raise errors.pop(0)
+        return real_write()
+
+    monkeypatch.setattr(log, "_write", write)
+
+    async def run():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.follow)
+            add(journal, 0, 1)
+            await trio.sleep(10 * (logfile.GATHER + logfile.RETRY))
+            nursery.cancel_scope.cancel()
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0.01))
+    log.close()
+    assert events(path) == [0, 1]
+    assert [record.message for record in caplog.records] == [
+        f"--log {path}: can't start new thread"
+    ]
 
 
 def test_a_small_file_system(require, tmp_path):
