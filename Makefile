@@ -2,16 +2,16 @@
 # make test        lint, types, and all tests; builds the test kernel once (ten minutes)
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
 # make performance the same, and write docs/performance.svg and the tables of docs/performance.md
-# make generated   what is committed but made: docs/session.svg, the tables of docs/tools.md,
-#                  contrib/completion
+# make generated   what is committed but made: docs/session.svg, docs/rooms.svg, the tables of
+#                  docs/tools.md, contrib/completion, the maps of registers that come with barfs
 # make clean       remove what the others have made in this directory
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SCRIPTS := tools/setup tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
+SCRIPTS := tools/setup tools/launcher tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
-INPUTS := pyproject.toml tools/setup barfs/access/_mmio.c
+INPUTS := pyproject.toml tools/setup tools/launcher barfs/access/_mmio.c
 
 .PHONY: demo test bench performance generated clean
 
@@ -34,6 +34,8 @@ performance: bench
 
 generated: .venv/test
 	.venv/bin/python tools/completion
+	.venv/bin/python tools/rooms
+	.venv/bin/python tools/registers
 	$(SUDO) .venv/bin/python tools/screenshot
 	$(SUDO) .venv/bin/python -m survey --write
 

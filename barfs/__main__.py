@@ -1,6 +1,6 @@
 """`python -m barfs`."""
 
-from barfs.commands.cli import main
+from barfs.commands.start import barfs
 
 if __name__ == "__main__":
-    main()
+    barfs()

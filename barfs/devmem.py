@@ -26,10 +26,10 @@ from barfs.names import AddressRange, PciAddress
 
 log = logging.getLogger(__name__)
 
-# EAGAIN is mmap_mem's word for a remapping that fails, of a page that the kernel has mapped in
-# another caching type (drivers/char/mem.c; arch/x86/mm/pat/memtype.c, reserve_pfn_range). With PAT,
-# x86 refuses to map System RAM with EINVAL even where STRICT_DEVMEM is off, while reading and
-# writing it is allowed (phys_mem_access_prot_allowed, there).
+# mmap_mem gives EAGAIN if a remapping fails because the kernel has the page mapped in another
+# caching type (drivers/char/mem.c; arch/x86/mm/pat/memtype.c, reserve_pfn_range). With PAT, x86
+# refuses to map System RAM with EINVAL even if STRICT_DEVMEM is off, while it allows reading and
+# writing it (phys_mem_access_prot_allowed, in the same file).
 _REFUSALS: Final = {**REFUSALS, errno.EAGAIN: CachingConflict, errno.EINVAL: NotMappable}
 
 # x86 treats System RAM below 1 MiB specially (arch/x86/mm/init.c, devmem_is_allowed).
@@ -37,7 +37,7 @@ _LOW_MEMORY_END: Final = 1 << 20
 
 
 class IomemRange(NamedTuple):
-    """A line of /proc/iomem. Addresses are physical, the end included."""
+    """A line of /proc/iomem: its first and last physical address, its name and its depth."""
 
     start: int
     end: int
@@ -49,16 +49,16 @@ class IomemRange(NamedTuple):
 
     @property
     def is_ram(self) -> bool:
-        """System RAM, also hot-added (`System RAM (kmem)`, `System RAM (virtio_mem)`)."""
+        """Whether it is System RAM, also a hot-added one (`System RAM (kmem)`, `(virtio_mem)`)."""
         return self.name.startswith("System RAM")
 
 
-@lru_cache(maxsize=4)  # of what a text means: it seldom changes, and is asked for at every open
+@lru_cache(maxsize=4)  # the text seldom changes, and every open asks for it
 def parse_iomem(text: str) -> Sequence[IomemRange]:
-    """The ranges in /proc/iomem, in its order; lines of another form are left out and logged.
+    """The ranges in /proc/iomem, in its order. Lines of another form are left out, and logged.
 
-    So are ranges that no file can reach, from 2**63 - 1 on. A reader without CAP_SYS_ADMIN sees
-    all addresses as 0: no ranges then.
+    So are ranges that no file can reach, from 2**63 - 1 on. A reader without CAP_SYS_ADMIN sees all
+    addresses as 0. Then there are no ranges.
     """
     ranges = []
     for line in text.splitlines():
@@ -75,9 +75,9 @@ def parse_iomem(text: str) -> Sequence[IomemRange]:
 
 
 class Segment(NamedTuple):
-    """Part of a physical range that is one kind of memory.
+    """Part of a physical range that is of one kind of memory. Addresses and sizes are in bytes.
 
-    `shared` are the pages that System RAM has only part of: to the kernel they are not RAM.
+    `shared` are pages of which only part is System RAM. To the kernel such pages are not RAM.
     """
 
     start: int
@@ -87,21 +87,21 @@ class Segment(NamedTuple):
 
     @property
     def span(self) -> PhysicalSpan:
-        """Where it is."""
+        """Its addresses."""
         return PhysicalSpan(self.start, self.size)
 
     @property
     def can_be_copied(self) -> bool:
         """Whether reading and writing /dev/mem gives the same bytes as mapping it would.
 
-        Not where STRICT_DEVMEM has reads give zeros and drops writes, without an error, though it
-        lets the same memory be mapped (drivers/char/mem.c, read_mem).
+        It does not if STRICT_DEVMEM makes reads give zeros and drops writes, without an error,
+        though it lets the same memory be mapped (drivers/char/mem.c, read_mem).
         """
         return self.is_ram and not self.shared and self.start >= _LOW_MEMORY_END
 
 
 def split_by_kind(start: int, size: int, ranges: Iterable[IomemRange]) -> list[Segment]:
-    """`size` bytes from `start`, cut where System RAM begins and ends, and its whole pages do."""
+    """`size` bytes from `start`, cut where System RAM and its whole pages begin and end."""
     segments = []
     end = start + size
 
@@ -124,10 +124,11 @@ def split_by_kind(start: int, size: int, ranges: Iterable[IomemRange]) -> list[S
 
 
 def owner_of(start: int, size: int, ranges: Iterable[IomemRange]) -> IomemRange | None:
-    """Whose claim makes the kernel refuse to map a range; None if it is that of System RAM.
+    """The claim because of which the kernel refuses to map a range. None if it is System RAM's.
 
-    STRICT_DEVMEM refuses System RAM, IO_STRICT_DEVMEM what is claimed: the deepest range that has
-    a name of its own. The name of a PCI function or bus says what is there, not who claims it.
+    STRICT_DEVMEM refuses System RAM. IO_STRICT_DEVMEM refuses what somebody has claimed: the
+    deepest range that has a name of its own. The name of a PCI function or bus is no claim: it says
+    what is there.
     """
     first, end = start - start % PAGE_SIZE, start + size
     end += -end % PAGE_SIZE
@@ -148,7 +149,7 @@ def _is_pci(name: str) -> bool:
 
 
 class PhysicalMemory:
-    """Physical memory through `devmem` (/dev/mem), as the source's /proc/iomem describes it."""
+    """Physical memory through `devmem` (/dev/mem). The source's /proc/iomem describes it."""
 
     def __init__(self, source: Source, devmem: Path) -> None:
         self.source = source
@@ -162,18 +163,18 @@ class PhysicalMemory:
             raise NoSuchAddress(what=str(self._iomem), system=error) from error
 
     def ranges(self) -> list[IomemRange]:
-        """The top-level ranges, ascending. Reads /proc/iomem, touches no memory."""
+        """The top-level ranges, ascending. Reads /proc/iomem and touches no memory."""
         return sorted({entry[:2]: entry for entry in self._read() if entry.depth == 0}.values())
 
     def owner(self, start: int, size: int) -> IomemRange | None:
-        """Who has claimed a range, see owner_of; NoSuchAddress. Touches no memory."""
+        """Who has claimed a range: see owner_of. Raises NoSuchAddress. Touches no memory."""
         return owner_of(start, size, self._read())
 
     def resolve(self, wanted: AddressRange) -> tuple[int, int]:
-        """Start and size in bytes of a range that a name gives. Touches no memory.
+        """Start and size, in bytes, of the range that a name gives. Touches no memory.
 
-        A range without an end runs to the end of the top-level range that it starts in. One with
-        an end may cross from one range into the next, but not a gap: NoSuchAddress.
+        A range without an end extends to the end of the top-level range that it starts in. A range
+        with an end may span several adjacent ranges, but no gap. Raises NoSuchAddress.
         """
         last = wanted.start - 1
         for entry in self.ranges():
@@ -192,7 +193,7 @@ class PhysicalMemory:
         )
 
     def within(self, start: int, size: int) -> list[IomemRange]:
-        """All ranges, at any depth, that share bytes with a range. Touches no memory."""
+        """All ranges, of any depth, that share bytes with a range. Touches no memory."""
         return [
             entry for entry in self._read() if entry.start < start + size and start <= entry.end
         ]
@@ -202,7 +203,7 @@ class PhysicalMemory:
         return all(segment.is_ram for segment in split_by_kind(start, size, self._read()))
 
     def segments(self, start: int, size: int) -> list[Segment]:
-        """A range, cut into stretches of one kind. NoSuchAddress if /proc/iomem has not all of it.
+        """A range, cut into segments of one kind. NoSuchAddress if /proc/iomem lacks part of it.
 
         Touches no memory.
         """
@@ -210,8 +211,8 @@ class PhysicalMemory:
         return split_by_kind(start, size, self._read())
 
     def try_open(self) -> None:
-        """Open and close /dev/mem, which touches no memory. OSError."""
-        # Not to wait if it is a pipe.
+        """Open and close /dev/mem. That touches no memory. Raises OSError."""
+        # O_NONBLOCK: if it is a pipe, this does not wait.
         os.close(os.open(self.devmem, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
 
     def map(
@@ -226,7 +227,7 @@ class PhysicalMemory:
     ) -> MappedAperture:
         """Map `size` bytes from physical address `start`.
 
-        Raises KernelRefused under lockdown, CachingConflict and NotMappable, DriverOwns.
+        Raises KernelRefused under lockdown, CachingConflict, NotMappable and DriverOwns.
         """
         return MappedAperture(
             self.devmem,
@@ -241,7 +242,7 @@ class PhysicalMemory:
         )
 
     def copy(self, segment: Segment, *, writable: bool) -> CopiedAperture:
-        """Have the kernel copy a segment of System RAM, by reading and writing /dev/mem."""
+        """Let the kernel copy a segment of System RAM: /dev/mem is read and written."""
         return CopiedAperture(
             self.devmem, segment.start, segment.size, what=segment.span, writable=writable
         )
@@ -249,8 +250,8 @@ class PhysicalMemory:
     def _refuse(self, what: What, during: Mmap, error: OSError, start: int) -> BarfsError:
         """What the kernel means when it does not map physical memory.
 
-        By then it has let /dev/mem be opened, so it is not locked down; EPERM is either of the
-        STRICT_DEVMEMs (drivers/char/mem.c, range_is_allowed).
+        It has let /dev/mem be opened, so lockdown is not in force. EPERM then comes from
+        CONFIG_STRICT_DEVMEM or CONFIG_IO_STRICT_DEVMEM (drivers/char/mem.c, range_is_allowed).
         """
         if error.errno == errno.EPERM:
             owner = owner_of(start, during.length, self._read())

@@ -1,8 +1,9 @@
 """What can go wrong, each with the errno that a caller gets. fs.py is the one place that converts.
 
 An error keeps its facts as fields: what it is about, what was being done, and the system's own
-error. The sentence is made of them when somebody asks for it. Where the raising place knows cause
-and mend they are in it; diagnosis/causes.py finds out the others, from the fields.
+error. The sentence is made of them when somebody asks for it. If the place that raises an error
+knows the cause and the mend, they are in the sentence. diagnosis/causes.py finds out the others
+from the fields.
 """
 
 import errno
@@ -15,8 +16,8 @@ class Cause(NamedTuple):
     """Why something is refused or does not work, and what mends it."""
 
     sentence: str
-    mend: str | None = None  # a command for root's shell
-    advice: str | None = None  # what helps where no command does, or instead: a reboot, for one
+    mend: str | None = None  # a command for root's shell that mends it
+    advice: str | None = None  # what helps besides, or if there is no command: a reboot, say
 
     def __str__(self) -> str:
         return "; ".join(filter(None, self))
@@ -42,7 +43,7 @@ class PhysicalSpan(NamedTuple):
         return f"phys {self.start:#x}+{self.size:#x}"
 
 
-# What an error is about. A string is a path in the mount, or whatever else names it to people.
+# The thing that an error is about. A string is a path in the mount, or another name for people.
 What: TypeAlias = FunctionPart | PhysicalSpan | str
 
 
@@ -56,7 +57,7 @@ class Opening(NamedTuple):
 
 
 class Mmap(NamedTuple):
-    """`length` bytes were being mapped, from `offset` in what the error is about."""
+    """`length` bytes were being mapped, from `offset` in the thing that the error is about."""
 
     offset: int
     length: int
@@ -69,9 +70,10 @@ Verb: TypeAlias = Literal["read", "write"]
 
 
 class Access(NamedTuple):
-    """A read or write was being done, at `offset` in what the error is about.
+    """A read or write was being done, at `offset` in the thing that the error is about.
 
-    `width` is that of one access in bytes, `length` that of a request; None: not told.
+    `width` is the width of one access, `length` the length of a request. Both are in bytes, and
+    None if they are not known.
     """
 
     verb: Verb
@@ -88,7 +90,7 @@ class Access(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A request of `length` bytes at `offset` came to a file, and no access was made for it."""
+    """A file got a request of `length` bytes at `offset`, and no access was made for it."""
 
     verb: Verb
     offset: int
@@ -112,11 +114,12 @@ During: TypeAlias = Opening | Mmap | Access | Request | Setting
 
 
 class BarfsError(Exception):
-    """Any refusal of barfs; `errno` is what the system call fails with.
+    """A refusal of barfs. `errno` is the error that the caller's system call gets.
 
-    `sentence` says what is the matter; without one the words of the system's error do. One that
-    begins with a space or a comma goes on from what was being done. `system` is the error of the
-    system call that failed, if one did; a refusal without a kind of its own has its errno.
+    `sentence` says what is the matter. If it is empty, the words of the system's error are used. A
+    sentence that begins with a space or a comma continues the words for `during`. `system` is the
+    error of the system call that failed, if one did. A BarfsError that is of no kind below takes
+    its errno.
     """
 
     errno: int = errno.EIO
@@ -147,7 +150,7 @@ class BarfsError(Exception):
         return f"{facts}: {sentence}"
 
     def restated(self, kind: "type[AnyError]") -> "AnyError":
-        """The same facts as another kind of error."""
+        """An error of another kind with the same facts."""
         return kind(self.sentence, what=self.what, during=self.during, system=self.system)
 
 
@@ -155,13 +158,13 @@ AnyError = TypeVar("AnyError", bound=BarfsError)
 
 
 class NoSuchNode(BarfsError):
-    """No such device, BAR, or form of address."""
+    """There is no such device, BAR, or form of address."""
 
     errno = errno.ENOENT
 
 
 class NoSuchAddress(BarfsError):
-    """A physical address in no range of /proc/iomem."""
+    """A physical address is in no range of /proc/iomem."""
 
     errno = errno.ENXIO
 
@@ -179,7 +182,7 @@ class NotDecoded(BarfsError):
 
 
 class AccessFault(BarfsError):
-    """An access was made and faulted."""
+    """An access was made, and it faulted."""
 
     errno = errno.EIO
 
@@ -197,11 +200,11 @@ class KernelRefused(BarfsError):
 
 
 class CachingConflict(KernelRefused):
-    """The kernel uses the memory in another caching type, and maps it in no second one."""
+    """The kernel uses the memory in another caching type, and does not map it in a second one."""
 
 
 class NotMappable(KernelRefused):
-    """System RAM that the kernel lets be read and written, but not mapped."""
+    """The kernel lets this System RAM be read and written, but not mapped."""
 
 
 class DriverOwns(BarfsError):
@@ -211,7 +214,7 @@ class DriverOwns(BarfsError):
 
 
 class CombinedElsewhere(BarfsError):
-    """The place is mapped write-combining for another open file, which merges accesses."""
+    """Another open file has the place mapped write-combining, which would merge accesses."""
 
     errno = errno.EBUSY
 
@@ -235,7 +238,7 @@ class MountEnded(BarfsError):
 
 
 class NotAllowed(BarfsError):
-    """Not to this user."""
+    """The user who asks is not allowed to."""
 
     errno = errno.EACCES
 
@@ -247,13 +250,13 @@ class ReadOnly(BarfsError):
 
 
 class BadRequest(BarfsError):
-    """A request that no access can be made of."""
+    """A request can't be made of accesses."""
 
     errno = errno.EINVAL
 
 
 class MapRefused(BarfsError):
-    """A map of registers is not what docs/registers.md says, or anybody could have written it."""
+    """A map of registers is not as docs/registers.md says, or anybody could have written it."""
 
     errno = errno.EINVAL
 

@@ -8,7 +8,6 @@ but for operations that are better off.
 import errno
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -27,34 +26,22 @@ from pyfuse3 import (
 )
 
 from barfs.access.files import Buffer
-from barfs.diagnosis.causes import explain
+from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
-from barfs.journal.records import Caller, Change, Refusal
+from barfs.journal.records import Caller, Change, Journal, Refusal
 from barfs.machine import kernel
 from barfs.names import PciAddress
-from barfs.nodes import (
-    DIRECTORIES,
-    FILES,
-    FIXED_DIRECTORIES,
-    PCI,
-    ROOT_INODE,
-    Attributes,
-    InodeNumbers,
-    Kind,
-    Node,
-    Tree,
-)
-from barfs.requests import files
+from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
 from barfs.requests.files import OpenFiles
 from barfs.requests.policy import Policy
 from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
 
-# How long the kernel may keep what it was told, in seconds. `pci` and `phys` are always there;
-# all else is asked for anew each time, so that plug and unplug are right at the next look-up, and
+# How long the kernel may keep what it was told, in seconds. What is steady is always there; all
+# else is asked for anew each time, so that plug and unplug are right at the next look-up, and
 # in a directory or file that is held open too.
-FIXED_TIMEOUT: Final = 1
+STEADY_TIMEOUT: Final = 1
 TIMEOUT: Final = 0
 
 # But for the attributes of a file: a look-up gives them, and the open that it is for need not ask
@@ -110,28 +97,23 @@ def refuse(what: str) -> NoReturn:
 
 
 class Operations(pyfuse3.Operations):
-    """The tree over FUSE, to whom the policy opens it.
+    """The tree over FUSE, to whom the policy opens it. What is refused is explained by `machine`.
 
-    `hear` takes in what the kernel has said of functions that came and went, and may call
-    `device_changed`.
+    The machine's source may call `device_changed` when it is to hear what the kernel has said.
     """
 
     supports_dot_lookup = False
 
     def __init__(
-        self,
-        tree: Tree,
-        policy: Policy,
-        workers: Workers,
-        hear: Callable[[], None] = lambda: None,
+        self, tree: Tree, machine: Machine, journal: Journal, policy: Policy, workers: Workers
     ) -> None:
         super().__init__()
         self._tree = tree
-        self._hear = hear
-        self.journal = tree.journal
-        self._files = OpenFiles(tree, workers)
+        self._machine = machine
+        self._journal = journal
+        self._files = OpenFiles(tree, journal, workers)
         self._policy = policy
-        self._inodes = InodeNumbers()
+        self._inodes = InodeNumbers(tree.kinds)
         self._listings: dict[int, list[tuple[str, Node]]] = {}
         self._handles = count(1)
         self._started = time.time_ns()
@@ -140,22 +122,22 @@ class Operations(pyfuse3.Operations):
         """Attributes of a node for the kernel, as they are now unless they are given."""
         if attributes is None:
             attributes = self._tree.attributes(node)
+        kind = node.kind
         entry = EntryAttributes()
         entry.st_ino = self._inodes.number(node)
-        entry.st_mode = self._policy.mode_of(node, writable=self._tree.is_writable(node))
-        entry.st_nlink = 2 if node.kind in DIRECTORIES else 1
-        if stat.S_ISREG(entry.st_mode):
+        entry.st_mode = self._policy.mode_of(kind, writable=self._tree.is_writable(node))
+        entry.st_nlink = 2 if kind.type is Type.DIRECTORY else 1
+        if kind.type is Type.FILE:
             # As many as it has bytes: with 0, tar and cp take a file for one big hole.
             entry.st_blocks = -(-attributes.size // 512)
         entry.st_size = attributes.size
         entry.st_blksize = attributes.blksize
         entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
-        modified = self._tree.stream.modified if node.kind is Kind.LOG else self._started
+        modified = self._started if attributes.modified is None else attributes.modified
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
-        kind = node.kind
-        fixed = kind in FIXED_DIRECTORIES
-        entry.entry_timeout = FIXED_TIMEOUT if fixed else TIMEOUT
-        entry.attr_timeout = FILE_TIMEOUT if kind in FILES else entry.entry_timeout
+        entry.entry_timeout = STEADY_TIMEOUT if kind.steady else TIMEOUT
+        settled = kind.type is Type.FILE and not kind.grows
+        entry.attr_timeout = FILE_TIMEOUT if settled else entry.entry_timeout
         return entry
 
     def _answer(self, name: str, args: tuple[Any, ...], error: Exception) -> FUSEError:
@@ -173,7 +155,7 @@ class Operations(pyfuse3.Operations):
     def _explain(self, name: str, args: tuple[Any, ...], number: int, error: Exception) -> None:
         """A line in both logs."""
         if isinstance(error, BarfsError):
-            message = explain(error, self._tree.machine)
+            message = explain(error, self._machine)
             log.warning("%s: %s (%s)", name, message, errno.errorcode[number])
         else:
             message = f"unforeseen: {type(error).__name__}"
@@ -194,8 +176,8 @@ class Operations(pyfuse3.Operations):
                 context = next((arg for arg in args if isinstance(arg, RequestContext)), None)
                 caller = _caller(context) if context else None
             if operation == "open":
-                subject = files.subject(self._inodes.node(args[0]))
-            self.journal.add(Refusal(operation, caller, subject, offset, length, number, message))
+                subject = self._tree.subject(self._inodes.node(args[0]))
+            self._journal.add(Refusal(operation, caller, subject, offset, length, number, message))
         except Exception:
             # It must not keep the caller from getting an answer.
             log.exception("%s: not recorded", operation)
@@ -208,14 +190,15 @@ class Operations(pyfuse3.Operations):
         What is open of one that is gone gives up its mappings, which would outlive it, and the
         kernel is told to forget the names.
         """
-        self.journal.add(Change(action, str(address)))
+        self._journal.add(Change(action, str(address)))
         log.info("%s: %s", address, action)
         try:
             if action == "remove":
                 self._files.give_up(address)
-            pyfuse3.invalidate_entry_async(
-                self._inodes.number(PCI), os.fsencode(str(address)), ignore_enoent=True
-            )
+            for directory, file in self._tree.names_of(address):
+                pyfuse3.invalidate_entry_async(
+                    self._inodes.number(directory), os.fsencode(file), ignore_enoent=True
+                )
         except Exception:
             log.exception("%s: %s: unforeseen", address, action)
 
@@ -228,8 +211,8 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """See pyfuse3.Operations. A link by vendor:device goes by what the kernel said last."""
-        if parent_inode == ROOT_INODE:
-            self._hear()
+        if parent_inode == pyfuse3.ROOT_INODE:
+            self._machine.source.hear()
         node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
         entry = self._entry(node, attributes)
         self._inodes.remember(entry.st_ino)
@@ -260,9 +243,9 @@ class Operations(pyfuse3.Operations):
         """Truncation is accepted and does nothing: what `>` and dd do before they write."""
         node = self._inodes.node(inode)
         if fields.update_mode or fields.update_uid or fields.update_gid:
-            refuse(f"chmod or chown of {node.path}")
+            refuse(f"chmod or chown of {self._tree.path(node)}")
         if not fields.update_size and (fields.update_atime or fields.update_mtime):
-            refuse(f"touch of {node.path}")
+            refuse(f"touch of {self._tree.path(node)}")
         return self._entry(node)
 
     @boundary
@@ -321,9 +304,9 @@ class Operations(pyfuse3.Operations):
         node = self._inodes.node(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if flags & os.O_APPEND:
-            raise BadRequest(f"{node.path}: cannot be appended to (O_APPEND, >>)")
+            raise BadRequest(f"{self._tree.path(node)}: cannot be appended to (O_APPEND, >>)")
         if writable and self._policy.read_only:
-            raise ReadOnly(f"{node.path}: mounted read-only")
+            raise ReadOnly(f"{self._tree.path(node)}: mounted read-only")
         handle = await self._files.open(node, flags & os.O_ACCMODE, _caller(ctx))
         # Never keep_cache: that would keep pages that a MAP_PRIVATE mapping of the file read.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)

@@ -1,11 +1,14 @@
-"""The forms of names: PCI addresses, vendor:device links, ranges, BARs and windows into them.
+"""The forms of names: PCI addresses, vendor:device links, ranges, BARs, windows, and views.
 
 Parsing returns None for a name that is not of the form; what that means is for the caller. A PCI
 address or a link has one spelling only, the one that is listed. Numbers in ranges are hex, with or
 without 0x, in either case.
 """
 
+import enum
+import os
 import re
+import shlex
 from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
@@ -138,3 +141,52 @@ class BarName(NamedTuple):
             return cls(int(match[1]), None)
         window = AddressRange.parse(match[2])
         return None if window is None else cls(int(match[1]), window)
+
+
+def quoted(word: str | os.PathLike[str]) -> str:
+    """A word as a shell takes it, in one line and without what commands a terminal."""
+    text = os.fspath(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    escapes = [
+        letter if letter.isprintable() and letter not in "\\'" else _escape(letter)
+        for letter in text
+    ]
+    return f"$'{''.join(escapes)}'"
+
+
+def _escape(letter: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode(errors="surrogateescape"))
+
+
+class ViewKind(enum.IntEnum):
+    """How a BAR or a physical range is shown; all but RAW have a directory of their name."""
+
+    RAW = 0
+    U8 = 1
+    U16 = 2
+    U32 = 3
+    U64 = 4
+    X8 = 5
+    X16 = 6
+    X32 = 7
+    X64 = 8
+
+    @property
+    def label(self) -> str:
+        """The name of its directory."""
+        return self.name.lower()
+
+    @property
+    def is_text(self) -> bool:
+        """One register as a line of text."""
+        return ViewKind.X8 <= self <= ViewKind.X64
+
+    @property
+    def width(self) -> int:
+        """Of each access, in bytes; not for RAW."""
+        return 1 << (self - 1) % 4
+
+
+# By the names of their directories.
+VIEWS: Final = {kind.label: kind for kind in ViewKind if kind}

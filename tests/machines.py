@@ -6,14 +6,20 @@ from pathlib import Path
 
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
+from barfs.journal.records import Journal
 from barfs.machine import simulated
 from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.patterns import NO_RULES
 from barfs.machine.source import PlainSource
-from barfs.nodes import ROOT, Tree
+from barfs.nodes import Node, Tree, Type
+from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
+from barfs.tree import functions, log, physical, root
+from barfs.tree.branches import branches
 
 NOWHERE = Path("/nowhere")
+
+ROOT, PCI, PHYS, LOG = map(Node, (root.ROOT, functions.PCI, physical.PHYS, log.LOG))
 
 E1000 = "0000:00:03.0"
 FIRST = "0000:00:04.0"
@@ -132,15 +138,25 @@ def ways_of(machine):
 
 def tree_of(machine, journal=None, **wanted):
     """The tree over a machine; `wanted` is what opening takes: a decoder, claims of combining."""
-    return Tree(machine, ways_of(machine), journal, **wanted)
+    spans = Spans(ways_of(machine), machine.memory, **wanted)
+    return Tree(branches(machine, spans, journal or Journal()))
 
 
 def find(tree, path):
     """The node of a path from the root of the tree."""
-    node = ROOT
+    node = tree.root
     for name in path.split("/"):
         node = tree.lookup(node, name)
     return node
+
+
+def walk(tree, directory=None):
+    """Directory, name and node of all that is listed, from a directory downward."""
+    directory = directory or tree.root
+    for name, node in tree.entries(directory):
+        yield directory, name, node
+        if node.kind.type is Type.DIRECTORY:
+            yield from walk(tree, node)
 
 
 class Fixture:

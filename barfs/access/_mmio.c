@@ -1,7 +1,7 @@
 /*
- * Volatile loads and stores of 1, 2, 4 and 8 bytes over a mapped span, one at a time and in
- * runs, behind a guard that turns a fault into a Python exception. Nothing else: what to access,
- * in which width and in which order is decided in access.py.
+ * Loads and stores of one width over a mapped span, and copies, behind a guard that turns a fault
+ * into a Python exception. Nothing else: what to access, in which width and in which order is
+ * decided in contract.py.
  *
  * Why C: a Python slice of a mapping reads a 4-byte register twice (glibc's memcpy loads head and
  * tail), struct.pack_into writes it three times. A volatile access is made exactly as written,
@@ -11,6 +11,9 @@
 #define _GNU_SOURCE
 #include <Python.h>
 
+#ifdef __SSE2__
+#include <cpuid.h>
+#endif
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -23,98 +26,143 @@
 
 /* One piece of work on mapped memory: `at` is inside the mapping, `data` is ordinary memory. */
 struct job {
-    unsigned char *at;
+    volatile unsigned char *at;
     unsigned char *data;
-    size_t length; /* bytes, a multiple of the width */
+    size_t length; /* bytes */
+    size_t width;  /* of each access; in a copy, of the widest ones */
 };
 
 typedef void operation(const struct job *);
 
 /* ---- accesses ---------------------------------------------------------------------------- */
 
-/* memcpy here only moves between a register and ordinary memory that need not be aligned. */
-#define DEFINE_WIDTH(bits)                                                                        \
-    static void load_run##bits(const struct job *job)                                             \
+/*
+ * In a virtual machine a mapping may be of a device that is emulated. Each access then traps, and
+ * the hypervisor has to find out what it was; one that can't ends the virtual machine. So a
+ * mapping is touched only by instructions that hypervisors know. A test disassembles what
+ * compilers make of this file (tests/unit/access/test_instructions.py).
+ *
+ * arm64: a trap says what the access was if it was a load or store of one general register, and
+ * nothing if it was with write-back, of a pair, SIMD or exclusive (Arm ARM, ESR_ELx, ISS encoding
+ * for a Data Abort, ISV). KVM then gives up (Linux 6.12, arch/arm64/kvm/mmio.c, io_mem_abort).
+ * Compilers make a write-back of `at++`, volatile or not. Hence assembly; the constraint Q is an
+ * address in one register and nothing else.
+ *
+ * x86: a hypervisor decodes the instruction. The emulators that were looked at all know the moves
+ * between memory and a general register, which is what compilers make of a volatile access. They
+ * differ in the moves of SSE, of 16 bytes. KVM knows them (Linux 6.12, arch/x86/kvm/emulate.c,
+ * twobyte_table), Xen does (xen/arch/x86/x86_emulate/x86_emulate.c), and OpenVMM
+ * (vm/x86/x86emu/src/emulator.rs, emulate). QEMU with hvf or mshv does not
+ * (target/i386/emulate/x86_decode.c, _2op_inst), nor does Cloud Hypervisor with mshv
+ * (hypervisor/src/arch/x86/emulator/mod.rs, get_handler), nor bhyve
+ * (sys/amd64/vmm/vmm_instruction_emul.c, two_byte_opcodes). TCG runs every instruction. Hence
+ * copy_width(): a guest makes no moves of SSE. Even KVM does not know those of AVX (emulate.c,
+ * "vex-prefix instructions are not implemented"). A compiler that may use AVX (-march=native)
+ * spells the moves of SSE so. Hence KNOWN_MOVES.
+ */
+#ifdef __aarch64__
+#define LOAD(at, suffix, view, value)                                                             \
+    __asm__ volatile("ldr" suffix " %" view "0, %1" : "=r"(value) : "Q"(*(at)))
+#define STORE(at, suffix, view, value)                                                            \
+    __asm__ volatile("str" suffix " %" view "1, %0" : "=Q"(*(at)) : "r"(value))
+#else
+#define LOAD(at, suffix, view, value) ((value) = *(at))
+#define STORE(at, suffix, view, value) (*(at) = (value))
+#endif
+
+#ifdef __SSE2__
+#define KNOWN_MOVES __attribute__((noinline, target("no-avx")))
+typedef uint64_t uint128_t __attribute__((vector_size(16)));
+#else
+#define KNOWN_MOVES __attribute__((noinline))
+#endif
+
+/*
+ * Ascending accesses of one width. These functions alone touch a mapping, and none is inlined, so
+ * that the test knows where to look. memcpy here only moves between a register and ordinary memory
+ * that need not be aligned. `suffix` and `view` are arm64's, of the instruction and the register.
+ */
+typedef void run(volatile unsigned char *at, unsigned char *data, size_t length);
+
+#define DEFINE_RUNS(bits, suffix, view)                                                           \
+    static KNOWN_MOVES void load_run##bits(volatile unsigned char *from, unsigned char *data,     \
+                                           size_t length)                                         \
     {                                                                                             \
-        const volatile uint##bits##_t *at = (const volatile uint##bits##_t *)job->at;             \
-        unsigned char *data = job->data;                                                          \
-        for (size_t n = job->length / sizeof *at; n; n--, at++, data += sizeof *at) {             \
-            uint##bits##_t value = *at;                                                           \
+        const volatile uint##bits##_t *at = (const volatile uint##bits##_t *)from;                \
+        for (size_t n = length / sizeof *at; n; n--, at++, data += sizeof *at) {                  \
+            uint##bits##_t value;                                                                 \
+            LOAD(at, suffix, view, value);                                                        \
             memcpy(data, &value, sizeof value);                                                   \
         }                                                                                         \
     }                                                                                             \
-    static void store_run##bits(const struct job *job)                                            \
+    static KNOWN_MOVES void store_run##bits(volatile unsigned char *to, unsigned char *data,      \
+                                            size_t length)                                        \
     {                                                                                             \
-        volatile uint##bits##_t *at = (volatile uint##bits##_t *)job->at;                         \
-        const unsigned char *data = job->data;                                                    \
-        for (size_t n = job->length / sizeof *at; n; n--, at++, data += sizeof *at) {             \
+        volatile uint##bits##_t *at = (volatile uint##bits##_t *)to;                              \
+        for (size_t n = length / sizeof *at; n; n--, at++, data += sizeof *at) {                  \
             uint##bits##_t value;                                                                 \
             memcpy(&value, data, sizeof value);                                                   \
-            *at = value;                                                                          \
+            STORE(at, suffix, view, value);                                                       \
         }                                                                                         \
     }
 
-DEFINE_WIDTH(8)
-DEFINE_WIDTH(16)
-DEFINE_WIDTH(32)
-DEFINE_WIDTH(64)
+DEFINE_RUNS(8, "b", "w")
+DEFINE_RUNS(16, "h", "w")
+DEFINE_RUNS(32, "", "w")
+DEFINE_RUNS(64, "", "x")
 
-static operation *const load_runs[] = {
-    [1] = load_run8, [2] = load_run16, [4] = load_run32, [8] = load_run64};
-static operation *const store_runs[] = {
-    [1] = store_run8, [2] = store_run16, [4] = store_run32, [8] = store_run64};
+#ifdef __SSE2__
+DEFINE_RUNS(128, , )
+#endif
+
+enum { WIDEST = 16 };
+
+static run *const load_runs[WIDEST + 1] = {
+    [1] = load_run8, [2] = load_run16, [4] = load_run32, [8] = load_run64,
+#ifdef __SSE2__
+    [16] = load_run128,
+#endif
+};
+static run *const store_runs[WIDEST + 1] = {
+    [1] = store_run8, [2] = store_run16, [4] = store_run32, [8] = store_run64,
+#ifdef __SSE2__
+    [16] = store_run128,
+#endif
+};
+
+static void load_run(const struct job *job)
+{
+    load_runs[job->width](job->at, job->data, job->length);
+}
+
+static void store_run(const struct job *job)
+{
+    store_runs[job->width](job->at, job->data, job->length);
+}
 
 /*
- * Copies for memory-like spans: 16 aligned bytes at a time, narrower natural pieces at both ends,
- * never a byte outside. Not memcpy: above about 2 KiB that is `rep movsb`, which moves single
- * bytes on uncached memory (Intel SDM vol. 1, 7.3.9.3: fast strings need WB or WC memory), and it
- * reads overlapping heads and tails. The volatile keeps compilers from turning the loop back into
- * memcpy. Not 32 bytes, which takes AVX: on ordinary memory that gains a twentieth, and where a BAR
- * is emulated KVM has to know the instruction (arch/x86/kvm/emulate.c: SSE's moves, and in most
- * kernels none of AVX), or the virtual machine ends.
+ * For memory-like spans: aligned accesses of job->width, narrower natural ones at both ends, never a
+ * byte outside. Not memcpy: above about 2 KiB that is `rep movsb`, which moves single bytes on
+ * uncached memory (Intel SDM vol. 1, 7.3.9.3: fast strings need WB or WC memory), and it reads
+ * overlapping heads and tails.
  */
-typedef uint64_t wide __attribute__((vector_size(16)));
-
-static size_t natural_width(const unsigned char *at, size_t length)
-{
-    size_t width = (size_t)MAX_WIDTH;
-    while (width > length || (uintptr_t)at % width)
-        width /= 2;
-    return width;
-}
-
-/* The pieces too small or too crooked for a wide access; returns the bytes they took. */
-static size_t copy_narrow(const struct job *job, operation *const runs[], size_t done)
-{
-    struct job piece = {job->at + done, job->data + done, 0};
-    piece.length = natural_width(piece.at, job->length - done);
-    runs[piece.length](&piece);
-    return piece.length;
-}
-
-#define WIDE_AT(job, done)                                                                        \
-    ((uintptr_t)((job)->at + (done)) % sizeof(wide) == 0 && (job)->length - (done) >= sizeof(wide))
-
-static void copy_out(const struct job *job)
+static void copy(const struct job *job, run *const runs[])
 {
     size_t done = 0;
     while (done < job->length) {
-        if (!WIDE_AT(job, done)) {
-            done += copy_narrow(job, load_runs, done);
-            continue;
-        }
-        const volatile wide *at = (const volatile wide *)(job->at + done);
-        size_t blocks = (job->length - done) / sizeof(wide), i = 0;
-        for (; i + 4 <= blocks; i += 4) {
-            wide block[4] = {at[i], at[i + 1], at[i + 2], at[i + 3]};
-            memcpy(job->data + done + i * sizeof(wide), block, sizeof block);
-        }
-        for (; i < blocks; i++) {
-            wide block = at[i];
-            memcpy(job->data + done + i * sizeof(wide), &block, sizeof block);
-        }
-        done += blocks * sizeof(wide);
+        size_t rest = job->length - done;
+        size_t width = job->width;
+        while (width > rest || (uintptr_t)(job->at + done) % width)
+            width /= 2;
+        size_t piece = width == job->width ? rest - rest % width : width;
+        runs[width](job->at + done, job->data + done, piece);
+        done += piece;
     }
+}
+
+static void copy_out(const struct job *job)
+{
+    copy(job, load_runs);
 }
 
 /*
@@ -135,22 +183,24 @@ static void drain_stores(void)
 
 static void copy_in(const struct job *job)
 {
-    size_t done = 0;
-    while (done < job->length) {
-        if (!WIDE_AT(job, done)) {
-            done += copy_narrow(job, store_runs, done);
-            continue;
-        }
-        volatile wide *at = (volatile wide *)(job->at + done);
-        size_t blocks = (job->length - done) / sizeof(wide), i = 0;
-        for (; i < blocks; i++) {
-            wide block;
-            memcpy(&block, job->data + done + i * sizeof(wide), sizeof block);
-            at[i] = block;
-        }
-        done += blocks * sizeof(wide);
-    }
+    copy(job, store_runs);
     drain_stores();
+}
+
+/*
+ * The widest access that a copy should make here, in bytes. On hardware that is the widest that SSE
+ * has, as an uncached read is a round trip, whatever its width. In a guest it is that of a general
+ * register, see above. CPUID.1:ECX[31] is 0 on hardware, and hypervisors set it
+ * (Linux, X86_FEATURE_HYPERVISOR).
+ */
+static Py_ssize_t copy_width(void)
+{
+#ifdef __SSE2__
+    unsigned eax, ebx, ecx, edx;
+    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) && !(ecx >> 31))
+        return sizeof(uint128_t);
+#endif
+    return MAX_WIDTH;
 }
 
 /* ---- the fault guard --------------------------------------------------------------------- */
@@ -170,41 +220,37 @@ struct guard {
 /* volatile: set before the first access and cleared after the last, in that order. */
 static _Thread_local struct guard *volatile guarded;
 
-enum { SIGNALS = 2, HANDLERS = 8 };
+enum { SIGNALS = 2 };
 static const int fault_signals[SIGNALS] = {SIGBUS, SIGSEGV};
 
 /*
- * Who handled the signal before, oldest first. Others may install a handler after this module did
- * (faulthandler.enable() in a test runner) and call ours as their predecessor; `chained` walks
- * down so that neither of the two calls the other for ever.
+ * Who handled the signal when ours was installed. Others may install a handler after that
+ * (faulthandler.enable() in a test runner) and call ours as their predecessor. When they are
+ * found and become ours, neither may call the other for ever: `handing_on` sees that.
  */
-static struct sigaction before[SIGNALS][HANDLERS];
-static int n_before[SIGNALS];
-static _Thread_local int chained[SIGNALS];
+static struct sigaction before[SIGNALS];
+static _Thread_local int handing_on[SIGNALS];
 
-static void chain(int which, int signum, siginfo_t *info, void *context)
+static void hand_on(int which, int signum, siginfo_t *info, void *context)
 {
-    int next = n_before[which] - 1 - chained[which];
-    struct sigaction other;
-    memset(&other, 0, sizeof other);
-    other.sa_handler = SIG_DFL;
-    if (next >= 0)
-        other = before[which][next];
-    if (!(other.sa_flags & SA_SIGINFO)
-        && (other.sa_handler == SIG_DFL || other.sa_handler == SIG_IGN)) {
+    struct sigaction other = before[which];
+    int has_handler = other.sa_flags & SA_SIGINFO
+                      || (other.sa_handler != SIG_DFL && other.sa_handler != SIG_IGN);
+    if (handing_on[which] || !has_handler) {
         /* Coming back from here repeats a real fault, now with the default action. */
+        memset(&other, 0, sizeof other);
         other.sa_handler = SIG_DFL;
         sigaction(signum, &other, NULL);
         if (info->si_code <= 0)
             raise(signum);
         return;
     }
-    chained[which]++;
+    handing_on[which] = 1;
     if (other.sa_flags & SA_SIGINFO)
         other.sa_sigaction(signum, info, context);
     else
         other.sa_handler(signum);
-    chained[which]--;
+    handing_on[which] = 0;
 }
 
 static void on_fault(int signum, siginfo_t *info, void *context)
@@ -218,7 +264,7 @@ static void on_fault(int signum, siginfo_t *info, void *context)
         guard->code = info->si_code;
         siglongjmp(guard->back, 1);
     }
-    chain(signum == fault_signals[0] ? 0 : 1, signum, info, context);
+    hand_on(signum == fault_signals[0] ? 0 : 1, signum, info, context);
 }
 
 /*
@@ -233,13 +279,7 @@ static int arm(void)
             return -1;
         if ((current.sa_flags & SA_SIGINFO) && current.sa_sigaction == on_fault)
             continue;
-        int n = n_before[which];
-        if (n == 0 || before[which][n - 1].sa_sigaction != current.sa_sigaction) {
-            if (n == HANDLERS)
-                n--;
-            before[which][n] = current;
-            n_before[which] = n + 1;
-        }
+        before[which] = current;
         memset(&ours, 0, sizeof ours);
         ours.sa_sigaction = on_fault;
         /* SA_NODEFER: leaving by siglongjmp must not leave the signal blocked. */
@@ -287,32 +327,27 @@ static void span_unmap(Span *self)
     }
 }
 
-/* Does the work on the span's bytes from `offset`; -1 with an exception set if it can't. */
-static int span_run(Span *self, operation *operation, Py_ssize_t offset, void *data,
-                    Py_ssize_t length, int release_gil)
+/* Does the work on the span; -1 with an exception set if it can't. Other threads run meanwhile. */
+static int span_run(Span *self, operation *operation, const struct job *job)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    struct job job = {self->base + offset, data, (size_t)length};
     struct guard guard;
     int result;
 
-    guard.first = (unsigned char *)((uintptr_t)job.at & ~(page - 1));
-    guard.last = (unsigned char *)(((uintptr_t)job.at + job.length + page - 1) & ~(page - 1));
+    guard.first = (unsigned char *)((uintptr_t)job->at & ~(page - 1));
+    guard.last = (unsigned char *)(((uintptr_t)job->at + job->length + page - 1) & ~(page - 1));
     guard.fault = NULL;
-    if (release_gil) {
-        self->users++;
-        PyThreadState *state = PyEval_SaveThread();
-        result = run_guarded(&guard, operation, &job);
-        PyEval_RestoreThread(state);
-        if (--self->users == 0 && self->closed)
-            span_unmap(self);
-    } else {
-        result = run_guarded(&guard, operation, &job);
-    }
+    self->users++;
+    PyThreadState *state = PyEval_SaveThread();
+    result = run_guarded(&guard, operation, job);
+    PyEval_RestoreThread(state);
+    if (--self->users == 0 && self->closed)
+        span_unmap(self);
     if (result == 0)
         return 0;
 
     /* A fault that names only the page lies before the first byte of the work: say that byte. */
+    Py_ssize_t offset = job->at - self->base;
     Py_ssize_t at = guard.fault - self->base;
     PyObject *arguments =
         Py_BuildValue("nii", at < offset ? offset : at, guard.signum, guard.code);
@@ -343,7 +378,7 @@ static int span_check(Span *self, Py_ssize_t offset, Py_ssize_t length, int stor
 
 static int span_check_width(Span *self, Py_ssize_t offset, Py_ssize_t width, Py_ssize_t length)
 {
-    if ((width != 1 && width != 2 && width != 4 && width != 8) || width > MAX_WIDTH) {
+    if (width < 1 || width > MAX_WIDTH || !load_runs[width]) {
         PyErr_Format(PyExc_ValueError, "no access is %zd bytes wide", width);
         return -1;
     }
@@ -355,82 +390,65 @@ static int span_check_width(Span *self, Py_ssize_t offset, Py_ssize_t width, Py_
     return 0;
 }
 
-static int parse_sizes(const char *name, PyObject *const *args, Py_ssize_t nargs, Py_ssize_t expect,
-                       Py_ssize_t *first, Py_ssize_t *second)
+static int check_widest(Py_ssize_t width)
 {
-    if (nargs != expect) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments (%zd given)", name, expect, nargs);
-        return -1;
-    }
-    *first = PyNumber_AsSsize_t(args[0], PyExc_IndexError);
-    if (*first == -1 && PyErr_Occurred())
-        return -1;
-    if (!second)
+    if (width >= 1 && width <= WIDEST && load_runs[width])
         return 0;
-    *second = PyNumber_AsSsize_t(args[1], PyExc_ValueError);
-    return *second == -1 && PyErr_Occurred() ? -1 : 0;
+    PyErr_Format(PyExc_ValueError, "no copy is made in accesses of %zd bytes", width);
+    return -1;
 }
 
-PyDoc_STRVAR(load_doc, "load(offset, width, /)\n--\n\n"
-                       "One load of `width` bytes at `offset`, as an unsigned number.");
-
-static PyObject *span_load(Span *self, PyObject *const *args, Py_ssize_t nargs)
-{
+/* What all transfers take: an offset, a width, a buffer. */
+struct request {
     Py_ssize_t offset, width;
-    uint64_t value = 0;
-    unsigned char *data = (unsigned char *)&value;
-    if (parse_sizes("load", args, nargs, 2, &offset, &width)
-        || span_check(self, offset, width, 0) || span_check_width(self, offset, width, width))
-        return NULL;
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    data += sizeof value - (size_t)width;
-#endif
-    if (span_run(self, load_runs[width], offset, data, width, 0))
-        return NULL;
-    return PyLong_FromUnsignedLongLong(value);
-}
-
-PyDoc_STRVAR(store_doc, "store(offset, width, value, /)\n--\n\n"
-                        "One store of `value` in `width` bytes at `offset`.");
-
-static PyObject *span_store(Span *self, PyObject *const *args, Py_ssize_t nargs)
-{
-    Py_ssize_t offset, width;
-    if (parse_sizes("store", args, nargs, 3, &offset, &width)
-        || span_check(self, offset, width, 1) || span_check_width(self, offset, width, width))
-        return NULL;
-    uint64_t value = PyLong_AsUnsignedLongLong(args[2]);
-    if (value == UINT64_MAX && PyErr_Occurred())
-        return NULL;
-    if (width < 8 && value >> (8 * width)) {
-        PyErr_Format(PyExc_OverflowError, "the value does not fit into %zd bytes", width);
-        return NULL;
-    }
-    unsigned char *data = (unsigned char *)&value;
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-    data += sizeof value - (size_t)width;
-#endif
-    if (span_run(self, store_runs[width], offset, data, width, 0))
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-/* A run between the span and a buffer; runs == NULL: a copy, in any widths. */
-static PyObject *span_transfer(Span *self, Py_ssize_t offset, Py_ssize_t width, PyObject *object,
-                               int store, operation *const runs[], operation *copy)
-{
     Py_buffer buffer;
-    int failed;
-    if (PyObject_GetBuffer(object, &buffer, store ? PyBUF_SIMPLE : PyBUF_WRITABLE))
+};
+
+static int parse_request(PyObject *const *args, Py_ssize_t nargs, int store,
+                         struct request *request)
+{
+    if (nargs != 3) {
+        PyErr_Format(PyExc_TypeError, "an offset, a width and a buffer, not %zd arguments", nargs);
+        return -1;
+    }
+    request->offset = PyNumber_AsSsize_t(args[0], PyExc_IndexError);
+    if (request->offset == -1 && PyErr_Occurred())
+        return -1;
+    request->width = PyNumber_AsSsize_t(args[1], PyExc_ValueError);
+    if (request->width == -1 && PyErr_Occurred())
+        return -1;
+    return PyObject_GetBuffer(args[2], &request->buffer, store ? PyBUF_SIMPLE : PyBUF_WRITABLE);
+}
+
+static int span_transfer(Span *self, operation *operation, const struct request *request)
+{
+    struct job job = {self->base + request->offset, request->buffer.buf,
+                      (size_t)request->buffer.len, (size_t)request->width};
+    return job.length ? span_run(self, operation, &job) : 0;
+}
+
+static PyObject *transfer_run(Span *self, PyObject *const *args, Py_ssize_t nargs, int store)
+{
+    struct request request;
+    if (parse_request(args, nargs, store, &request))
         return NULL;
-    failed = span_check(self, offset, buffer.len, store)
-             || (runs && span_check_width(self, offset, width, buffer.len));
-    if (!failed && buffer.len)
-        failed = span_run(self, runs ? runs[width] : copy, offset, buffer.buf, buffer.len, 1);
-    PyBuffer_Release(&buffer);
-    if (failed)
+    int failed = span_check(self, request.offset, request.buffer.len, store)
+                 || span_check_width(self, request.offset, request.width, request.buffer.len)
+                 || span_transfer(self, store ? store_run : load_run, &request);
+    PyBuffer_Release(&request.buffer);
+    return failed ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *transfer_copy(Span *self, PyObject *const *args, Py_ssize_t nargs, int store)
+{
+    struct request request;
+    if (parse_request(args, nargs, store, &request))
         return NULL;
-    Py_RETURN_NONE;
+    int failed = span_check(self, request.offset, request.buffer.len, store)
+                 || check_widest(request.width)
+                 || span_transfer(self, store ? copy_in : copy_out, &request);
+    PyBuffer_Release(&request.buffer);
+    return failed ? NULL : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(load_run_doc, "load_run(offset, width, into, /)\n--\n\n"
@@ -439,10 +457,7 @@ PyDoc_STRVAR(load_run_doc, "load_run(offset, width, into, /)\n--\n\n"
 
 static PyObject *span_load_run(Span *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    Py_ssize_t offset, width;
-    if (parse_sizes("load_run", args, nargs, 3, &offset, &width))
-        return NULL;
-    return span_transfer(self, offset, width, args[2], 0, load_runs, NULL);
+    return transfer_run(self, args, nargs, 0);
 }
 
 PyDoc_STRVAR(store_run_doc, "store_run(offset, width, data, /)\n--\n\n"
@@ -451,32 +466,25 @@ PyDoc_STRVAR(store_run_doc, "store_run(offset, width, data, /)\n--\n\n"
 
 static PyObject *span_store_run(Span *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    Py_ssize_t offset, width;
-    if (parse_sizes("store_run", args, nargs, 3, &offset, &width))
-        return NULL;
-    return span_transfer(self, offset, width, args[2], 1, store_runs, NULL);
+    return transfer_run(self, args, nargs, 1);
 }
 
-PyDoc_STRVAR(copy_out_doc, "copy_out(offset, into, /)\n--\n\n"
-                           "Fill the buffer `into` from `offset`, in wide aligned loads.");
+PyDoc_STRVAR(copy_out_doc, "copy_out(offset, width, into, /)\n--\n\n"
+                           "Fill the buffer `into` from `offset`, in aligned loads of `width` bytes "
+                           "and narrower ones at the ends.");
 
 static PyObject *span_copy_out(Span *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    Py_ssize_t offset;
-    if (parse_sizes("copy_out", args, nargs, 2, &offset, NULL))
-        return NULL;
-    return span_transfer(self, offset, 0, args[1], 0, NULL, copy_out);
+    return transfer_copy(self, args, nargs, 0);
 }
 
-PyDoc_STRVAR(copy_in_doc, "copy_in(offset, data, /)\n--\n\n"
-                          "Write the buffer `data` at `offset`, in wide aligned stores.");
+PyDoc_STRVAR(copy_in_doc, "copy_in(offset, width, data, /)\n--\n\n"
+                          "Write the buffer `data` at `offset`, in aligned stores of `width` bytes "
+                          "and narrower ones at the ends.");
 
 static PyObject *span_copy_in(Span *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    Py_ssize_t offset;
-    if (parse_sizes("copy_in", args, nargs, 2, &offset, NULL))
-        return NULL;
-    return span_transfer(self, offset, 0, args[1], 1, NULL, copy_in);
+    return transfer_copy(self, args, nargs, 1);
 }
 
 PyDoc_STRVAR(close_doc, "close()\n--\n\n"
@@ -541,8 +549,6 @@ static Py_ssize_t span_length(Span *self)
 #define METHOD(name) {#name, (PyCFunction)(void (*)(void))span_##name, METH_FASTCALL, name##_doc}
 
 static PyMethodDef span_methods[] = {
-    METHOD(load),
-    METHOD(store),
     METHOD(load_run),
     METHOD(store_run),
     METHOD(copy_out),
@@ -589,7 +595,8 @@ PyMODINIT_FUNC PyInit__mmio(void)
     Fault = PyErr_NewExceptionWithDoc("barfs._mmio.Fault", fault_doc, NULL, NULL);
     if (!span || !Fault || PyModule_AddObjectRef(module, "Span", span)
         || PyModule_AddObjectRef(module, "Fault", Fault)
-        || PyModule_AddIntConstant(module, "MAX_WIDTH", MAX_WIDTH)) {
+        || PyModule_AddIntConstant(module, "MAX_WIDTH", MAX_WIDTH)
+        || PyModule_AddIntConstant(module, "COPY_WIDTH", copy_width())) {
         Py_XDECREF(span);
         Py_DECREF(module);
         return NULL;

@@ -10,77 +10,78 @@ from barfs.access import _mmio
 from barfs.access.files import PAGE_SIZE, Buffer, StrPath, open_file, refusal
 from barfs.errors import Access, AccessFault, BarfsError, DeviceGone, Mmap, Verb, What
 
-# The most that is mapped at once. A mapping of device memory costs page tables for all of it when
-# it is made, 2 MiB a GiB, so a span of terabytes is mapped where it is touched.
+# The most that is mapped at once, in bytes. A mapping of device memory costs page tables for all of
+# it when it is made: 2 MiB for each GiB. So a span of terabytes is mapped only where it is touched.
 WINDOW: Final = 64 << 20
 
-# What is mapped at first where nothing was before. Who looks here and there into a large BAR needs
-# no more, and who stays gets a whole window with the second look.
+# What is mapped at the first access to a window, in bytes. A program that looks here and there into
+# a large BAR needs no more. A program that stays gets a whole window with its second access.
 GLANCE: Final = 1 << 20
 
-# BUS_ADRERR in uapi/asm-generic/siginfo.h. What touching a mapping gives once its pages are gone
-# for good: a driver has claimed the range (kernel/resource.c, revoke_iomem), or the file was cut
-# short. Not so BUS_MCEERR_AR, a memory error.
+# The signal and its code (BUS_ADRERR in uapi/asm-generic/siginfo.h) when a mapping is touched whose
+# pages are gone for good. Then a driver has claimed the range (kernel/resource.c, revoke_iomem), or
+# the file was cut short. A memory error has another code, BUS_MCEERR_AR.
 _PAGES_GONE: Final = (signal.SIGBUS, 2)
 
-# Makes the domain's error of a mapping that was refused, from what was to be mapped, the error of
-# mmap(2), and the offset in the file at which the mapping was to begin.
+# Makes an error of barfs when mmap(2) refused a mapping. It gets the thing that was to be mapped,
+# the part of it, the error of mmap(2), and the offset in the file where the mapping was to begin.
 Refuse: TypeAlias = Callable[[What, Mmap, OSError, int], BarfsError]
 
 
 def refuse_mapping(what: What, during: Mmap, error: OSError, start: int) -> BarfsError:
-    """What a refusal means of any file."""
+    """What a refused mapping of any file means."""
     del start
     return refusal(what, during, error)
 
 
 class Aperture(Protocol):
-    """What a view needs. Offsets are bytes from the start of the span.
+    """A span that a view accesses. Offsets are bytes from the start of the span.
 
-    The caller keeps requests inside `size` and runs naturally aligned at `base + offset`. Any
-    access may raise AccessFault or DeviceGone.
+    The caller keeps requests inside `size`, and keeps runs naturally aligned at `base + offset`.
+    Any access may raise AccessFault or DeviceGone.
     """
 
     size: int
     base: int  # bus address of byte 0: what alignment is measured against
-    max_width: int  # bytes; the widest access that the span takes in one go
+    max_width: int  # the widest access that the span allows, in bytes
     memory_like: bool
-    way: str  # by which it was opened; barfs/spans/ways.py sets it
+    way: str  # the way by which it was opened; barfs/spans/ways.py sets it
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """Fill `into` by ascending loads of `width` bytes."""
+        """Fill `into` by loads of `width` bytes, lowest address first."""
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """Write `data` by ascending stores of `width` bytes."""
+        """Write `data` by stores of `width` bytes, lowest address first."""
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """Fill `into` in any widths; for memory-like spans."""
+        """Fill `into` by loads of any width. Only for memory-like spans."""
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """Write `data` in any widths; for memory-like spans."""
+        """Write `data` by stores of any width. Only for memory-like spans."""
 
     def close(self) -> None:
-        """Give the span up. Not to be used afterwards."""
+        """Give the span up. It must not be used afterwards."""
 
 
-# What is mapped of a span: its bytes from the first number up to the last. A plain tuple, which
-# is taken apart faster than a named one.
+# The part of a span that is mapped: the mapping, its first byte, and the byte after its last. It is
+# a plain tuple because that is taken apart faster than a named one.
 _Window: TypeAlias = tuple[_mmio.Span, int, int]
 
-# Holds no request, so its span is never used.
+# A window that holds no request. Its span is never used.
 _NOTHING: Final[_Window] = (cast("_mmio.Span", None), 1, 0)
 
 
 class MappedAperture:
     """`size` bytes of a mappable file from `start`, mapped in windows as they are touched.
 
-    `what` names the span in messages. With `uncached` the file is opened with O_SYNC, which makes
-    the kernel map /dev/mem uncached (drivers/char/mem.c, phys_mem_access_prot). The first window
-    is mapped at once, so that a refusal shows when the file is opened.
+    `what` names the span in messages. With `uncached` the file is opened with O_SYNC. Then the
+    kernel maps /dev/mem uncached (drivers/char/mem.c, phys_mem_access_prot). The first window is
+    mapped at once, so that a refusal shows when the file is opened.
 
-    Several threads may use it at once. An access holds the window that it goes through, so one
-    that is replaced or closed meanwhile is unmapped when its last access ends. Once an access
-    finds the mapping revoked, the aperture is given up: DeviceGone from then on, and no access.
+    Several threads may use it at once. An access holds the window that it goes through. So a window
+    that is replaced or closed meanwhile is unmapped when the last access through it ends. When an
+    access finds the mapping revoked, the aperture is given up: from then on a request raises
+    DeviceGone and makes no access.
     """
 
     max_width = _mmio.MAX_WIDTH
@@ -106,8 +107,8 @@ class MappedAperture:
         self._start = start
         self._writable = writable
         self._refuse = refuse
-        self._lock = threading.Lock()  # of what changes all below
-        self._place = -1  # of the last window, in WINDOWs
+        self._lock = threading.Lock()  # held while any of the attributes below changes
+        self._place = -1  # where the last window lies, counted in WINDOWs
         self._fd = open_file(path, what, writable=writable, flags=os.O_SYNC if uncached else 0)
         self._revoked = False
         try:
@@ -119,7 +120,7 @@ class MappedAperture:
     def _map(self, offset: int, length: int) -> _Window:
         """Map the window around a request, or only its pages if the kernel refuses the window.
 
-        /dev/mem's mmap is all or nothing: one page that is refused refuses them all.
+        /dev/mem maps all or nothing: one page that it refuses makes it refuse the whole window.
         """
         place = offset // WINDOW
         extent = WINDOW if place == self._place else GLANCE
@@ -143,11 +144,11 @@ class MappedAperture:
         return span, first, last
 
     def _reach(self, offset: int, length: int) -> _Window:
-        """The window that holds a request."""
+        """The window that holds a request. It is mapped if need be."""
         span, first, last = window = self._window
         if first <= offset and offset + length <= last:
             return window
-        del span, window  # or the traceback of a refusal would keep it mapped
+        del span, window  # otherwise the traceback of a refusal would keep it mapped
         with self._lock:
             if self._fd < 0:
                 raise ValueError(f"{self._what}: used after it was closed")
@@ -156,9 +157,9 @@ class MappedAperture:
                     "its mapping was revoked since it was opened; open it again", what=self._what
                 )
             first, last = self._window[1:]
-            # Another thread may have been faster.
+            # Another thread may have mapped it meanwhile.
             if not (first <= offset and offset + length <= last):
-                # The old one is not closed: another thread may be about to use it.
+                # The old window is not closed: another thread may be about to use it.
                 self._window = self._map(offset, length)
             return self._window
 
@@ -179,10 +180,9 @@ class MappedAperture:
             during=during,
         )
 
-    # In each of these the exception's traceback would keep `span`, and so the mapping, alive.
+    # `del span` in each of these: the exception's traceback would keep the mapping alive.
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """See Aperture."""
         span, first, _ = self._reach(offset, len(into))
         try:
             span.load_run(offset - first, width, into)
@@ -191,7 +191,6 @@ class MappedAperture:
             raise self._fault(fault, first, "read", width) from fault
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """See Aperture."""
         span, first, _ = self._reach(offset, len(data))
         try:
             span.store_run(offset - first, width, data)
@@ -200,25 +199,23 @@ class MappedAperture:
             raise self._fault(fault, first, "write", width) from fault
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """See Aperture."""
         span, first, _ = self._reach(offset, len(into))
         try:
-            span.copy_out(offset - first, into)
+            span.copy_out(offset - first, _mmio.COPY_WIDTH, into)
         except _mmio.Fault as fault:
             del span
             raise self._fault(fault, first, "read") from fault
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """See Aperture."""
         span, first, _ = self._reach(offset, len(data))
         try:
-            span.copy_in(offset - first, data)
+            span.copy_in(offset - first, _mmio.COPY_WIDTH, data)
         except _mmio.Fault as fault:
             del span
             raise self._fault(fault, first, "write") from fault
 
     def close(self) -> None:
-        """Unmap, once accesses in other threads have ended, and close the file."""
+        """Close the file, and unmap when the accesses in other threads have ended."""
         with self._lock:
             if self._fd >= 0:
                 self._window = _NOTHING
@@ -227,9 +224,9 @@ class MappedAperture:
 
 
 class CopiedAperture:
-    """Memory that the kernel copies to and fro: /dev/mem read and written rather than mapped.
+    """Memory that the kernel copies: /dev/mem is read and written, and not mapped.
 
-    For System RAM only: the kernel chooses the widths (drivers/char/mem.c, read_mem).
+    It is for System RAM only, because the kernel chooses the widths (drivers/char/mem.c, read_mem).
     """
 
     max_width = _mmio.MAX_WIDTH
@@ -244,7 +241,6 @@ class CopiedAperture:
         self._fd = open_file(path, what, writable=writable)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """See Aperture."""
         with memoryview(into) as rest:
             done = 0
             while done < len(rest):
@@ -259,7 +255,6 @@ class CopiedAperture:
                 done += got
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """See Aperture."""
         with memoryview(data) as rest:
             done = 0
             while done < len(rest):
@@ -274,12 +269,12 @@ class CopiedAperture:
                 done += put
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """As a copy, for memory has no widths."""
+        """Copy: memory has no widths."""
         del width
         self.copy_out(offset, into)
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """As a copy, for memory has no widths."""
+        """Copy: memory has no widths."""
         del width
         self.copy_in(offset, data)
 
@@ -289,9 +284,10 @@ class CopiedAperture:
 
 
 class PortAperture:
-    """`size` port addresses from `base` through sysfs's `resourceN`, from `start` in that file.
+    """`size` I/O ports from `base`. They begin at `start` in sysfs's `resourceN`.
 
-    One read or write of 1, 2 or 4 bytes is one access (drivers/pci/pci-sysfs.c, pci_resource_io).
+    A read or write of 1, 2 or 4 bytes of that file is one access (drivers/pci/pci-sysfs.c,
+    pci_resource_io).
     """
 
     max_width = 4
@@ -308,14 +304,12 @@ class PortAperture:
         self._fd = open_file(path, what, writable=writable)
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """See Aperture."""
         with memoryview(into) as rest:
             for at in range(0, len(rest), width):
                 where = self._start + offset + at
                 self._complete(os.preadv, [rest[at : at + width]], where, width, "read")
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """See Aperture."""
         with memoryview(data) as rest:
             for at in range(0, len(rest), width):
                 where = self._start + offset + at
@@ -338,11 +332,11 @@ class PortAperture:
             raise AccessFault(f"the kernel took {done}", what=self._what, during=during)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """Ports are not memory-like: byte by byte."""
+        """Copy byte by byte, since ports are not memory-like."""
         self.load_run(offset, 1, into)
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """Ports are not memory-like: byte by byte."""
+        """Copy byte by byte, since ports are not memory-like."""
         self.store_run(offset, 1, data)
 
     def close(self) -> None:

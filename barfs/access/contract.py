@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from barfs.errors import Access, BadRequest, PastEnd
 
-# The widest access of a request that is not itself one access. Registers are 32 bits wide far more
-# often than 64, and a device that wants 64 at a time gets it from a request of exactly 8 bytes.
+# The widest access, in bytes, of a request that is not itself one access. Registers have 32 bits
+# far more often than 64. A device that wants 64 bits at once gets them from a request of just 8
+# bytes.
 RUN_WIDTH = 4
 
 
 def overlap(one: range, other: range) -> bool:
-    """Whether two spans of addresses have a byte in common; an empty one has none."""
+    """Whether two spans of addresses have a byte in common. An empty span has none."""
     return max(one.start, other.start) < min(one.stop, other.stop)
 
 
@@ -32,7 +33,7 @@ def clip_read(offset: int, length: int, size: int) -> int:
 
 
 def clip_write(offset: int, length: int, size: int) -> int:
-    """How much of a write lies before the end; PastEnd where none of a non-empty one does."""
+    """How much of a write lies before the end. PastEnd if nothing of a non-empty write does."""
     if length and offset >= size:
         raise PastEnd(f", but the file ends at {size:#x}", during=Access("write", offset, length))
     return max(0, min(length, size - offset))
@@ -41,9 +42,10 @@ def clip_write(offset: int, length: int, size: int) -> int:
 def plan(offset: int, length: int, base: int, max_width: int) -> tuple[Run, ...]:
     """The accesses of a request on a file whose byte 0 is at bus address `base`.
 
-    1, 2, 4 or 8 naturally aligned bytes (and at most `max_width`) are one access. Anything else is
-    ascending, naturally aligned accesses of at most 4 bytes that touch each byte once and none
-    outside the request. Aligned is what the bus sees: `base + offset`.
+    1, 2, 4 or 8 naturally aligned bytes (and at most `max_width`) are one access. Any other request
+    is split into naturally aligned accesses of at most 4 bytes, lowest address first. They touch
+    each byte of the request once, and no other byte. Alignment is counted on the bus: it is that of
+    `base + offset`.
     """
     if length in (1, 2, 4, 8) and length <= max_width and (base + offset) % length == 0:
         return (Run(offset, length, length),)
@@ -68,7 +70,7 @@ def check_base(base: int, width: int, max_width: int) -> None:
 
 
 def check_fixed(offset: int, length: int, width: int) -> None:
-    """BadRequest if a request is not made of whole accesses of `width` bytes."""
+    """BadRequest if a request is not a whole number of accesses of `width` bytes."""
     if offset % width or length % width:
         raise BadRequest(
             f"{length:#x} bytes at {offset:#x} are not made of whole accesses of {width} bytes"
@@ -76,7 +78,7 @@ def check_fixed(offset: int, length: int, width: int) -> None:
 
 
 class Update(NamedTuple):
-    """What a line of text asks for: a value, and the bits to change if not all."""
+    """What a line of text asks for: a value, and which bits to change. A mask of None is all."""
 
     value: int
     mask: int | None
@@ -86,18 +88,18 @@ class Update(NamedTuple):
         return self.value if self.mask is None else old & ~self.mask | self.value & self.mask
 
 
-# The most of a text that is no value that a message shows, in bytes: it may be of any length.
+# How much a message shows of a text that is no value, in bytes. The text may have any length.
 _SHOWN = 80
 
-# Decimals of up to 20 digits: all of 64 bits, and less than what int() refuses to convert.
+# A decimal number has up to 20 digits. They hold 64 bits, and int() converts so many.
 _NUMBER = r"0[xX][0-9a-fA-F]+|0[bB][01]+|0|[1-9][0-9]{0,19}"
 
 
 def parse_update(text: bytes, width: int) -> Update:
-    """One line of `value` or `value:mask`, decimal, 0x or 0b; BadRequest with the reason if not.
+    """What one line of text says: `value` or `value:mask`, each decimal, 0x or 0b.
 
-    With a mask only its bits change, as setpci has it. A leading 0 could be meant octal or
-    decimal, and is neither.
+    With a mask only its bits change, as in setpci. A decimal with a 0 in front is refused, since it
+    could be meant as octal. BadRequest tells what is wrong with a text.
     """
     match = re.fullmatch(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?", text.decode("latin-1"))
     shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
@@ -115,5 +117,5 @@ def format_value(value: int, width: int) -> bytes:
 
 
 def text_size(width: int) -> int:
-    """The length of such a line in bytes."""
+    """The length of a line of `format_value`, in bytes."""
     return len(format_value(0, width))

@@ -24,14 +24,14 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 
-# One past the last byte that a file can have: its size is an off_t too.
+# The offset after the last byte that a file can have. A file's size is an off_t, too.
 OFFSET_END: Final = (1 << 63) - 1
 
-# Descriptors that open files never get, so that with no more of those to be had the daemon still
-# lists directories, looks up names and answers.
+# How many descriptors open files never get. So the daemon still lists directories, looks up names
+# and answers when open files have taken all the others.
 RESERVED_FILES: Final = 64
 
-# What an errno of open(2) or mmap(2) means wherever it comes from; callers add their own.
+# What an errno of open(2) or mmap(2) means, for any file. Callers add meanings of their own.
 REFUSALS: Final[Mapping[int, type[BarfsError]]] = {
     errno.EPERM: KernelRefused,
     errno.EACCES: NotAllowed,
@@ -49,15 +49,15 @@ def refusal(
     error: OSError,
     meanings: Mapping[int, type[BarfsError]] = REFUSALS,
 ) -> BarfsError:
-    """The domain's error for a refused system call; one without a meaning keeps its errno."""
+    """The error of barfs for a refused system call. An errno without a meaning is kept."""
     kind = meanings.get(error.errno or 0, BarfsError)
     return kind(what=what, during=during, system=error)
 
 
 def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> int:
-    """A descriptor of a file that stays open, or the domain's error.
+    """Open a file that stays open, and return its descriptor. Raises an error of barfs.
 
-    TooManyFiles already where RESERVED_FILES more would be too many.
+    TooManyFiles is raised when fewer than RESERVED_FILES descriptors are left.
     """
     access = os.O_RDWR if writable else os.O_RDONLY
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -77,7 +77,7 @@ def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> i
 
 
 def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
-    """Up to `length` bytes of a file, in one read. OSError."""
+    """Up to `length` bytes of a file from `offset`, in one read. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.pread(fd, length, offset)
@@ -88,8 +88,8 @@ def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
 class SysfsFile:
     """A sysfs file that does its own accesses, such as a function's `config`.
 
-    The kernel cuts each request into naturally aligned accesses (drivers/pci/pci-sysfs.c,
-    pci_read_config), so requests are passed on whole.
+    The kernel splits each request into naturally aligned accesses (drivers/pci/pci-sysfs.c,
+    pci_read_config). So requests are passed on whole.
     """
 
     def __init__(self, path: StrPath, *, what: What, writable: bool) -> None:
@@ -98,7 +98,7 @@ class SysfsFile:
         self.size = os.fstat(self._fd).st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        """As much of `length` bytes at `offset` as the kernel gives, a page at a time."""
+        """Up to `length` bytes at `offset`. The kernel gives a page at a time."""
         pieces = []
         try:
             while length:
@@ -112,7 +112,7 @@ class SysfsFile:
             raise refusal(self._what, Access("read", offset, length), error) from error
 
     def write(self, offset: int, data: bytes) -> int:
-        """How much of `data` the kernel took at `offset`."""
+        """Write `data` at `offset`, and return how much of it the kernel took."""
         try:
             return os.pwrite(self._fd, data, offset)
         except OSError as error:
@@ -126,7 +126,7 @@ class SysfsFile:
 class RomFile(SysfsFile):
     """sysfs's `rom`, which gives data only while it is enabled (drivers/pci/pci-sysfs.c).
 
-    Enabled and disabled around each read, so that it never stays on, whatever becomes of the
+    The ROM is enabled and disabled around each read. So it never stays on, whatever becomes of the
     reader, and two readers don't switch it off for each other.
     """
 

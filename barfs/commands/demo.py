@@ -2,12 +2,16 @@
 
 import argparse
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from barfs.commands.command import Argument, Command
-from barfs.commands.mount import FOREGROUND, serve
+from barfs.commands.mount import FOREGROUND, HINTS, serve
+from barfs.commands.output import say
+from barfs.daemon.interruption import all_or_nothing
 from barfs.daemon.settings import OPTIONS, Settings
+from barfs.names import quoted
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -15,65 +19,73 @@ def run(arguments: argparse.Namespace) -> None:
     # Not needed by the other commands, so that they start faster.
     import tempfile  # noqa: PLC0415
 
+    with all_or_nothing():
+        directory = Path(tempfile.mkdtemp(prefix="barfs-demo-"))
+
+        def finish() -> None:
+            shutil.rmtree(directory, ignore_errors=True)
+
+        try:
+            settings = _settings(arguments, directory)
+        except BaseException:
+            finish()
+            raise
+        foreground = bool(arguments.foreground)
+        serve(
+            settings,
+            foreground=foreground,
+            ready=lambda: say("\n".join(_shown(settings, foreground=foreground))),
+            finish=finish,
+        )
+
+
+def _settings(arguments: argparse.Namespace, directory: Path) -> Settings:
+    """Those of a simulated machine in an empty directory, which is made here."""
     from barfs.machine import simulated  # noqa: PLC0415
 
-    directory = Path(tempfile.mkdtemp(prefix="barfs-demo-"))
-
-    def finish() -> None:
-        shutil.rmtree(directory, ignore_errors=True)
-
-    try:
-        machine = simulated.build(directory)
-        mountpoint = arguments.mountpoint
-        if mountpoint is None:
-            mountpoint = directory / "mnt"
-            mountpoint.mkdir()
-        given = {name: value for name, value in vars(arguments).items() if value is not None}
-        settings = Settings.of(mountpoint, {**vars(machine), **given})
-    except BaseException:
-        finish()
-        raise
-    foreground = bool(arguments.foreground)
-    serve(
-        settings,
-        foreground=foreground,
-        ready=lambda: _show(settings, foreground=foreground),
-        finish=finish,
-    )
+    machine = simulated.build(directory)
+    mountpoint = arguments.mountpoint
+    if mountpoint is None:
+        mountpoint = directory / "mnt"
+        mountpoint.mkdir()
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    return Settings.of(mountpoint, {**vars(machine), **given})
 
 
-def _show(settings: Settings, *, foreground: bool) -> None:
+def _shown(settings: Settings, *, foreground: bool) -> Iterator[str]:
     """What is mounted, what to try, and how to end it."""
     from barfs.commands import drawing  # noqa: PLC0415
-    from barfs.daemon.serve import tree_of  # noqa: PLC0415
+    from barfs.daemon.serve import machine_of, tree_of  # noqa: PLC0415
+    from barfs.journal.records import Journal  # noqa: PLC0415
 
     where = settings.mountpoint
-    _say(f"A simulated machine is mounted on {where}\n\n{where}")
-    tree = tree_of(settings)
-    for line in drawing.draw(tree):
-        _say(line)
-    _say("\nTry:")
-    for command in drawing.suggestions(where, tree):
-        _say(f"  {command}")
-    how = "press Ctrl-C, or" if foreground else "run"
-    _say(f"\nTo end it, {how}: barfs umount {where}")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    tree = tree_of(settings, machine_of(settings), Journal())
+    yield f"A simulated machine is mounted on {where}"
+    yield ""
+    yield str(where)
+    yield from drawing.draw(tree)
+    yield ""
+    yield "Try:"
+    yield from (f"  {command}" for command in drawing.suggestions(where, tree))
+    yield ""
+    yield f"To end it, {'press Ctrl-C, or' if foreground else 'run'}: barfs umount {quoted(where)}"
 
 
 COMMAND: Final = Command(
     name="demo",
-    summary="mount a simulated machine",
+    summary="mount a simulated machine, made of plain files; needs no root",
+    description="Mount a simulated machine made of plain files, by default on a new temporary\n"
+    "directory. It touches no hardware, needs no root, and is gone when it is unmounted.",
+    examples="  barfs demo\n  barfs demo --log-reads bars",
     run=run,
     options=(FOREGROUND, *OPTIONS),
     arguments=(
         Argument(
             "MOUNTPOINT",
-            "by default a new temporary directory",
+            "a directory; by default a new temporary one",
             parse=Path,
             optional=True,
         ),
     ),
+    hints=HINTS,
 )

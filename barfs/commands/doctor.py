@@ -6,7 +6,10 @@ from typing import Final
 
 from barfs.commands.command import Argument, Command
 from barfs.commands.ls import JSON
-from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, REAL_PROC, REAL_SYSFS, SYSFS
+from barfs.commands.output import say
+from barfs.daemon.mountpoint import absolute
+from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, SYSFS
+from barfs.machine.source import REAL_PROC, REAL_SYSFS
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -16,12 +19,12 @@ def run(arguments: argparse.Namespace) -> None:
     from barfs.report import doctor  # noqa: PLC0415
 
     found = doctor.findings(
-        (arguments.sysfs or REAL_SYSFS).absolute(),
-        (arguments.proc or REAL_PROC).absolute(),
-        (arguments.devmem or REAL_DEVMEM).absolute(),
+        absolute(arguments.sysfs or REAL_SYSFS),
+        absolute(arguments.proc or REAL_PROC),
+        absolute(arguments.devmem or REAL_DEVMEM),
         arguments.pattern,
     )
-    print(doctor.as_json(found) if arguments.json else checkup.text(found).rstrip("\n"), flush=True)
+    say(doctor.as_json(found) if arguments.json else checkup.text(found).rstrip("\n"))
     if doctor.is_hopeless(found, arguments.pattern):
         sys.exit(1)
 
@@ -29,9 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
 COMMAND: Final = Command(
     name="doctor",
     summary="say what works on this machine, what does not, and how to mend it",
-    description="Say what works on this machine, what does not, and how to mend it.",
-    epilog="Exit status 1 if something keeps barfs from working; with PATTERN also if "
-    "something keeps it from those functions. Reads command registers.",
+    description="Say what works on this machine, what does not, and how to mend it. The exit\n"
+    "status is 1 if something keeps barfs from working; with PATTERN also if something\n"
+    "keeps it from those functions. It reads command registers, and needs no mount.",
+    examples="  sudo barfs doctor\n  sudo barfs doctor 1af4:1110",
     run=run,
     options=(JSON, SYSFS, PROC, DEVMEM),
     arguments=(

@@ -4,27 +4,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from barfs.machine.simulated import NODENAME_ADDRESS
-from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind, Node, Tree
+from barfs.names import VIEWS, quoted
+from barfs.nodes import Node, Tree, Type
 
 
-def draw(tree: Tree, node: Node = ROOT, prefix: str = "") -> Iterator[str]:
+def draw(tree: Tree, directory: Node | None = None, prefix: str = "") -> Iterator[str]:
     """The lines of a drawn tree: names, where links point to, sizes in bytes. Touches no device.
 
     The directories that show the same files in another way are named in one line.
     """
-    entries = [(name, child) for name, child in tree.entries(node) if name not in VIEWS]
-    if node.kind in {Kind.FUNCTION, Kind.PHYS}:
+    listed = list(tree.entries(directory or tree.root))
+    entries = [(name, node) for name, node in listed if name not in VIEWS]
+    if len(entries) < len(listed):
         yield f"{prefix}|-- {'/ '.join(VIEWS)}/"
-    for name, child in entries:
+    for name, node in entries:
         last = name == entries[-1][0]
         text = name
-        if child.kind is Kind.LINK:
-            text += f" -> {tree.target(child)}"
-        elif child.kind not in DIRECTORIES and child.kind not in {Kind.INFO, Kind.STATUS}:
-            text += f"  {tree.attributes(child).size:#x}"
+        if node.kind.type is Type.LINK:
+            text += f" -> {tree.target(node)}"
+        elif node.kind.type is Type.FILE:
+            size = tree.attributes(node).size
+            text += f"  {size:#x}" if size or node.kind.grows else ""
         yield f"{prefix}{'`-- ' if last else '|-- '}{text}"
-        if child.kind in DIRECTORIES:
-            yield from draw(tree, child, prefix + ("    " if last else "|   "))
+        if node.kind.type is Type.DIRECTORY:
+            yield from draw(tree, node, prefix + ("    " if last else "|   "))
 
 
 def suggestions(mountpoint: Path, tree: Tree) -> Iterator[str]:
@@ -34,7 +37,7 @@ def suggestions(mountpoint: Path, tree: Tree) -> Iterator[str]:
         ("1af4:1110", "hd -n 32 {}/bar2"),
         ("phys", f"printf 'NinjaNinja\\0' | dd of={{}}/{NODENAME_ADDRESS:x} conv=notrunc"),
     ]
-    names = {name for name, _ in tree.entries(ROOT)}
+    names = {name for name, _ in tree.entries(tree.root)}
     for name, command in commands:
         if name in names:
-            yield command.format(mountpoint / name)
+            yield command.format(quoted(mountpoint / name))

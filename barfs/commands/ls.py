@@ -4,8 +4,10 @@ import argparse
 from typing import Final
 
 from barfs.commands.command import Argument, Command
+from barfs.commands.output import say
 from barfs.daemon.options import Option
-from barfs.daemon.settings import REAL_SYSFS, SYSFS
+from barfs.daemon.settings import SYSFS
+from barfs.machine.source import REAL_SYSFS
 
 VERBOSE: Final = Option("-v --verbose", "the text of `info` of each")
 JSON: Final = Option("--json", "a list of objects")
@@ -17,14 +19,17 @@ def run(arguments: argparse.Namespace) -> None:
     from barfs.report import listing  # noqa: PLC0415
 
     form: listing.Form = "json" if arguments.json else "text" if arguments.verbose else "table"
-    for line in listing.show(arguments.sysfs or REAL_SYSFS, arguments.pattern, form):
-        print(line)
+    lines = list(listing.show(arguments.sysfs or REAL_SYSFS, arguments.pattern, form))
+    if lines:
+        say("\n".join(lines))
 
 
 COMMAND: Final = Command(
     name="ls",
-    summary="list this machine's PCI functions, without a mount",
-    description="List PCI functions: address, id, name, driver, BARs and expansion ROM.",
+    summary="list this machine's PCI functions; needs no mount and no root",
+    description="List PCI functions: address, id, name, driver, BARs and expansion ROM.\n"
+    "No device is touched; -v and --json read command registers.",
+    examples="  barfs ls\n  barfs ls 1af4:1110\n  barfs ls -v 00:03.0\n  barfs ls ethernet",
     run=run,
     exclusive=(VERBOSE, JSON),
     options=(SYSFS,),
@@ -35,4 +40,9 @@ COMMAND: Final = Command(
             optional=True,
         ),
     ),
+    hints={
+        **dict.fromkeys(("-k", "-n", "-nn", "-D"), "ids, drivers and domains are always shown"),
+        **dict.fromkeys(("-x", "-xxx", "-xxxx"), "config space is the file `config` of a mount"),
+        **dict.fromkeys(("-vv", "-vvv"), "did you mean -v?"),
+    },
 )

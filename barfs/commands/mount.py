@@ -2,18 +2,29 @@
 
 import argparse
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from barfs.commands.command import Argument, Command
-from barfs.daemon.mountpoint import MountError
+from barfs.commands.output import is_terminal, say
+from barfs.daemon.interruption import all_or_nothing
 from barfs.daemon.options import Option
 from barfs.daemon.settings import OPTIONS, Settings
+from barfs.names import quoted
 
 log = logging.getLogger(__name__)
 
 FOREGROUND: Final = Option("-f --foreground", "stay in the foreground, log to stderr")
+
+
+# What people type who come from other programs.
+HINTS: Final = {
+    **dict.fromkeys(("-ro", "-r", "--ro", "--readonly"), "did you mean --read-only?"),
+    "-rw": "a mount can be written to without it",
+    "-t": "did you mean: mount -t barfs?",
+}
 
 
 def serve(
@@ -25,10 +36,12 @@ def serve(
 ) -> None:
     """Serve in the foreground, or return once a background daemon answers. MountError.
 
-    `ready` is called when the mount answers, and `finish` when there is none any more.
+    `ready` is called when the mount answers; there is no mount if it raises something. `finish` is
+    called when there is no mount any more.
     """
     # Not needed by the other commands, so that they start faster.
-    from barfs.daemon.serve import run_in_background, run_in_foreground  # noqa: PLC0415
+    from barfs.daemon.background import run_in_background  # noqa: PLC0415
+    from barfs.daemon.serve import run_in_foreground  # noqa: PLC0415
 
     if foreground:
         try:
@@ -37,11 +50,10 @@ def serve(
             finish()
         return
     try:
-        run_in_background(settings, finish)
-    except MountError:
+        run_in_background(settings, ready, finish)
+    except BaseException:
         finish()
         raise
-    ready()
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -51,14 +63,34 @@ def run(arguments: argparse.Namespace) -> None:
     def ready() -> None:
         if arguments.foreground:
             log.info("mounted on %s", settings.mountpoint)
+        elif is_terminal():
+            say(_how_to_go_on(settings.mountpoint))
 
-    serve(settings, foreground=bool(arguments.foreground), ready=ready, finish=lambda: None)
+    with all_or_nothing():
+        serve(settings, foreground=bool(arguments.foreground), ready=ready, finish=lambda: None)
+
+
+def _how_to_go_on(mountpoint: Path) -> str:
+    """A line for who mounted."""
+    where = quoted(mountpoint)
+    # Only who mounted sees anything, and with sudo that is root.
+    sudo = "sudo " if "SUDO_USER" in os.environ else ""
+    # A shell that stands in the directory still sees what the mount hides.
+    back = f"cd {where}; " if Path.cwd() == mountpoint else ""
+    look, end = f"{back}{sudo}ls {where}", f"{sudo}barfs umount {where}"
+    return f"mounted on {where}; look with: {look}   end with: {end}"
 
 
 COMMAND: Final = Command(
     name="mount",
-    summary="mount this machine",
+    summary="mount this machine; needs root",
+    description="Mount this machine's PCI BARs and physical memory on a directory, go to the\n"
+    "background, and return when the mount answers. It needs root.",
+    examples="  sudo barfs mount /mnt/bars\n"
+    "  sudo barfs mount --read-only --no-phys /mnt/bars\n"
+    "  sudo barfs mount -o allow_other --group lab --mode 660 --allow-device '1af4:*' /mnt/bars",
     run=run,
     options=(FOREGROUND, *OPTIONS),
-    arguments=(Argument("MOUNTPOINT", parse=Path),),
+    arguments=(Argument("MOUNTPOINT", "a directory", parse=Path),),
+    hints=HINTS,
 )

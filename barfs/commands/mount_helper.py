@@ -8,17 +8,19 @@ if it failed.
 """
 
 import argparse
+import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NoReturn
 
 from barfs.commands import mount
-from barfs.commands.command import VERSION, parser_of
+from barfs.commands.command import VERSION, UsageError, parse
+from barfs.commands.ending import FORESEEN, ended_by
+from barfs.commands.output import complain, say
 from barfs.daemon.mountpoint import MountError
 from barfs.daemon.options import Option
 from barfs.daemon.settings import OPTIONS
-from barfs.errors import BarfsError
 
 WRONG_USAGE: Final = 1
 FAILED: Final = 32
@@ -62,9 +64,16 @@ def translate(options: list[str], known: dict[str, Option]) -> list[str]:
     return arguments
 
 
+def is_call(words: Sequence[str]) -> bool:
+    """Whether these are the words of mount.fuse3(8), which runs what a type `fuse.barfs` names."""
+    return len(words) == 4 and words[2] == "-o" and os.path.isdir(words[1])
+
+
 def parser() -> argparse.ArgumentParser:
     """What mount(8) calls a helper with."""
-    result = argparse.ArgumentParser(prog="mount.barfs", description="Run by mount -t barfs.")
+    result = argparse.ArgumentParser(
+        prog="mount.barfs", description="Run by mount -t barfs.", allow_abbrev=False
+    )
     result.add_argument("--version", action="version", version=VERSION)
     result.add_argument("spec", metavar="SPEC", help="any word; shown as the mount's source")
     result.add_argument("directory", metavar="DIR")
@@ -78,31 +87,36 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _mount(words: list[str] | None) -> None:
+def _mount(words: Sequence[str] | None) -> None:
     given = parser().parse_args(words)
     if given.namespace is not None:
         raise ValueError("mount in another namespace with: nsenter --mount=NAMESPACE mount ...")
     options = [option for text in given.options for option in split(text)]
-    arguments = translate(options, long_options())
+    if "remount" in options:
+        raise MountError(
+            f"{given.directory} can't be remounted; unmount it, and mount it again with the options"
+        )
     # `mount -a` knows a mounted line of fstab by its source, among others.
-    command = ["mount", "-o", f"fsname={given.spec}", *arguments, "--", given.directory]
+    arguments = ["-o", f"fsname={given.spec}", *translate(options, long_options())]
+    arguments += ["--", given.directory]
     if given.verbose:
-        print("mount.barfs: barfs", *command)
-    parsed = parser_of([mount.COMMAND]).parse_args(command)
+        say(f"mount.barfs: barfs mount {' '.join(arguments)}")
+    parsed = parse(mount.COMMAND, arguments)
     if not given.fake:
         mount.run(parsed)
 
 
-def main(words: list[str] | None = None) -> NoReturn:
+def main(words: Sequence[str] | None = None) -> NoReturn:
     """The command `mount.barfs`; see the module."""
     try:
         _mount(words)
-    except ValueError as error:
-        print(f"mount.barfs: {error}", file=sys.stderr)
+    except (ValueError, UsageError) as error:
+        complain(f"mount.barfs: {error}")
         sys.exit(WRONG_USAGE)
-    except (MountError, BarfsError) as error:
-        print(f"mount.barfs: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
         sys.exit(FAILED)
     except SystemExit as ended:  # argparse has said what is wrong
         sys.exit(WRONG_USAGE if ended.code else 0)
+    except FORESEEN as error:
+        ended_by("mount.barfs", error, wrong_usage=WRONG_USAGE, failed=FAILED)
     sys.exit(0)

@@ -9,6 +9,7 @@ import ctypes
 import enum
 import errno
 import os
+import pwd
 import re
 import select
 import signal
@@ -16,6 +17,9 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from barfs.daemon import users
+from barfs.names import quoted
 
 BARFS_TYPE: Final = "fuse.barfs"
 
@@ -74,6 +78,14 @@ class Mounted(NamedTuple):
     def is_same(self, other: "Mounted") -> bool:
         """Whether it is the same mount, which may have been moved."""
         return (self.number, self.device) == (other.number, other.device)
+
+
+def absolute(path: Path) -> Path:
+    """A path from the root on. MountError if it counts from a working directory that is gone."""
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise MountError("the working directory is gone; go to another one: cd") from None
 
 
 def _unescape(field: bytes) -> str:
@@ -208,7 +220,7 @@ def check_free(mountpoint: Path, *, replace_dead: bool = False) -> None:
     where = resolve(mountpoint, mounts)
     mounted = mounts.get(where)
     if mounted is not None and mounted.kind == BARFS_TYPE:
-        _check_dead(mountpoint, state(where, mounted), replace_dead=replace_dead)
+        _check_dead(mountpoint, mounted, state(where, mounted), replace_dead=replace_dead)
         return
     if mounted is not None:
         raise MountError(
@@ -219,27 +231,34 @@ def check_free(mountpoint: Path, *, replace_dead: bool = False) -> None:
     except OSError as error:
         raise MountError(f"{mountpoint}: {error.strerror}") from None
     if not os.path.lexists(mountpoint):
-        raise MountError(f"{mountpoint} does not exist; create it with: mkdir -p {mountpoint}")
+        raise MountError(
+            f"{mountpoint} does not exist; create it with: mkdir -p {quoted(mountpoint)}"
+        )
     if not is_directory:
         raise MountError(f"{mountpoint} is not a directory; mount on a directory")
 
 
-def _check_dead(mountpoint: Path, how: State, *, replace_dead: bool) -> None:
+def _check_dead(mountpoint: Path, mounted: Mounted, how: State, *, replace_dead: bool) -> None:
     """Raise MountError unless a barfs mount may be replaced."""
+    unmount_it = _unmount_command(mountpoint, mounted)
     if how is State.LIVE:
-        raise MountError(
-            f"{mountpoint} is already mounted; unmount with: barfs umount {mountpoint}"
-        )
+        raise MountError(f"{mountpoint} is already mounted; unmount with: {unmount_it}")
     if how is State.SILENT:
         raise MountError(
             f"{mountpoint} is already mounted, and its daemon does not answer; find and kill it"
-            f" (pgrep -af barfs), then: barfs umount {mountpoint}"
+            f" (pgrep -af barfs), then: {unmount_it}"
         )
     if not replace_dead:
         raise MountError(
             f"{mountpoint} holds a dead mount; replace it with the option --force, or clear it"
-            f" with: barfs umount {mountpoint}"
+            f" with: {unmount_it}"
         )
+
+
+def _unmount_command(mountpoint: Path | str, mounted: Mounted) -> str:
+    """What this user types to unmount."""
+    sudo = "" if os.geteuid() in {0, mounted.uid} else "sudo "
+    return f"{sudo}barfs umount {quoted(mountpoint)}"
 
 
 def clear_dead(mountpoint: Path) -> None:
@@ -270,10 +289,18 @@ def _unmount(mounted: Mounted, *, lazily: bool) -> str | None:
     # It takes care of links, and unmounts only what is the user's own.
     command = ["fusermount3", "-u", *(["-z"] if lazily else []), mounted.where]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            errors="surrogateescape",
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
     except FileNotFoundError:
         return f"{command[0]} is missing; install fuse3"
-    return done.stderr.strip().replace("\n", "; ") if done.returncode else None
+    if done.returncode == 0:
+        return None
+    return "; ".join(line.rstrip(".") for line in done.stderr.splitlines() if line)
 
 
 def _unmount_as_root(mounted: Mounted, *, lazily: bool) -> None:
@@ -331,16 +358,27 @@ def unmount(mountpoint: Path, *, quiet: bool = False, dead: bool = False) -> Non
     A live one that is in use is left as it is, and with `dead` any that answers.
     """
     table = mount_table()
-    mounted = table.get(_resolve_trusted(mountpoint, table))
+    where = _resolve_trusted(mountpoint, table)
+    mounted = table.get(where)
     if mounted is None and quiet:
         return
     if mounted is None or mounted.kind != BARFS_TYPE:
-        raise MountError(f"{mountpoint} is not a barfs mount")
+        raise MountError(f"{mountpoint} {_what_it_is(where, table)}")
+    if os.geteuid() not in {0, mounted.uid}:
+        raise MountError(
+            f"{mountpoint} was mounted by {_user(mounted.uid)}; unmount with:"
+            f" {_unmount_command(where, mounted)}"
+        )
     if dead:
         clear_dead(mountpoint)
         if not quiet and mount_table().get(mounted.where) == mounted:
             raise MountError(f"{mountpoint} is not dead: its daemon is there")
         return
+    _unmount_alive(mountpoint, mounted)
+
+
+def _unmount_alive(mountpoint: Path, mounted: Mounted) -> None:
+    """Unmount what may be alive, and is left as it is if it is in use. MountError."""
     # First without a question: that needs no answer, and who asks makes it busy.
     refused = _unmount(mounted, lazily=False)
     if refused is None:
@@ -354,6 +392,22 @@ def unmount(mountpoint: Path, *, quiet: bool = False, dead: bool = False) -> Non
     if how is State.SILENT:
         raise MountError(
             f"{refused}; its daemon does not answer: find and kill it (pgrep -af barfs), then"
-            f" again: barfs umount {mounted.where}"
+            f" again: {_unmount_command(mounted.where, mounted)}"
         )
-    raise MountError(f"{refused}; see who uses it with: fuser -vm {mounted.where}")
+    if "busy" not in refused:
+        raise MountError(refused)
+    raise MountError(f"{mountpoint} is busy: {users.who_uses(mounted.where)}")
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"the user {uid}"
+
+
+def _what_it_is(where: str, table: dict[str, Mounted]) -> str:
+    """Why what is at a resolved path can't be unmounted. A barfs mount above it is not touched."""
+    above = (table.get(str(path)) for path in Path(where).parents)
+    in_one = any(one is not None and one.kind == BARFS_TYPE for one in above)
+    return "is not a barfs mount" if in_one or os.path.lexists(where) else "does not exist"

@@ -66,7 +66,7 @@ def options_of(settings: Any) -> Iterator[Option]:
                 yield dataclasses.replace(note, name=field.name)
 
 
-def mode(text: str) -> int:
+def share_mode(text: str) -> int:
     """The value of --mode."""
     found = parse_mode(text)
     if found is None:

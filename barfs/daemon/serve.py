@@ -6,7 +6,6 @@ import logging
 import os
 import resource
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
@@ -17,6 +16,7 @@ import pyfuse3
 import trio
 
 from barfs.daemon import confine
+from barfs.daemon.interruption import ENDING, held
 from barfs.daemon.loop import Loop
 from barfs.daemon.mountpoint import (
     Mounted,
@@ -29,21 +29,23 @@ from barfs.daemon.mountpoint import (
     resolve,
     unmount_own,
 )
-from barfs.daemon.outlets import StandardError, Syslog, log_to, notify
-from barfs.daemon.settings import REAL_DEVMEM, REAL_PROC, REAL_SYSFS, Settings, check, group_id
+from barfs.daemon.outlets import StandardError, log_to, notify
+from barfs.daemon.settings import REAL_DEVMEM, Settings, check, group_id
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
 from barfs.machine.functions import AllFunctions, Allowed
-from barfs.machine.source import source_of
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.nodes import Tree
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
+from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
+from barfs.tree.branches import branches
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +61,6 @@ LAST_LINES: Final = 0.5
 
 # After an unforeseen error a background task is begun anew, in seconds.
 RETRY: Final = 1.0
-
-# The signals that end a mount.
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @contextlib.contextmanager
@@ -129,19 +128,23 @@ def _close(own: Mounted | None, loop: Loop) -> None:
         )
 
 
-def tree_of(settings: Settings) -> Tree:
-    """The tree over the machine that the settings name."""
+def machine_of(settings: Settings) -> Machine:
+    """The machine that the settings name."""
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem)
-    via_devmem = settings.bars_via == "devmem"
-    return Tree(
-        Machine(pci, memory, phys=settings.phys, bars_via_devmem=via_devmem),
-        Ways(pci, memory, settings.bars_via),
-        Journal(reads=settings.log_reads),
-        decoder=Decoder(pci) if settings.enable else None,
+    return Machine(pci, memory, settings.phys, settings.bars_via == "devmem")
+
+
+def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:
+    """The tree over a machine, as the settings want it."""
+    spans = Spans(
+        Ways(machine.pci, machine.memory, settings.bars_via),
+        machine.memory,
+        decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
     )
+    return Tree(branches(machine, spans, journal))
 
 
 def _raise_limit() -> None:
@@ -174,21 +177,23 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
     _raise_limit()
     loop = Loop(settings.loop)
-    tree = tree_of(settings)
-    source = tree.machine.source
+    machine = machine_of(settings)
+    journal = Journal(reads=settings.log_reads)
+    tree = tree_of(settings, machine, journal)
     workers = Workers(loop.away)
-    operations = Operations(tree, _policy_of(settings), workers, hear=source.hear)
-    log_file = _open_log_file(settings, operations.journal)
+    operations = Operations(tree, machine, journal, _policy_of(settings), workers)
+    log_file = _open_log_file(settings, journal)
     background: list[Callable[[], Awaitable[None]]] = []
     if log_file is not None:
         background.append(log_file.follow)
-    if source.watch is not None:
-        background.append(partial(source.watch.run, operations.device_changed))
+    watch = machine.source.watch
+    if watch is not None:
+        background.append(partial(watch.run, operations.device_changed))
     # What is there by now stays: the garbage collector, for which all requests have to wait, need
     # not look through it.
     gc.freeze()
     # Until the loop takes signals they wait: their default would leave a dead mount.
-    with _signals_blocked():
+    with held():
         own = _init(operations, settings)
         # In this order at the end, the last first, each whatever becomes of the others.
         with contextlib.ExitStack() as ending:
@@ -242,16 +247,6 @@ def _give_up_rights(settings: Settings) -> None:
         raise MountError(f"capabilities cannot be given up: {error.strerror}") from None
 
 
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Signals that end a mount wait."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _open_log_file(settings: Settings, journal: Journal) -> LogFile | None:
     if settings.log_file is None:
         return None
@@ -303,15 +298,15 @@ async def _serve(
         scope.deadline = min(scope.deadline, trio.current_time() + GRACE)
 
     async def end_on_signal(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(*_ENDING) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        with trio.open_signal_receiver(*ENDING) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             task_status.started()
             try:
                 async for number in signals:
                     log.info("%s: unmounting", signal.Signals(number).name)
                     end()
             finally:
-                signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+                signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
     async with trio.open_nursery() as nursery:
         await nursery.start(end_on_signal)
@@ -321,7 +316,7 @@ async def _serve(
     return silent
 
 
-def _prepare(settings: Settings) -> None:
+def prepare(settings: Settings) -> None:
     """Check, and make room where a dead mount is to be replaced. Raises MountError."""
     check(settings)
     if settings.force:
@@ -332,73 +327,5 @@ def _prepare(settings: Settings) -> None:
 def run_in_foreground(settings: Settings, ready: Callable[[], None]) -> None:
     """Check and serve in this process, with the log on standard error. Raises MountError."""
     log_to(StandardError(), "barfs: %(message)s")
-    _prepare(settings)
+    prepare(settings)
     serve(settings, ready)
-
-
-def run_in_background(settings: Settings, finish: Callable[[], None]) -> None:
-    """Check, serve in a child process of its own session, and return once the mount answers.
-
-    The child logs to syslog where there is one, and calls `finish` at its end. Raises MountError
-    if the mount can't be; nothing is left mounted then.
-    """
-    _prepare(settings)
-    receive, send = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        os.close(send)
-        with os.fdopen(receive) as answers:
-            answer = answers.read()
-        if answer != "mounted":
-            _, status = os.waitpid(child, 0)
-            # It may have been killed after it had mounted.
-            clear_dead(settings.mountpoint)
-            raise MountError(answer or _how_it_ended(status))
-        return
-    os.close(receive)
-    status = 1
-    try:
-        _detach()
-        with os.fdopen(send, "w") as answers:
-
-            def report(answer: str) -> None:
-                if answers.closed:
-                    log.error("%s", answer)
-                else:
-                    answers.write(answer)
-                    answers.close()
-
-            try:
-                serve(settings, lambda: report("mounted"))
-                status = 0
-            except MountError as error:
-                report(str(error))
-            except Exception as error:
-                log.exception("ended")
-                report(f"{type(error).__name__}: {error}")
-    finally:
-        finish()
-        os._exit(status)
-
-
-def _how_it_ended(status: int) -> str:
-    """Of a daemon that said nothing; the status as wait(2) has it."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        how = f"was ended by signal {number} ({signal.strsignal(number)})"
-    else:
-        how = f"ended with status {os.WEXITSTATUS(status)}"
-    return f"the daemon {how} before the mount answered; see why with: barfs mount -f"
-
-
-def _detach() -> None:
-    """Leave the terminal, the session, the working directory and the standard streams."""
-    os.setsid()
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    os.close(null)
-    log_to(Syslog(), f"barfs[{os.getpid()}]: %(message)s")

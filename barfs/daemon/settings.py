@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
 
-from barfs.daemon.mountpoint import MountError, check_free, mount_table, resolve
-from barfs.daemon.options import Option, mode, options_of, pattern
+from barfs.daemon.mountpoint import MountError, absolute, check_free, mount_table, resolve
+from barfs.daemon.options import Option, options_of, pattern, share_mode
 from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
+from barfs.machine.source import REAL_PROC, REAL_SYSFS
 
-REAL_SYSFS: Final = Path("/sys")
-REAL_PROC: Final = Path("/proc")
 REAL_DEVMEM: Final = Path("/dev/mem")
 
 # Mount options that break barfs, and why.
@@ -104,7 +103,7 @@ class Settings:
             "--mode",
             "of BARs, in octal: 660 lets the group read and write them; needs -o allow_other",
             takes="MODE",
-            parse=mode,
+            parse=share_mode,
         ),
     ] = None
     allow_device: Annotated[
@@ -122,8 +121,8 @@ class Settings:
         Relative paths count from the working directory.
         """
         known = {one.name: given[one.name] for one in OPTIONS if given.get(one.name) is not None}
-        paths = {name: path.absolute() for name, path in known.items() if isinstance(path, Path)}
-        return cls(mountpoint.absolute(), **{**known, **paths})  # type: ignore[arg-type]
+        paths = {name: absolute(path) for name, path in known.items() if isinstance(path, Path)}
+        return cls(absolute(mountpoint), **{**known, **paths})  # type: ignore[arg-type]
 
     @property
     def rules(self) -> Rules:
@@ -143,7 +142,10 @@ class Settings:
 
 
 # The options of `barfs mount`, in the order of its usage.
-OPTIONS: Final = tuple(options_of(Settings))
+OPTIONS: Final = (
+    *options_of(Settings),
+    Option("--read-only", "the same as -o ro", given=("ro",), repeated=True, name="options"),
+)
 
 
 def check(settings: Settings) -> None:

@@ -1,7 +1,7 @@
 """Why something is refused, and what would mend it.
 
-In the same words wherever it is said: in the log when it happens, in `status` and by `barfs
-doctor` before it does (checkup.py).
+The words are the same everywhere: in the log when something happens, and in `status` and `barfs
+doctor` before it happens (checkup.py).
 """
 
 import errno
@@ -58,9 +58,9 @@ _CONFINED: Final = Cause(
 
 
 class Machine(NamedTuple):
-    """What there is: this machine, a saved copy of one, or the simulated one.
+    """The machine that is looked at: this one, a saved copy, or the simulated one.
 
-    Without `phys` its memory is not of interest. `bars_via_devmem` is whether memory BARs are
+    `phys` tells whether the mount has `phys/`. `bars_via_devmem` tells whether memory BARs are
     reached through /dev/mem.
     """
 
@@ -71,7 +71,7 @@ class Machine(NamedTuple):
 
     @property
     def source(self) -> Source:
-        """Where its facts come from."""
+        """The source of its facts."""
         return self.pci.source
 
     def kernel(self) -> Kernel:
@@ -80,7 +80,7 @@ class Machine(NamedTuple):
 
 
 def locked_down(machine: Machine, facts: Kernel) -> Cause | None:
-    """Of a lockdown that is in force; None: it is not, or that can't be told."""
+    """The cause, if lockdown is in force. None if it is not, or if that can't be told."""
     if facts.lockdown in {None, "none"}:
         return None
     asked = kernel.parameter(machine.source, "lockdown")
@@ -101,7 +101,7 @@ def locked_down(machine: Machine, facts: Kernel) -> Cause | None:
 
 
 def lockdown_unknown(machine: Machine) -> Cause:
-    """Of a kernel whose lockdown can't be told."""
+    """Why it can't be told whether lockdown is in force."""
     directory = machine.source.sysfs / "kernel/security"
     mend = f"mount -t securityfs securityfs {shlex.quote(str(directory))}"
     return Cause(
@@ -111,7 +111,7 @@ def lockdown_unknown(machine: Machine) -> Cause:
 
 
 def unprivileged(process: Process) -> Cause | None:
-    """Of a process that lacks what barfs needs; None if it has all."""
+    """What a process lacks that barfs needs. None if it lacks nothing."""
     if process.uid != 0:
         return Cause(f"{ROOT_ONLY}, and this is not root", "sudo -s")
     if process.missing:
@@ -129,7 +129,7 @@ def unprivileged(process: Process) -> Cause | None:
 
 
 def devmem_missing(machine: Machine, facts: Kernel) -> Cause:
-    """Of a machine without /dev/mem."""
+    """Why there is no /dev/mem."""
     sentence = f"{machine.memory.devmem} is missing"
     if facts.has("DEVMEM") is False:
         return Cause(sentence, advice="boot a kernel built with CONFIG_DEVMEM")
@@ -138,7 +138,7 @@ def devmem_missing(machine: Machine, facts: Kernel) -> Cause:
 
 
 def devmem_closed(machine: Machine, facts: Kernel, error: OSError) -> Cause | None:
-    """Of a /dev/mem that does not open (drivers/char/mem.c, open_port); None: no cause is known."""
+    """Why /dev/mem does not open (drivers/char/mem.c, open_port). None if no cause is known."""
     process = kernel.read_process(machine.source)
     lacking = None if process is None else unprivileged(process)
     match error.errno:
@@ -154,7 +154,7 @@ def devmem_closed(machine: Machine, facts: Kernel, error: OSError) -> Cause | No
 
 
 def driver_owns(pci: Functions, address: PciAddress, driver: str) -> Cause:
-    """Of a function whose driver has claimed its BARs, where the kernel keeps them from others."""
+    """Why a function is refused: its driver has claimed its BARs, and the kernel keeps them."""
     return Cause(
         f"driver {driver} owns it, and {IO_STRICT.sentence}",
         obstacles.mend_driver(pci, address),
@@ -163,13 +163,14 @@ def driver_owns(pci: Functions, address: PciAddress, driver: str) -> Cause:
 
 
 def explain(error: BarfsError, machine: Machine) -> str:
-    """What an error says, with cause and mend where they can be found out. Never raises.
+    """The sentence of an error, with cause and mend if they can be found out. Never raises.
 
-    For the log, after the fact. Reads what the kernel knows, and touches no device.
+    It is for the log, when something was refused. It reads what the kernel knows, and touches no
+    device.
     """
     try:
         cause = _cause(error, machine)
-    except BarfsError:  # what it would tell from is not there
+    except BarfsError:  # a fact that the cause depends on is not there
         cause = None
     except Exception:
         log.exception("diagnosis of %r failed", error)
@@ -210,7 +211,7 @@ def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
 
 
 def _why_owned(error: BarfsError, machine: Machine) -> Cause:
-    """Of what the kernel keeps from others. The error has said who owns it."""
+    """Why the kernel keeps something from others. The error itself has said who owns it."""
     address = None
     match error.what:
         case FunctionPart():
@@ -225,7 +226,7 @@ def _why_owned(error: BarfsError, machine: Machine) -> Cause:
 
 
 def _at(pci: Functions, start: int, end: int) -> PciAddress | None:
-    """The function with a memory BAR in a physical range, the end included."""
+    """The function that has a memory BAR in a physical range. The end belongs to the range."""
     for address in pci.addresses():
         for bar in pci.bars(address).values():
             if bar.is_mapped and overlap(bar.span, range(start, end + 1)):
@@ -234,7 +235,7 @@ def _at(pci: Functions, start: int, end: int) -> PciAddress | None:
 
 
 def _why_refused(error: BarfsError, machine: Machine) -> Cause | None:
-    """Of a mapping, or a read or write of an open file, that the kernel refused."""
+    """Why the kernel refused a mapping, or a read or write of an open file."""
     facts = machine.kernel()
     cause = locked_down(machine, facts)
     if cause is not None:
@@ -242,8 +243,8 @@ def _why_refused(error: BarfsError, machine: Machine) -> Cause | None:
     via_devmem = machine.bars_via_devmem and isinstance(error.during, Mmap)
     if isinstance(error.what, FunctionPart) and not via_devmem:
         return lockdown_unknown(machine) if facts.lockdown is None else None
-    # /dev/mem opened, so it is not locked down: it is one of the STRICT_DEVMEMs
-    # (drivers/char/mem.c, range_is_allowed).
+    # /dev/mem opened, so lockdown is not in force. CONFIG_STRICT_DEVMEM or CONFIG_IO_STRICT_DEVMEM
+    # is the reason (drivers/char/mem.c, range_is_allowed).
     if isinstance(error.what, PhysicalSpan) and machine.memory.is_ram(*error.what):
         return STRICT
     return _why_owned(error, machine)

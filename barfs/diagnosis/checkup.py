@@ -1,8 +1,8 @@
 """What works on a machine, what does not, and how to mend it: `status` and `barfs doctor`.
 
-The machine that the paths name is looked at: this one, a saved copy, or the simulated one, which
-has no kernel and no users. What the paths have no files for is left out. Config space of a
-function that sleeps is not read, for that would wake it.
+This looks at the machine that the paths name: this one, a saved copy, or the simulated one, which
+has no kernel and no users. Where the paths have no files, nothing is said. The config space of a
+sleeping function is not read, because that would wake it.
 """
 
 import enum
@@ -31,7 +31,7 @@ _BRIDGE: Final = "0x0604"
 
 
 class State(enum.StrEnum):
-    """How much a finding matters, worst first."""
+    """How much a finding matters. The worst comes first."""
 
     TROUBLE = "trouble"  # something does not work
     NOTE = "note"  # something is kept back, or can't be told
@@ -39,7 +39,7 @@ class State(enum.StrEnum):
 
 
 class Finding(NamedTuple):
-    """What was looked at, and what came of it; `device` is None for what concerns all of barfs."""
+    """What was looked at, and what was found. `device` is None if it concerns all of barfs."""
 
     subject: str
     state: State
@@ -50,7 +50,7 @@ class Finding(NamedTuple):
 def examine(
     machine: Machine, addresses: Iterable[PciAddress], fuse: Path = FUSE_DEVICE
 ) -> list[Finding]:
-    """All that is found about a machine and some of its functions, the worst first."""
+    """Everything that is found about a machine and some of its functions, the worst first."""
     facts = machine.kernel()
     found = [*_about_machine(machine, facts, fuse)]
     for address in addresses:
@@ -63,9 +63,10 @@ def examine(
 
 
 def text(findings: Iterable[Finding]) -> str:
-    """Aligned lines: state, subject, what was found. Below it the command that mends it.
+    """Aligned lines: state, subject, and what was found. Below is the command that mends it.
 
-    What is no command is a comment, so that what stands below troubles can be pasted as it is.
+    Advice that is no command is a comment. So the lines below the troubles can be pasted as they
+    are.
     """
     rows = [(finding.state, finding.subject, finding.cause) for finding in findings]
     width = max((len(subject) for _, subject, _ in rows), default=0)
@@ -85,7 +86,7 @@ def status(machine: Machine) -> str:
     return text(examine(machine, machine.pci.addresses()))
 
 
-# All of the machine
+# The whole machine
 
 
 def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Finding]:
@@ -120,14 +121,14 @@ def _rights(machine: Machine) -> Finding:
 
 
 def check_fuse(device: Path) -> Finding:
-    """Whether there is the device through which file systems are mounted."""
+    """Whether /dev/fuse is there, through which file systems are mounted."""
     if device.exists():
         return _ok("fuse", f"{device} is there")
     return Finding("fuse", State.TROUBLE, Cause(f"{device} is missing", "modprobe fuse"))
 
 
 def _fusermount() -> Iterator[Finding]:
-    """Only where it is needed: root mounts without it."""
+    """Whether fusermount3 is there. Only others than root need it."""
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         yield Finding("fuse", State.TROUBLE, causes.NO_FUSERMOUNT)
 
@@ -189,9 +190,9 @@ def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
 
 
 def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> list[Finding]:
-    """What does not work; if all does, that it does. DeviceGone."""
+    """What does not work, or one finding that everything does. Raises DeviceGone."""
     pci = machine.pci
-    # First of all: what follows may wake it.
+    # This comes first, because what follows may wake the function.
     sleep = obstacles.sleeping(pci, address)
     bars = pci.known(address, pci.bars) or {}  # a saved copy may not have them
     found = [*_claims(machine, facts, address, bars)]
@@ -226,7 +227,7 @@ def _sleep(pci: Functions, address: PciAddress, how: str, bars: dict[int, Resour
 def _obstacles(
     pci: Functions, address: PciAddress, bars: dict[int, Resource], command: int | None
 ) -> Iterator[Finding]:
-    """What keeps BARs from answering, each with the BARs concerned."""
+    """What keeps BARs from answering. Each cause comes once, with the BARs that it concerns."""
     concerned: dict[Cause, list[str]] = {}
     for index, resource in bars.items():
         cause = obstacles.obstacle(pci, address, resource, command)
@@ -259,7 +260,7 @@ def _claims(
 
 
 def _link(pci: Functions, address: PciAddress) -> Iterator[Finding]:
-    """Of a bridge. Reads config space, as the kernel does for this attribute."""
+    """Whether a bridge's link is down. The kernel reads config space for this attribute."""
     is_bridge = (pci.attribute(address, "class") or "").startswith(_BRIDGE)
     if is_bridge and pci.attribute(address, "current_link_width") == "0":
         cause = Cause("its link is down: nothing answers behind it", obstacles.mend_absence(pci))

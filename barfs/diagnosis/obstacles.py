@@ -10,9 +10,9 @@ from barfs.names import PciAddress
 
 
 def sleeping(pci: Functions, address: PciAddress) -> str | None:
-    """How a function sleeps, `D3hot` or `suspended`; None: it is awake, or not known to sleep.
+    """How a function sleeps: `D3hot` or `suspended`, say. None if it is not known to sleep.
 
-    DeviceGone. What the kernel knows is asked for, not the function: nothing is woken.
+    The kernel is asked, and not the function, so nothing is woken. Raises DeviceGone.
     """
     state = low_power(pci, address)
     if state is not None:
@@ -22,9 +22,10 @@ def sleeping(pci: Functions, address: PciAddress) -> str | None:
 
 
 def low_power(pci: Functions, address: PciAddress) -> str | None:
-    """Its power state, if a function does not answer at its BARs in it; DeviceGone.
+    """A function's power state, if its BARs do not answer in that state. None if they do.
 
-    As the kernel has it: nothing is woken (PCI Power Management 1.2, 5.4).
+    The kernel is asked, and not the function, so nothing is woken (PCI Power Management 1.2, 5.4).
+    Raises DeviceGone.
     """
     state = pci.attribute(address, "power_state")
     return state if state in {"D1", "D2", "D3hot", "D3cold"} else None
@@ -33,9 +34,10 @@ def low_power(pci: Functions, address: PciAddress) -> str | None:
 def obstacle(
     pci: Functions, address: PciAddress, resource: Resource, command: int | None
 ) -> Cause | None:
-    """What keeps a BAR from answering, as its command register has it; None: nothing known.
+    """What keeps a BAR from answering. None if nothing is known that does.
 
-    A command of None is one that is not known. Touches no device.
+    `command` is the value of the function's command register, None if it is not known. Touches no
+    device.
     """
     if not resource.assigned:
         return Cause(
@@ -55,7 +57,7 @@ def obstacle(
 
 
 def silence(pci: Functions, address: PciAddress) -> Cause:
-    """Of a function whose config space reads all ones. Touches no device."""
+    """Why config space of a function reads all ones. Touches no device."""
     return Cause(
         "the device does not answer, its config space reads all ones: its link is down or its "
         "power off",
@@ -65,13 +67,14 @@ def silence(pci: Functions, address: PciAddress) -> Cause:
 
 def _mend_decoding(pci: Functions, address: PciAddress, bit: int) -> str:
     """The command that turns decoding on."""
-    # The kernel counts: only the step from 0 to 1 writes the command register
-    # (drivers/pci/pci.c, pci_enable_device_flags). It takes none while there is a driver
-    # (drivers/pci/pci-sysfs.c, enable_store).
+    # The kernel counts how often a function is enabled. Only the step from 0 to 1 writes the
+    # command register (drivers/pci/pci.c, pci_enable_device_flags). While there is a driver the
+    # kernel refuses the step (drivers/pci/pci-sysfs.c, enable_store).
     counted = pci.attribute(address, "enable") not in {None, "0"}
     if not counted and pci.driver(address) is None:
         return f"echo 1 > {_quoted(pci, address, 'enable')}"
-    # Of a copy; else setpci would write to this machine's own device.
+    # For a copy of sysfs setpci is told where it is. Otherwise it would write to this machine's
+    # device.
     path = f"{pci.source.sysfs}/bus/pci"
     other = "" if path == "/sys/bus/pci" else f"-A linux-sysfs -O sysfs.path={shlex.quote(path)} "
     return f"setpci {other}-s {address} COMMAND={bit}:{bit}"
@@ -83,12 +86,12 @@ def mend_sleep(pci: Functions, address: PciAddress) -> str:
 
 
 def _mend_silence(pci: Functions, address: PciAddress) -> str:
-    """The command that forgets a function that does not answer, and looks for it anew."""
+    """The command that has the kernel forget a silent function and look for it anew."""
     return f"echo 1 > {_quoted(pci, address, 'remove')} && {mend_absence(pci)}"
 
 
 def mend_absence(pci: Functions) -> str:
-    """The command that looks for functions anew."""
+    """The command that has the kernel look for functions anew."""
     return f"echo 1 > {shlex.quote(str(pci.source.sysfs / 'bus/pci/rescan'))}"
 
 

@@ -1,10 +1,10 @@
-"""What is said in one line stays in it, and commands no terminal."""
+"""Text for one line of output: it can't end the line, and can't command a terminal."""
 
 
 def printable(line: str) -> str:
-    """A line in which a replacement stands for what could end it, or command a terminal.
+    """Replace every character that could end a line or command a terminal.
 
-    Names of drivers and paths may have anything in them.
+    Names of drivers and paths may have any characters.
     """
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line

@@ -1,4 +1,4 @@
-"""Registers of config space. Reading one may wake a function that sleeps for a moment."""
+"""Registers of config space. Reading one may wake a sleeping function for a moment."""
 
 from typing import Final
 
@@ -11,11 +11,11 @@ COMMAND_OFFSET: Final = 4
 COMMAND_IO: Final = 1 << 0
 COMMAND_MEMORY: Final = 1 << 1
 COMMAND_MASTER: Final = 1 << 2
-COMMAND_ABSENT: Final = 0xFFFF  # no device has this; it is what a read without an answer gives
+COMMAND_ABSENT: Final = 0xFFFF  # no device has this; a read that nobody answers gives it
 
 
 def command_of(functions: Functions, address: PciAddress) -> int:
-    """The command register. DeviceGone."""
+    """The value of the command register. Raises DeviceGone."""
     raw = functions.read_config(address, COMMAND_OFFSET, 2)
     if len(raw) < 2:
         what = FunctionPart(address, "config")

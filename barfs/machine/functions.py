@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from barfs.access.contract import overlap
 from barfs.access.files import PAGE_SIZE, SysfsFile, refusal
@@ -20,33 +20,34 @@ from barfs.names import DeviceId, PciAddress
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _READ_ONLY_HERE: Final = "is read-only in this mount (--read-only-device)"
 
 
 class Functions(Protocol):
-    """PCI functions, read when asked for. Which there are is what its two kinds differ in."""
+    """PCI functions, read when asked for. The two kinds differ in which functions they have."""
 
     source: Source
 
     # Which there are
 
     def addresses(self) -> list[PciAddress]:
-        """All functions, lowest address first; none on a machine without PCI."""
+        """All functions, lowest address first. A machine without PCI has none."""
 
     def exists(self, address: PciAddress) -> bool:
         """Whether there is such a function now."""
 
     def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterable[PciAddress]:
-        """Functions that had an id when ids were last read, lowest address first.
+        """The functions that had an id when ids were last read, lowest address first.
 
-        That is now if `fresh`, and if functions may have come or gone since.
+        The ids are read now if `fresh`, or if functions may have come or gone since.
         """
 
     def path(self, address: PciAddress, name: str) -> str:
-        """Where one of a function's attributes is. DeviceGone if there is no such function.
+        """The path of one of a function's attributes. DeviceGone if there is no such function.
 
-        Whatever is read of a function is read here.
+        Everything that is read of a function is read through such a path.
         """
 
     def is_read_only(self, address: PciAddress) -> bool:
@@ -54,20 +55,26 @@ class Functions(Protocol):
 
     # What each is
 
-    def known(self, address: PciAddress, ask: Callable[[PciAddress], T]) -> T | None:
-        """What `ask` finds; None if it can't be had of a function that is there. DeviceGone.
+    def known(
+        self,
+        address: PciAddress,
+        ask: Callable[Concatenate[PciAddress, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T | None:
+        """What `ask` finds. None if the function is there and does not have it.
 
-        Kernels differ in what they have, and copies of sysfs in what was saved.
+        Kernels differ in what they have, and copies of sysfs in what was saved. Raises DeviceGone.
         """
         try:
-            return ask(address)
+            return ask(address, *args, **kwargs)
         except DeviceGone:
             if self.exists(address):
                 return None
             raise
 
     def _bytes(self, address: PciAddress, name: str, length: int, offset: int) -> bytes:
-        """Of a sysfs attribute; DeviceGone if it is not there."""
+        """The bytes of a sysfs attribute. DeviceGone if it is not there."""
         path = self.path(address, name)
         try:
             return self.source.read(path, length, offset)
@@ -78,19 +85,19 @@ class Functions(Protocol):
             raise DeviceGone(what=what, system=error) from error
 
     def _text(self, address: PciAddress, name: str) -> str:
-        """The text of a sysfs attribute; DeviceGone if it is not there."""
+        """The text of a sysfs attribute. DeviceGone if it is not there."""
         return self._bytes(address, name, PAGE_SIZE, 0).decode(errors="replace")
 
     def attribute(self, address: PciAddress, name: str) -> str | None:
-        """The text of a sysfs attribute without space around it; None if it can't be read.
+        """The text of a sysfs attribute without space around it. None if it can't be read.
 
-        DeviceGone.
+        Raises DeviceGone if the function is not there.
         """
-        text = self.known(address, lambda address: self._text(address, name))
+        text = self.known(address, self._text, name)
         return None if text is None else text.strip()
 
     def driver(self, address: PciAddress) -> str | None:
-        """The name of the driver that is bound to a function; None if there is none. DeviceGone."""
+        """The name of the driver that is bound to a function, or None. Raises DeviceGone."""
         target = self.known(address, self._driver)
         return None if target is None else os.path.basename(target)
 
@@ -101,9 +108,10 @@ class Functions(Protocol):
             raise DeviceGone(what=FunctionPart(address, "driver"), system=error) from error
 
     def is_virtual(self, address: PciAddress) -> bool:
-        """Whether it is a virtual function: its BARs are decoded by its physical function.
+        """Whether it is a virtual function. Its physical function then decodes its BARs.
 
-        Its own memory space bit is always 0 (SR-IOV 1.1, 3.4.1.3). DeviceGone.
+        The memory space bit of a virtual function is always 0 (SR-IOV 1.1, 3.4.1.3). Raises
+        DeviceGone.
         """
         return self.source.exists(self.path(address, "physfn"))
 
@@ -117,15 +125,15 @@ class Functions(Protocol):
         return result
 
     def id(self, address: PciAddress) -> DeviceId | None:
-        """vendor:device; None if sysfs's text is garbage. DeviceGone."""
+        """vendor:device. None if sysfs's text is garbage. Raises DeviceGone."""
         return self._id(address, "vendor", "device")
 
     def subsystem(self, address: PciAddress) -> DeviceId | None:
-        """Subsystem vendor and device; None if sysfs's text is garbage. DeviceGone."""
+        """Subsystem vendor and device. None if sysfs's text is garbage. Raises DeviceGone."""
         return self._id(address, "subsystem_vendor", "subsystem_device")
 
     def name(self, address: PciAddress, form: Form) -> str | None:
-        """What patterns of a form are matched with; None if sysfs does not tell."""
+        """The name that patterns of a form match. None if sysfs does not tell."""
         if form is Form.ADDRESS:
             return str(address)
         try:
@@ -137,24 +145,24 @@ class Functions(Protocol):
         return None if None in ids else ":".join(map(str, ids))
 
     def resources(self, address: PciAddress) -> Mapping[int, Resource]:
-        """BARs and expansion ROM that exist, by line. DeviceGone. Reads no config space."""
+        """The BARs and the expansion ROM, by line. Raises DeviceGone. Reads no config space."""
         return parse_resources(address, self._text(address, "resource"))
 
     def bars(self, address: PciAddress) -> dict[int, Resource]:
-        """The BARs that exist, by index. DeviceGone. Reads no config space."""
+        """The BARs that exist, by index. Raises DeviceGone. Reads no config space."""
         found = dict(self.resources(address))
         found.pop(ROM_RESOURCE, None)
         return found
 
     def bar(self, address: PciAddress, index: int) -> Resource:
-        """One BAR; NoSuchNode, DeviceGone. Reads no config space."""
+        """One BAR. Raises NoSuchNode and DeviceGone. Reads no config space."""
         return bar_of(address, self.resources(address), index)
 
     def rom_size(self, address: PciAddress) -> int | None:
-        """Of the expansion ROM in bytes; None if there is none. Reads no config space.
+        """The size of the expansion ROM in bytes. None if there is none. Reads no config space.
 
-        sysfs has a `rom` for every function with a ROM BAR, and for the VGA device whose ROM the
-        firmware has copied to memory.
+        sysfs has a `rom` for every function with a ROM BAR. It also has one for the VGA device, if
+        the firmware has copied its ROM to memory.
         """
         try:
             return self.source.size(self.path(address, "rom"))
@@ -166,13 +174,13 @@ class Functions(Protocol):
         return self.source.open_rom(self.path(address, "rom"), FunctionPart(address, "rom"))
 
     def presence(self, address: PciAddress) -> Presence:
-        """A watch over a function as it is now. DeviceGone."""
+        """A watch over a function as it is now. Raises DeviceGone."""
         return self.source.presence(self.path(address, "resource"), address)
 
     # Config space
 
     def config_size(self, address: PciAddress) -> int:
-        """256 or 4096 bytes. Reads no config space."""
+        """The size of config space: 256 or 4096 bytes. Reads no config space. Raises DeviceGone."""
         path = self.path(address, "config")
         try:
             return self.source.size(path)
@@ -180,14 +188,14 @@ class Functions(Protocol):
             raise DeviceGone(what=FunctionPart(address, "config"), system=error) from error
 
     def read_config(self, address: PciAddress, offset: int, length: int) -> bytes:
-        """Up to `length` bytes of config space from `offset`. DeviceGone.
+        """Up to `length` bytes of config space from `offset`. Raises DeviceGone.
 
-        A function that sleeps may wake up for it.
+        A sleeping function may wake up for this.
         """
         return self._bytes(address, "config", length, offset)
 
     def open_config(self, address: PciAddress, *, writable: bool) -> SysfsFile:
-        """Config space through sysfs. ReadOnly."""
+        """Config space through sysfs. Raises ReadOnly."""
         path = self.path(address, "config")
         what = FunctionPart(address, "config")
         if writable:
@@ -196,16 +204,24 @@ class Functions(Protocol):
 
     # What may be written
 
+    def why_read_only(self, address: PciAddress, what: What) -> ReadOnly | None:
+        """The refusal to write to a function. None if it may be written."""
+        if not self.is_read_only(address):
+            return None
+        return ReadOnly(f"{address} {_READ_ONLY_HERE}", what=what)
+
     def check_writable(self, address: PciAddress, what: What) -> None:
-        """ReadOnly, if a function may only be read."""
-        if self.is_read_only(address):
-            raise ReadOnly(f"{address} {_READ_ONLY_HERE}", what=what)
+        """ReadOnly if a function may only be read."""
+        refusal = self.why_read_only(address, what)
+        if refusal is not None:
+            raise refusal
 
 
 class AllFunctions(Functions):
     """All functions of a machine, whatever rules a mount has.
 
-    Only which function has which id is kept, for as long as the source says that none came or went.
+    The only thing that is kept is which function has which id. It is kept as long as the source
+    says that no function came or went.
     """
 
     def __init__(self, source: Source) -> None:
@@ -214,7 +230,6 @@ class AllFunctions(Functions):
         self._index = IdIndex(self._ids, source.stamp)
 
     def addresses(self) -> list[PciAddress]:
-        """See Functions."""
         try:
             names = self.source.names(self._devices)
         except FileNotFoundError:
@@ -222,7 +237,6 @@ class AllFunctions(Functions):
         return sorted(filter(None, map(PciAddress.parse, names)))
 
     def exists(self, address: PciAddress) -> bool:
-        """See Functions."""
         return self.source.is_directory(f"{self._devices}/{address}")
 
     def _ids(self) -> Iterator[tuple[PciAddress, DeviceId]]:
@@ -235,61 +249,57 @@ class AllFunctions(Functions):
                 yield address, found
 
     def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterable[PciAddress]:
-        """See Functions."""
         return self._index.find(device, fresh=fresh)
 
     def path(self, address: PciAddress, name: str) -> str:
-        """See Functions. Whether there is such a function shows when the path is used."""
+        """The path of an attribute, whether there is such a function or not."""
         return f"{self._devices}/{address}/{name}"
 
     def is_read_only(self, address: PciAddress) -> bool:
-        """No rule says so."""
+        """No: there are no rules."""
         del address
         return False
 
 
 class Allowed(Functions):
-    """The functions that rules allow: the others are as if they were not there.
+    """The functions that rules allow. The others are as if they were not there.
 
-    `everything` are the functions without these rules.
+    `everything` has all functions, without these rules.
     """
 
     def __init__(self, everything: AllFunctions, rules: Rules = NO_RULES) -> None:
         self.source = everything.source
         self.everything = everything
+        self._path = everything.path
         self._rules = rules
 
     def _is_allowed(self, address: PciAddress) -> bool:
         return not self._rules.allow or self._rules.allows(partial(self.everything.name, address))
 
     def addresses(self) -> list[PciAddress]:
-        """See Functions."""
         return list(filter(self._is_allowed, self.everything.addresses()))
 
     def exists(self, address: PciAddress) -> bool:
-        """See Functions."""
         return self.everything.exists(address) and self._is_allowed(address)
 
     def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterable[PciAddress]:
-        """See Functions."""
         found = self.everything.with_id(device, fresh=fresh)
         return filter(self._is_allowed, found) if self._rules.allow else found
 
     def path(self, address: PciAddress, name: str) -> str:
-        """See Functions."""
-        if not self._is_allowed(address):
+        if self._rules.allow and not self._is_allowed(address):
             raise DeviceGone("there is no such function", what=FunctionPart(address))
-        return self.everything.path(address, name)
+        return self._path(address, name)
 
     def is_read_only(self, address: PciAddress) -> bool:
-        """See Functions. Rules protect functions that are not allowed, too."""
+        """Whether a rule protects a function, also one that is not allowed."""
         names = partial(self.everything.name, address)
         return bool(self._rules.read_only) and self._rules.protects(names)
 
     def check_span_writable(self, start: int, size: int) -> None:
-        """ReadOnly if `size` bytes at a physical address have part of a BAR that is read-only.
+        """ReadOnly if `size` bytes from a physical address touch a BAR that may only be read.
 
-        Looks at all functions, allowed or not, unless there is no such rule.
+        All functions count, allowed or not.
         """
         if not self._rules.read_only:
             return

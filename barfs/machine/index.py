@@ -1,4 +1,4 @@
-"""Functions by vendor:device, for look-ups of links that need not read every function's ids."""
+"""Functions by vendor:device, so that looking up a link need not read every function's ids."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
@@ -6,10 +6,11 @@ from barfs.names import DeviceId, PciAddress
 
 
 class IdIndex:
-    """All functions by id, as `scan` found them, for as long as `stamp` says the same.
+    """All functions by id, as `scan` found them. They are kept as long as `stamp` gives the same.
 
-    It may be wrong about a function whose ids were changed where it is, as only a simulated one's
-    can be: whoever uses it checks what it finds, and asks for a fresh one if there is nothing.
+    The index may be wrong about a function whose ids were changed without its going away. Only a
+    simulated function can change so. The user of the index checks what it finds, and asks for a
+    fresh one if it finds nothing.
     """
 
     def __init__(
@@ -23,7 +24,7 @@ class IdIndex:
         self._by_id: dict[DeviceId, list[PciAddress]] = {}
 
     def find(self, device: DeviceId, *, fresh: bool = False) -> Sequence[PciAddress]:
-        """The functions with an id, lowest address first."""
+        """The functions with an id, lowest address first. `fresh` has them all read again."""
         now = self._stamp()
         if fresh or now is None or now != self._then:
             by_id: dict[DeviceId, list[PciAddress]] = {}

@@ -1,7 +1,7 @@
 """What a kernel lets through: how it was built and booted, its lockdown, this process's rights.
 
-From the files of a source, which is this machine or a saved copy. What they don't have or what is
-garbage in them is None, unknown.
+The facts come from the files of a source, which is this machine or a saved copy. A fact is None,
+unknown, if the files don't have it or have garbage in its place.
 """
 
 import functools
@@ -19,31 +19,31 @@ from barfs.machine.source import Source
 CAP_SYS_RAWIO: Final = 17
 CAP_SYS_ADMIN: Final = 21
 
-# What /dev/mem and the files of sysfs ask for, by its bit in a capability mask.
+# The capabilities that /dev/mem and the files of sysfs ask for, by their bits in a mask.
 CAPABILITIES: Final = {CAP_SYS_RAWIO: "CAP_SYS_RAWIO", CAP_SYS_ADMIN: "CAP_SYS_ADMIN"}
 
 # security/lockdown/lockdown.c, lockdown_levels and lockdown_reasons
 LOCKDOWN_LEVELS: Final = frozenset(("none", "integrity", "confidentiality"))
 
-# UEFI's variable, by its name and the GUID of the specification's own variables; in efivarfs four
-# bytes of attributes come before its value.
+# The variable of UEFI: its name, and the GUID of the specification's own variables. In efivarfs
+# four bytes of attributes come before its value.
 _SECURE_BOOT: Final = "firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
-# A configuration has some 300 KiB; one that is packed could have any size.
+# A configuration has about 300 KiB. A packed one could unpack to any size.
 _CONFIG_LIMIT: Final = 16 << 20
 
 
 class Config(NamedTuple):
-    """What a kernel was built with: the options that are y or m, and the file that says so."""
+    """The options that a kernel was built with, y or m, and the file that says so."""
 
     source: Path
     options: frozenset[str]
 
 
 def parse_config(text: str) -> frozenset[str] | None:
-    """The options that are y or m, without CONFIG_; None if the text is no configuration.
+    """The options that are y or m, without CONFIG_. None if the text is no configuration.
 
-    An option that is not there is off: what depends on others is left out if they are off.
+    An option that is not there is off: a configuration leaves out options whose conditions are off.
     """
     found = re.findall(r"^(?:CONFIG_(\w+)=(.*)|# CONFIG_\w+ is not set)$", text, re.MULTILINE)
     if not found:
@@ -51,7 +51,7 @@ def parse_config(text: str) -> frozenset[str] | None:
     return frozenset(name for name, value in found if value in {"y", "m"})
 
 
-@functools.lru_cache(maxsize=2)  # of what a file means, as long as it is the same
+@functools.lru_cache(maxsize=2)  # the same bytes mean the same
 def _unpack(data: bytes) -> frozenset[str] | None:
     # Needed only here, and slow to import.
     import gzip  # noqa: PLC0415
@@ -65,7 +65,7 @@ def _unpack(data: bytes) -> frozenset[str] | None:
 
 
 def config_files(source: Source) -> list[Path]:
-    """Where a kernel's configuration may be."""
+    """The files where a kernel's configuration may be."""
     release = (source.text(source.proc / "sys/kernel/osrelease") or "").strip()
     named = re.fullmatch(r"[\w.+~-]+", release)
     return [source.proc / "config.gz", *([source.boot / f"config-{release}"] if named else [])]
@@ -86,9 +86,9 @@ def read_config(source: Source) -> Config | None:
 
 
 def parameter(source: Source, name: str) -> str | None:
-    """The value of `name=` on the kernel's command line, the last one; None if it is not there."""
+    """The last value of `name=` on the kernel's command line. None if it is not there."""
     words = (source.text(source.proc / "cmdline") or "").split()
-    if "--" in words:  # what follows is for init
+    if "--" in words:  # the words after it are for init
         words = words[: words.index("--")]
     values = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
     return values[-1] if values else None
@@ -99,20 +99,20 @@ class Kernel(NamedTuple):
 
     config: Config | None
     iomem: str | None  # the boot parameter
-    lockdown: str | None  # of LOCKDOWN_LEVELS
+    lockdown: str | None  # one of LOCKDOWN_LEVELS
 
     def has(self, option: str) -> bool | None:
-        """Whether it was built with an option."""
+        """Whether it was built with an option. None if that is not known."""
         return None if self.config is None else option in self.config.options
 
     @property
     def relaxed(self) -> bool:
-        """Booted with iomem=relaxed, which opens what drivers have claimed (kernel/resource.c)."""
+        """Whether iomem=relaxed opens what drivers have claimed (kernel/resource.c)."""
         return self.iomem == "relaxed"
 
     @property
     def strict(self) -> bool | None:
-        """Whether it keeps System RAM from /dev/mem, which iomem=relaxed does not change."""
+        """Whether it keeps System RAM from /dev/mem. iomem=relaxed does not change that."""
         return self.has("STRICT_DEVMEM")
 
     @property
@@ -144,7 +144,7 @@ def read_kernel(source: Source) -> Kernel:
 
 
 def has_secure_boot(source: Source) -> bool:
-    """Whether the firmware says that Secure Boot is on, with which some kernels lock down."""
+    """Whether the firmware says that Secure Boot is on. Some kernels then lock down."""
     try:
         return source.read_all(source.sysfs / _SECURE_BOOT)[4:] == b"\1"
     except OSError:
@@ -152,20 +152,20 @@ def has_secure_boot(source: Source) -> bool:
 
 
 class Process(NamedTuple):
-    """The rights of a process: effective user, capability mask, and whose root it is."""
+    """The rights of a process: effective user, capability mask, user namespace."""
 
     uid: int
     capabilities: int
-    in_namespace: bool  # in a user namespace of its own, whose capabilities /dev/mem ignores
+    in_namespace: bool  # in a user namespace of its own: /dev/mem ignores its capabilities
 
     @property
     def missing(self) -> list[str]:
-        """Names of the capabilities that barfs needs and the process does not have."""
+        """The names of the capabilities that barfs needs and the process does not have."""
         return [name for bit, name in CAPABILITIES.items() if not self.capabilities >> bit & 1]
 
 
 def read_process(source: Source) -> Process | None:
-    """The process that reads it, from `self` in /proc."""
+    """The rights of this process, from `self` in /proc. None if they can't be told."""
     text = source.text(source.proc / "self/status") or ""
     uid = re.search(r"^Uid:\s*[0-9]{1,10}\s+([0-9]{1,10})\b", text, re.MULTILINE)
     capabilities = re.search(r"^CapEff:\s*([0-9a-fA-F]{1,16})$", text, re.MULTILINE)
@@ -176,13 +176,13 @@ def read_process(source: Source) -> Process | None:
     return Process(int(uid[1]), int(capabilities[1], 16), users != ["0", "0", "4294967295"])
 
 
-# Of the processes that ask, which are always this machine's own.
+# The processes that make requests. They are always this machine's own.
 
 
 def cpu_time(pid: int) -> int:
-    """The CPU time of a process in ns, of all its threads, those that have ended as well.
+    """The CPU time of a process in ns. All its threads count, also those that have ended.
 
-    OSError if `pid` is the number of a thread and of no process (clock_getcpuclockid(3);
+    OSError if `pid` is the number of a thread and not of a process (clock_getcpuclockid(3);
     kernel/time/posix-cpu-timers.c, pid_for_clock).
     """
     return time.clock_gettime_ns(~pid << 3 | 2)
@@ -191,7 +191,7 @@ def cpu_time(pid: int) -> int:
 def process_of(thread: int) -> int:
     """The number of the process that a thread belongs to. OSError if it has ended."""
     try:
-        # Only a process has one: soon asked, and nearly always enough.
+        # Only a process has a CPU time. Asking for it is fast, and nearly always enough.
         cpu_time(thread)
     except OSError:
         status = read_file(f"/proc/{thread}/status", PAGE_SIZE)

@@ -1,7 +1,7 @@
-"""Patterns that mean PCI functions: PCI addresses or ids, with the wildcards of a shell.
+"""Patterns that match PCI functions: PCI addresses or ids, with the wildcards of a shell.
 
-A wildcard stands for characters inside one field, between two colons, so no pattern ever means a
-part of a name. One that no function could match is no pattern: most likely a typing error.
+A wildcard stands for characters inside one field, between two colons. So a pattern always matches a
+whole name. A text that no function could match is no pattern: it is most likely a typing error.
 """
 
 import enum
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, Self, TypeAlias
 
-# What one character of a pattern stands for; None: any number of any characters.
+# The characters that one token of a pattern stands for. None: any number of any characters.
 Token: TypeAlias = frozenset[str] | None
 
 _HEX: Final = frozenset("0123456789abcdef")
@@ -26,7 +26,7 @@ _DEVICE: Final = ((frozenset("01"), _HEX, frozenset("."), frozenset("01234567"))
 
 
 class Form(enum.IntEnum):
-    """What a pattern is matched with, by the number of its fields."""
+    """The kind of name that a pattern matches. Its value is the number of fields."""
 
     ID = 2  # 1af4:1110
     ADDRESS = 3  # 0000:00:04.0
@@ -51,7 +51,7 @@ def _members(text: str) -> frozenset[str]:
 
 
 def _tokens(field: str) -> Iterator[Token]:
-    """ValueError where something can stand for nothing."""
+    """The tokens of a field. ValueError if part of it is none."""
     at = 0
     while at < len(field):
         found = _TOKEN.match(field, at)
@@ -70,13 +70,13 @@ def _tokens(field: str) -> Iterator[Token]:
 
 
 def _fits(tokens: Sequence[Token], text: Sequence[frozenset[str]]) -> bool:
-    """Whether the tokens match a text of which each character is one of a set.
+    """Whether the tokens match a text. Each character of the text is any one of a set.
 
-    Follows all ways at once, so that no pattern takes long.
+    It follows all possible matches at once, so that no pattern takes long.
     """
 
     def rest(states: set[int]) -> set[int]:
-        """Those states, and what can be reached from them without a character."""
+        """Those states, and the states that can be reached from them without a character."""
         for state in range(len(tokens)):
             if state in states and tokens[state] is None:
                 states.add(state + 1)
@@ -106,12 +106,12 @@ class DevicePattern(NamedTuple):
 
     @property
     def form(self) -> Form:
-        """What names it is matched with."""
+        """The kind of name that it matches."""
         return Form(len(self.fields))
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """In either case; None if no function could match it."""
+        """Letters may be in either case. None if no function could match the text."""
         parts = text.lower().split(":")
         try:
             spellings = _SPELLINGS[Form(len(parts))]
@@ -124,7 +124,7 @@ class DevicePattern(NamedTuple):
         return cls(text, fields)
 
     def matches(self, name: str) -> bool:
-        """Whether it means a name of its form, as barfs.names spells it."""
+        """Whether it matches a name of its form, spelled as in barfs.names."""
         parts = name.split(":")
         return len(parts) == len(self.fields) and all(
             _fits(field, [frozenset(char) for char in part])
@@ -132,23 +132,23 @@ class DevicePattern(NamedTuple):
         )
 
     def means(self, name: Callable[[Form], str | None], *, unknown: bool) -> bool:
-        """Whether it means a function of which `name` gives the names; `unknown` if it can't."""
+        """Whether it matches a function by its `name`. `unknown` if the name can't be told."""
         found = name(self.form)
         return unknown if found is None else self.matches(found)
 
 
 class Rules(NamedTuple):
-    """Which functions there are for this mount, all without `allow`, and which only to read.
+    """Which functions a mount has, and which of them may only be read. Without `allow` it has all.
 
-    `name` tells what a function is called in each form, None if that can't be told. What is not
-    known is not allowed, and not written to.
+    `name` gives the name of a function in each form, None if that can't be told. A function whose
+    name can't be told is not allowed, and may only be read.
     """
 
     allow: tuple[DevicePattern, ...] = ()
     read_only: tuple[DevicePattern, ...] = ()
 
     def allows(self, name: Callable[[Form], str | None]) -> bool:
-        """Whether a function is there at all."""
+        """Whether the mount has a function."""
         return not self.allow or any(one.means(name, unknown=False) for one in self.allow)
 
     def protects(self, name: Callable[[Form], str | None]) -> bool:

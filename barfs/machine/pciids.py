@@ -1,8 +1,9 @@
 """Names of PCI vendors, devices and classes from the system's pci.ids (https://pci-ids.ucw.cz).
 
-A top line is `8086  Intel Corporation` or `C 02  Network controller`. Below it, a tab further in,
-are a vendor's devices and a class's subclasses; below those, two tabs in, a device's subsystems
-(`1af4 1100  QEMU Virtual Machine`) and a subclass's programming interfaces.
+A top line is `8086  Intel Corporation` or `C 02  Network controller`. The lines below it that begin
+with a tab are the vendor's devices or the class's subclasses. The lines below those that begin with
+two tabs are the device's subsystems (`1af4 1100  QEMU Virtual Machine`) or the subclass's
+programming interfaces.
 """
 
 import re
@@ -20,16 +21,16 @@ PATHS: Final = tuple(
     for name in ("pci.ids", "pci.ids.gz")
 )
 
-# Where the lines below a line of that depth end: at the next one that is no further in. Comments
-# and empty lines are in between anywhere.
+# Where the lines below a line of a depth end: at the next line that is not deeper. Comments and
+# empty lines may stand anywhere.
 _ENDS: Final = (re.compile(rb"\n[^\t\r\n#]"), re.compile(rb"\n\t?[^\t\r\n#]"))
 
 
 class PciIds:
-    """Names from the first of `paths` that can be read, which is read once, when first asked.
+    """Names from the first of `paths` that can be read. It is read once, when it is first needed.
 
-    Every name is None where there is no such file or the file doesn't have it. No table is made
-    of the file: to find a line in its bytes is faster than to take its lines apart.
+    A name is None if there is no such file, or if the file doesn't have it. No table is made of the
+    file, because finding a line in its bytes is faster than parsing all its lines.
     """
 
     def __init__(self, paths: Iterable[Path] = PATHS) -> None:
@@ -47,7 +48,7 @@ class PciIds:
                     data = gzip.decompress(data)
             except (OSError, EOFError, zlib.error):
                 continue
-            # So that the first and the last line stand between newlines as all others do.
+            # With these the first and the last line stand between newlines as all others do.
             return b"\n" + data + b"\n"
         return b""
 
@@ -73,15 +74,15 @@ class PciIds:
         return "".join(filter(str.isprintable, name)).strip() or None
 
     def vendor(self, vendor: int) -> str | None:
-        """Of a vendor or subsystem vendor: `Intel Corporation`."""
+        """The name of a vendor or subsystem vendor: `Intel Corporation`."""
         return self._name(f"{vendor:04x}")
 
     def device(self, device: DeviceId) -> str | None:
-        """Of a device, without its vendor: `82540EM Gigabit Ethernet Controller`."""
+        """The name of a device, without its vendor: `82540EM Gigabit Ethernet Controller`."""
         return self._name(f"{device.vendor:04x}", f"{device.device:04x}")
 
     def subsystem(self, device: DeviceId, subsystem: DeviceId) -> str | None:
-        """Of a device in a subsystem, without the subsystem's vendor: `QEMU Virtual Machine`."""
+        """The name of a device in a subsystem, without the vendor: `QEMU Virtual Machine`."""
         return self._name(
             f"{device.vendor:04x}",
             f"{device.device:04x}",
@@ -89,9 +90,10 @@ class PciIds:
         )
 
     def device_class(self, code: int) -> str | None:
-        """Of a class code of 24 bits: its subclass, or else its class, and the interface if named.
+        """The name of a class code of 24 bits.
 
-        `Ethernet controller`, `Non-Volatile memory controller, NVM Express`.
+        It is the name of the subclass, or else of the class, with the name of the interface if
+        there is one: `Ethernet controller`, `Non-Volatile memory controller, NVM Express`.
         """
         top, sub, interface = f"C {code >> 16:02x}", f"{code >> 8 & 0xFF:02x}", f"{code & 0xFF:02x}"
         subclass = self._name(top, sub)

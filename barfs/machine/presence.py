@@ -1,4 +1,4 @@
-"""Whether a function is still there, and where it was."""
+"""Whether a function is still there, with its resources where they were."""
 
 import os
 import time
@@ -10,28 +10,28 @@ from barfs.errors import DeviceGone, FunctionPart
 from barfs.machine.resources import Resource, parse_resources
 from barfs.names import PciAddress
 
-# Times of change are those of the kernel's last clock tick, and ticks are 10 ms apart at the most:
-# only after that is a second change sure to show.
+# A time of change is that of the kernel's last clock tick. Ticks are at most 10 ms apart. Only
+# after that a second change is sure to show.
 _TICK: Final = 20_000_000  # ns
 
 
 def settled(changed: int) -> int | None:
-    """A time of change in ns; None if a change right now could leave the same."""
+    """A time of change in ns. None if a change right now could have the same time."""
     return changed if time.time_ns() - changed > _TICK else None
 
 
 class Presence:
     """Tells whether a function is still there, with its resources where they were.
 
-    A mapping outlives its device, and another one may come to lie at its addresses. The open file
-    knows: sysfs answers ENODEV once the function is removed, and for ever, whatever is plugged in
-    at the same place later. One check is one read of `resource`, about 1 us; config space is not
-    read.
+    A mapping outlives its device, and another device may come to lie at its addresses. The open
+    `resource` of sysfs knows: when the function was removed it gives ENODEV for ever, whatever is
+    plugged in at the same place later. One check is one read of `resource`, which takes about 1 us.
+    Config space is not read.
     """
 
     def __init__(self, path: StrPath, address: PciAddress) -> None:
         self._what = what = FunctionPart(address)
-        self._lost: DeviceGone | None = None  # why, once it is
+        self._lost: DeviceGone | None = None  # why it is gone, when it is
         self._fd = open_file(path, what, writable=False)
         try:
             self._then = self._read()
@@ -47,21 +47,21 @@ class Presence:
             raise DeviceGone(sentence, what=self._what, system=error) from error
 
     def resources(self, address: PciAddress) -> Mapping[int, Resource]:
-        """BARs and expansion ROM as they were when this was made."""
+        """BARs and expansion ROM as they were when the watch began."""
         return parse_resources(address, self._then.decode(errors="replace"))
 
     def check(self) -> None:
-        """DeviceGone if it has gone or moved since; for good, even if it comes back."""
+        """DeviceGone if it has gone or moved since. This stays so even if it comes back."""
         if self._lost is not None:
             raise self._lost.restated(DeviceGone)
         try:
             self._look()
         except DeviceGone as error:
-            self._lost = error.restated(DeviceGone)  # without what a traceback keeps alive
+            self._lost = error.restated(DeviceGone)  # without its traceback
             raise
 
     def _look(self) -> None:
-        """DeviceGone if it is gone now, or elsewhere."""
+        """DeviceGone if it is not there now, or has moved."""
         if self._read() != self._then:
             raise DeviceGone("its resources have changed since it was opened", what=self._what)
 
@@ -71,15 +71,14 @@ class Presence:
 
 
 class PlainPresence(Presence):
-    """Of a plain file, in a simulated machine: when the function goes, only the file's name does.
+    """A watch over a simulated function. When it goes, only the name of its plain file goes.
 
-    Whether the file was written to since shows in its time of change, once that is old enough.
+    A change of the file shows in its time of change, if that is old enough.
     """
 
-    _changed: int | None = None  # not known before the first look
+    _changed: int | None = None  # None before the first look
 
     def _look(self) -> None:
-        """See Presence."""
         now = os.fstat(self._fd)
         if now.st_nlink == 0:
             raise DeviceGone("the device is gone", what=self._what)

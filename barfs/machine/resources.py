@@ -1,4 +1,4 @@
-"""The kernel's entries of what a function has been given: sysfs's `resource`, parsed."""
+"""The addresses that the kernel has given a function: sysfs's `resource`, parsed."""
 
 import logging
 import re
@@ -27,7 +27,7 @@ ROM_RESOURCE: Final = 6
 
 
 class Resource(NamedTuple):
-    """A line of sysfs's `resource`: bus addresses, the end included, and the kernel's flags."""
+    """A line of sysfs's `resource`: first and last bus address, and the kernel's flags."""
 
     start: int
     end: int
@@ -35,7 +35,7 @@ class Resource(NamedTuple):
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return self.end - self.start + 1
 
     @property
@@ -45,34 +45,34 @@ class Resource(NamedTuple):
 
     @property
     def is_memory(self) -> bool:
-        """MMIO, not port I/O."""
+        """Whether it is MMIO, and not port I/O."""
         return bool(self.flags & IORESOURCE_MEM)
 
     @property
     def is_mapped(self) -> bool:
-        """MMIO that has an address."""
+        """Whether it is MMIO that has an address."""
         return self.is_memory and self.assigned
 
     @property
     def is_64bit(self) -> bool:
-        """A memory BAR whose address has 64 bits."""
+        """Whether it is a memory BAR whose address has 64 bits."""
         return bool(self.flags & IORESOURCE_MEM_64)
 
     @property
     def prefetchable(self) -> bool:
-        """Reads have no side effects."""
+        """Whether its bit says that reads have no side effects."""
         return bool(self.flags & IORESOURCE_PREFETCH)
 
     @property
     def assigned(self) -> bool:
-        """The kernel has given it an address and not switched it off."""
+        """Whether the kernel has given it an address, and has not switched it off."""
         return not self.flags & (IORESOURCE_UNSET | IORESOURCE_DISABLED)
 
 
 def parse_hex(text: str, *, bits: int) -> int:
-    """A number as sysfs prints it, hex with 0x; ValueError if it is not, or too large.
+    """A number as sysfs prints it, in hex. ValueError if it is none, or too large.
 
-    Not int(), which takes signs, underscores and the digits of any script.
+    int() would also take signs, underscores and the digits of any script.
     """
     match = re.fullmatch(r"\s*(?:0x)?([0-9a-fA-F]+)\s*", text)
     if match is None or int(match[1], 16) >> bits:
@@ -81,11 +81,11 @@ def parse_hex(text: str, *, bits: int) -> int:
 
 
 def parse_resource(line: str) -> Resource | None:
-    """`<start> <end> <flags>` in hex; None where there is no resource. ValueError if garbage.
+    """Parse `<start> <end> <flags>` in hex. None if there is no resource. ValueError if garbage.
 
-    Addresses that no file can reach, from 2**63 - 1 on, are garbage too, and memory that is not
-    made of double words, as all BARs are (PCI Express 5.0, 7.8.5, for those of an Enhanced
-    Allocation; others are of 16 bytes at least).
+    Addresses that no file can reach, from 2**63 - 1 on, are garbage too. So is memory that is not a
+    whole number of 4-byte words, since all BARs are (PCI Express 5.0, 7.8.5, for those of an
+    Enhanced Allocation; others have at least 16 bytes).
     """
     start, end, flags = (parse_hex(word, bits=63) for word in line.split())
     if end >= OFFSET_END:
@@ -97,9 +97,9 @@ def parse_resource(line: str) -> Resource | None:
     return Resource(start, end, flags)
 
 
-@lru_cache(maxsize=1 << 14)  # of what a text means, whatever function has it
+@lru_cache(maxsize=1 << 14)  # a text means the same, whatever function has it
 def _parse_resources(text: str) -> tuple[Mapping[int, Resource], tuple[tuple[int, str], ...]]:
-    """BARs and expansion ROM by line, and the lines that are garbage."""
+    """BARs and expansion ROM by line number, and the lines that are garbage."""
     found, garbage = {}, []
     for index, line in enumerate(text.splitlines()[: ROM_RESOURCE + 1]):
         try:
@@ -113,7 +113,7 @@ def _parse_resources(text: str) -> tuple[Mapping[int, Resource], tuple[tuple[int
 
 
 def parse_resources(address: PciAddress, text: str) -> Mapping[int, Resource]:
-    """BARs and expansion ROM in a function's `resource`, by line; garbage is logged, left out."""
+    """BARs and expansion ROM in a function's `resource`, by line. Garbage is logged."""
     found, garbage = _parse_resources(text)
     for index, line in garbage:
         log.warning("%s: line %d of resource is garbage: %a", address, index, line)
@@ -121,7 +121,7 @@ def parse_resources(address: PciAddress, text: str) -> Mapping[int, Resource]:
 
 
 def bar_of(address: PciAddress, resources: Mapping[int, Resource], index: int) -> Resource:
-    """One BAR of a function's resources; NoSuchNode."""
+    """One BAR of a function's resources. Raises NoSuchNode."""
     resource = resources.get(index)
     if resource is None or index == ROM_RESOURCE:
         raise NoSuchNode(f"there is no BAR {index}", what=FunctionPart(address))

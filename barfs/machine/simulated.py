@@ -1,8 +1,8 @@
 """A simulated machine: a sysfs tree, /proc/iomem and memory made of plain files.
 
-It takes the same code as a real one, but plain files hide what only hardware shows: access widths,
-side effects, refused mappings. Nor is a BAR's `resourceN` the same bytes as its addresses in
-`devmem`, as it would be on a real machine.
+It runs the same code as a real one. But plain files hide what only hardware shows: access widths,
+side effects, refused mappings. And a BAR's `resourceN` has other bytes than its addresses in
+`devmem`, while they are the same on a real machine.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ NODENAME_ADDRESS: Final = UTSNAME_ADDRESS + 65
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A simulated PCI function; `resources` as in sysfs, `contents` the first bytes of some."""
+    """A simulated PCI function. `contents` are the first bytes of some of its resources."""
 
     address: PciAddress
     id: DeviceId
@@ -111,7 +111,7 @@ DEVICES: Final = (
         },
         driver="e1000",
         contents={
-            # CTRL and STATUS of an 82540EM with its link up; in the ports IOADDR and IODATA.
+            # CTRL and STATUS of an 82540EM with its link up. The ports are IOADDR and IODATA.
             0: struct.pack("<III", 0x00140240, 0, 0x80080783),
             1: struct.pack("<II", 0x8, 0x80080783),
             ROM_RESOURCE: _ROM,
@@ -133,7 +133,7 @@ DEVICES: Final = (
 
 
 def _config_space(device: Device) -> bytes:
-    """A type 0 header (PCI Local Bus Specification 3.0, 6.1) with decoding on."""
+    """Config space with a type 0 header and decoding on (PCI Local Bus Specification 3.0, 6.1)."""
     config = bytearray(device.config_size)
     struct.pack_into("<HHHH", config, 0, device.id.vendor, device.id.device, 0x0003, 0x0010)
     struct.pack_into("<I", config, 8, device.class_code << 8)
@@ -190,7 +190,7 @@ def _write_device(devices: Path, device: Device) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """Where a simulated machine's files are; the paths that `barfs mount` takes."""
+    """Where a simulated machine's files are. `barfs mount` takes these paths."""
 
     sysfs: Path
     proc: Path
@@ -200,7 +200,7 @@ class Paths:
 def build(directory: Path, devices: Iterable[Device] = DEVICES, iomem: str = IOMEM) -> Paths:
     """Make the files of a simulated machine in an empty directory.
 
-    `devmem` is as large as the highest address and sparse: it takes a few KiB of disk.
+    `devmem` is as large as the highest address. It is sparse, and takes a few KiB of disk.
     """
     machine = Paths(directory / "sys", directory / "proc", directory / "mem")
     for device in devices:

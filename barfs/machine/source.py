@@ -15,22 +15,22 @@ from barfs.machine.presence import PlainPresence, Presence, settled
 from barfs.machine.uevents import Watch
 from barfs.names import PciAddress
 
-SYSFS: Final = Path("/sys")
-PROC: Final = Path("/proc")
+REAL_SYSFS: Final = Path("/sys")
+REAL_PROC: Final = Path("/proc")
 BOOT: Final = Path("/boot")
 
 
 class Source(Protocol):
-    """The files of a machine, by their whole paths: those that messages and mends name.
+    """The files of a machine, by their whole paths. Messages and mends name these paths.
 
-    Whatever reads, writes, lists or opens raises OSError as the system call does, but for what
-    says otherwise. Nothing here asks a device, but for `config` and `rom`.
+    A method that reads, writes, lists or opens raises OSError as the system call does, if it does
+    not say otherwise. Only `config` and `rom` ask a device.
     """
 
     sysfs: Path
     proc: Path
     boot: Path
-    watch: Watch | None  # tells of functions that come and go; None: nobody does
+    watch: Watch | None  # tells of functions that come and go; None if nothing tells of them
 
     def read(self, path: StrPath, length: int = PAGE_SIZE, offset: int = 0) -> bytes:
         """Up to `length` bytes of a file from `offset`, in one read."""
@@ -39,10 +39,10 @@ class Source(Protocol):
         """All of a file, or its first `limit` bytes."""
 
     def names(self, directory: StrPath) -> list[str]:
-        """What is in a directory."""
+        """The names in a directory."""
 
     def target(self, link: StrPath) -> str:
-        """Where a link points to."""
+        """The path that a link points to."""
 
     def size(self, path: StrPath) -> int:
         """The size of a file in bytes."""
@@ -57,28 +57,28 @@ class Source(Protocol):
         """Write to a file that is there, in one write."""
 
     def stamp(self) -> Hashable | None:
-        """Something that is another once functions came or went; None if that can't be told."""
+        """A value that changes when functions come or go. None if that can't be told."""
 
     def hear(self) -> None:
-        """Take in what the kernel has said of functions that came and went. Raises nothing."""
+        """Take in the kernel's messages of functions that came and went. Raises nothing."""
 
     def presence(self, path: StrPath, address: PciAddress) -> Presence:
-        """A watch over a function, by its `resource`. DeviceGone."""
+        """A watch over a function. `path` is that of its `resource`. Raises DeviceGone."""
 
     def open_config(self, path: StrPath, what: What, *, writable: bool) -> SysfsFile:
         """A function's config space. Raises what open_file does."""
 
     def open_rom(self, path: StrPath, what: What) -> SysfsFile:
-        """A function's expansion ROM, to be read. Raises what open_file does."""
+        """A function's expansion ROM, for reading. Raises what open_file does."""
 
     def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:
-        """What to map for a function's `resourceN`, and the offset in it where the BAR begins.
+        """The file to map for a function's `resourceN`, and the offset in it where the BAR begins.
 
         `start` is the bus address of the BAR.
         """
 
     def text(self, path: StrPath) -> str | None:
-        """The text of a file; None if it can't be read."""
+        """The text of a file. None if it can't be read."""
         try:
             return self.read_all(path).decode(errors="replace")
         except (OSError, ValueError):  # ValueError: a zero byte in the path
@@ -94,11 +94,9 @@ class _Files(Source):
         self.sysfs, self.proc, self.boot = sysfs, proc, boot
 
     def read(self, path: StrPath, length: int = PAGE_SIZE, offset: int = 0) -> bytes:
-        """See Source."""
         return read_file(path, length, offset)
 
     def read_all(self, path: StrPath, limit: int | None = None) -> bytes:
-        """See Source."""
         with open(path, "rb", buffering=0) as file:
             if limit is None:
                 return file.readall()
@@ -109,27 +107,22 @@ class _Files(Source):
             return b"".join(pieces)
 
     def names(self, directory: StrPath) -> list[str]:
-        """See Source."""
         return os.listdir(directory)
 
     def target(self, link: StrPath) -> str:
-        """See Source."""
         return os.fsdecode(os.readlink(link))
 
     def size(self, path: StrPath) -> int:
-        """See Source."""
         return os.stat(path).st_size
 
     def exists(self, path: StrPath) -> bool:
-        """See Source."""
         return os.path.exists(path)
 
     def is_directory(self, path: StrPath) -> bool:
-        """See Source."""
         return os.path.isdir(path)
 
     def write(self, path: StrPath, data: bytes) -> None:
-        """See Source. Not by open(), which would make a file where there is none."""
+        # Not by open(), which would make a file where there is none.
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, data)
@@ -137,10 +130,9 @@ class _Files(Source):
             os.close(fd)
 
     def hear(self) -> None:
-        """See Source."""
+        """Nothing: no kernel sends messages of these functions."""
 
     def open_config(self, path: StrPath, what: What, *, writable: bool) -> SysfsFile:
-        """See Source."""
         return SysfsFile(path, what=what, writable=writable)
 
 
@@ -152,60 +144,52 @@ class RealSource(_Files):
         self._watch = self.watch = Watch()
 
     def stamp(self) -> Hashable | None:
-        """See Source."""
         return self._watch.stamp()
 
     def hear(self) -> None:
-        """See Source."""
         self._watch.hear()
 
     def presence(self, path: StrPath, address: PciAddress) -> Presence:
-        """See Source."""
         return Presence(path, address)
 
     def open_rom(self, path: StrPath, what: What) -> SysfsFile:
-        """See Source."""
         return RomFile(path, what=what, writable=True)
 
     def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:
-        """See Source. A mapping starts with the page of the first byte (drivers/pci/mmap.c).
-
-        BARs smaller than a page may share one.
-        """
+        # A mapping starts with the page of the BAR's first byte (drivers/pci/mmap.c). BARs that are
+        # smaller than a page may share one.
         return path, start % PAGE_SIZE
 
 
 class PlainSource(_Files):
-    """Plain files in the place of sysfs: the simulated machine, or a copy that was unpacked."""
+    """Plain files in the place of sysfs: the simulated machine, or an unpacked copy."""
 
     def stamp(self) -> Hashable | None:
-        """See Source. The names in a directory of plain files change its time, as in no sysfs."""
+        # Plain files that come or go change the time of their directory. In sysfs they do not.
         try:
             return settled(os.stat(self.sysfs / "bus/pci/devices").st_mtime_ns)
         except OSError:
             return None
 
     def presence(self, path: StrPath, address: PciAddress) -> Presence:
-        """See Source."""
         return PlainPresence(path, address)
 
     def open_rom(self, path: StrPath, what: What) -> SysfsFile:
-        """See Source. It need not be enabled."""
+        # A plain file need not be enabled.
         return SysfsFile(path, what=what, writable=False)
 
     def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:
-        """See Source."""
         del start
         return path, 0
 
 
-def source_of(sysfs: Path = SYSFS, proc: Path = PROC, boot: Path = BOOT) -> Source:
-    """The source of what is at some paths. Whether that is a real sysfs is asked here alone."""
+def source_of(sysfs: Path = REAL_SYSFS, proc: Path = REAL_PROC, boot: Path = BOOT) -> Source:
+    """The source for some paths. Only here it is asked whether they are a real sysfs."""
     return (RealSource if _is_sysfs(sysfs) else PlainSource)(sysfs, proc, boot)
 
 
 def _is_sysfs(path: Path) -> bool:
-    """Whether `path` is a real sysfs rather than a tree of plain files."""
+    """Whether `path` is a real sysfs, and not a tree of plain files."""
     try:
         device = path.stat().st_dev
         mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""What the kernel says of PCI functions that come and go: uevents, through libudev."""
+"""The kernel's messages of PCI functions that come and go: uevents, through libudev."""
 
 import logging
 from collections.abc import Callable
@@ -10,9 +10,10 @@ log = logging.getLogger(__name__)
 
 
 class Watch:
-    """Hears what functions are added, removed, bound, unbound, while `run` does.
+    """Hears which functions are added, removed, bound and unbound, while `run` runs.
 
-    Nothing depends on these messages alone: an open file looks itself whether its device is there.
+    Nothing depends on these messages alone. An open file looks by itself whether its device is
+    there.
     """
 
     def __init__(self) -> None:
@@ -21,20 +22,20 @@ class Watch:
         self._heard = 0
 
     def stamp(self) -> int | None:
-        """A number that is another one after each message heard; None if none can be heard."""
+        """A number that changes with each message. None if no messages can be heard."""
         return None if self._monitor is None else self._heard
 
     def hear(self) -> None:
-        """Hear the messages that wait, and tell of them, so that what the kernel did is known."""
+        """Take in the messages that wait, so that everything that the kernel did is known."""
         if self._monitor is not None:
             self._hear()
 
     async def run(self, tell: Callable[[PciAddress, str], None]) -> None:
-        """Call `tell` with each function's address and add, remove, ..., until cancelled.
+        """Call `tell` for each message with the function's address and `add`, `remove`, ...
 
-        Returns at once where there is no libudev, or no netlink.
+        It runs until it is cancelled. It returns at once if there is no libudev, or no netlink.
         """
-        # Needed only where a real sysfs is mounted, and they take their time.
+        # They are needed only for a real sysfs, and are slow to import.
         import trio  # noqa: PLC0415
 
         try:

@@ -5,7 +5,7 @@ nothing. What is wrong where is put together only once something is wrong.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from barfs.errors import MapRefused
@@ -14,7 +14,8 @@ FORMAT: Final = "barfs registers 1"
 
 # What a map is for: the name of its file without `.json`.
 SUBJECT: Final = re.compile(
-    r"[0-9a-f]{4}:[0-9a-f]{4}(?::[0-9a-f]{4}:[0-9a-f]{4})?|class-[0-9a-f]{6}|config|phys-[^/\s]+"
+    r"[0-9a-f]{4}:[0-9a-f]{4}(?::[0-9a-f]{4}:[0-9a-f]{4})?|class-[0-9a-f]{6}|virtio|config"
+    r"|phys-[^/\s]+"
 )
 # Where the offsets of a part count from.
 PLACE: Final = re.compile(
@@ -38,7 +39,7 @@ _LONGEST: Final = 255
 _TOP: Final = frozenset(("format", "for", "revision", "name", "description", "source", "parts"))
 _PART: Final = frozenset(("in", "offset", "directory", "description", "when", "registers"))
 _WHEN: Final = frozenset(("offset", "width", "mask", "values"))
-_ARRAY: Final = frozenset(("count", "stride", "fit"))
+_ARRAY: Final = frozenset(("count", "stride", "limit", "fit"))
 _BLOCK: Final = _ARRAY | {"name", "offset", "description", "base", "registers"}
 _REGISTER: Final = _ARRAY | {
     *("name", "offset", "width", "access_width", "access", "on_read", "description"),
@@ -111,10 +112,12 @@ def _array(item: Mapping[str, Any], extent: int) -> tuple[int, int]:
     counts = counts_of(item)
     if type(counts) is not list or any(type(n) is not int or n < 1 for n in counts):
         raise _At(f"'count' is {counts!a:.80}, not a whole number from 1 on, nor a list of such")
+    if type(item.get("fit", False)) is not bool:
+        raise _At("'fit' is neither true nor false")
     if not counts:
-        if "stride" in item or "fit" in item:
-            raise _At("'stride' and 'fit' are for what has a 'count'")
-        return 1, extent
+        if "stride" in item or "limit" in item:
+            raise _At("'stride' and 'limit' are for what has a 'count'")
+        return 1, 0 if item.get("fit") else extent
     total = 1
     for n in counts:
         total *= n
@@ -123,8 +126,6 @@ def _array(item: Mapping[str, Any], extent: int) -> tuple[int, int]:
     stride = _number(item, "stride", least=1)
     if stride < extent:
         raise _At(f"elements of {extent:#x} bytes every {stride:#x} bytes overlap")
-    if type(item.get("fit", False)) is not bool:
-        raise _At("'fit' is neither true nor false")
     return total, extent if item.get("fit") else (total - 1) * stride + extent
 
 
@@ -257,17 +258,16 @@ def _items(items: Any, names: set[str], depth: int = 0) -> _Extent:
         try:
             if type(item) is dict and "registers" in item:
                 _keys(item, _BLOCK, "name", "offset", "registers")
-                _text(item, "description", "base")
+                _text(item, "description", "base", "limit")
                 _name(item, names)
                 inner = _items(item["registers"], set(), depth + 1)
                 size, inside, step = inner.end, inner.names, inner.step
-                if "base" in item:
-                    _base(item, items, depth)
             else:
                 (size, step), inside = _register(item), 1 + len(item.get("fields", ()))
                 _name(item, names)
             total, end = _array(item, size)
-            end += _aligned(item, step)
+            start = _aligned(item, step)
+            end = start + end if end else 0
             # Where a block is that is found through a register is known when it is opened.
             extent.add(total * inside, 0 if "base" in item else end, step)
         except _WRONG as error:
@@ -277,32 +277,51 @@ def _items(items: Any, names: set[str], depth: int = 0) -> _Extent:
     return extent
 
 
-def _base(block: Mapping[str, Any], items: Sequence[Any], depth: int) -> None:
-    """A block's offset counts from what a register beside it has."""
-    found = [item for item in items if type(item) is dict and item.get("name") == block["base"]]
-    if depth or "count" in block or not found or "registers" in found[0] or "count" in found[0]:
-        raise _At("'base' is for a block in the top of a part, and names a register beside it")
+def _references(items: Sequence[Any], top: Mapping[str, Any], depth: int = 0) -> None:
+    """What is said of other registers: where a block is, and how many elements an array has."""
+    for item in items:
+        base, limit = item.get("base"), item.get("limit")
+        if base is not None and (depth or "count" in item or base not in top):
+            raise _At(f"{item['name']}: 'base' is for blocks, and names a register beside it")
+        if limit is not None:
+            register, _, name = limit.partition(".")
+            fields = top.get(register, {}).get("fields", ())
+            if type(item["count"]) is not int or name not in {field["name"] for field in fields}:
+                raise _At(f"{item['name']}: 'limit' names no field of a register of the part")
+        if "registers" in item:
+            _references(item["registers"], top, depth + 1)
 
 
-def _part(part: dict[str, Any], names: Callable[[str], set[str]]) -> int:
-    """Where its last byte ends, from where its offsets count."""
+def _part(part: dict[str, Any], names: dict[str, set[str]]) -> int:
+    """Where its last byte ends, from where its offsets count.
+
+    `names` are those that each directory has by now, of parts that are always there.
+    """
     _keys(part, _PART, "in", "registers")
-    _text(part, "description")
-    place = part["in"]
-    if type(place) is not str or not PLACE.fullmatch(place):
+    _text(part, "description", "directory")
+    place, directory = part["in"], part.get("directory", "")
+    match = PLACE.fullmatch(place) if type(place) is str else None
+    if match is None:
         raise _At(f"'in' is {place!a:.80}, not of the form bar0, phys, config, virtio 1")
-    directory = part.get("directory", "")
     if directory:
         _name({"name": directory}, set())
     if "when" in part:
-        when = part["when"]
-        _keys(when, _WHEN, *_WHEN)
-        for key in ("offset", "mask"):
-            _number(when, key)
-        if when["width"] not in {8, 16, 32} or type(when["values"]) is not list:
-            raise _At("'when' has no width of 8, 16 or 32, or no list of values")
-    extent = _items(part["registers"], set() if "when" in part else names(directory))
+        _when(part["when"])
+    taken = names.setdefault(directory, set())
+    if "when" in part or match["header"]:
+        taken = set(taken)
+    extent = _items(part["registers"], taken)
+    items = part["registers"]
+    _references(items, {r["name"]: r for r in items if "width" in r and "count" not in r})
     return _aligned(part, extent.step) + extent.end
+
+
+def _when(when: Any) -> None:
+    _keys(when, _WHEN, *_WHEN)
+    for key in ("offset", "mask"):
+        _number(when, key)
+    if when["width"] not in {8, 16, 32} or type(when["values"]) is not list:
+        raise _At("'when' has no width of 8, 16 or 32, or no list of values")
 
 
 def check(content: Any) -> list[int]:
@@ -343,7 +362,7 @@ def _top(content: Any) -> None:
 def _named_part(part: Any, index: int, names: dict[str, set[str]]) -> int:
     """Where a part's last byte ends. `names` are those that each directory has by now."""
     try:
-        end = _part(part, lambda directory: names.setdefault(directory, set()))
+        end = _part(part, names)
         twice = names[""] & {*names, part.get("directory", "")}
     except _WRONG as error:
         raise _At(f"parts[{index}]: {error}") from None

@@ -152,19 +152,34 @@ class Part:
         )
 
 
+class Where(NamedTuple):
+    """Where a register is: in a place, and as far as the device's own registers say.
+
+    The value of `base` is added to the offset. Of each limit the field has to be greater than the
+    number, for the register to be there.
+    """
+
+    place: Place
+    base: "Register | None" = None
+    limits: "tuple[tuple[Register, Field, int], ...]" = ()
+
+
 @dataclass(frozen=True)
 class Register:
     """A register, or an element of an array of them. Sizes are in bytes.
 
-    `offset` is that in its space. `base` is the register whose value is added to it, where the
-    device says where the register is.
+    `offset` is that in its space, without what `where` adds.
     """
 
-    place: Place
+    where: Where
     path: str
     offset: int
-    base: "Register | None"
     raw: Mapping[str, Any]
+
+    @property
+    def place(self) -> Place:
+        """Where the part is that it belongs to."""
+        return self.where.place
 
     @property
     def size(self) -> int:
@@ -223,11 +238,11 @@ class Register:
 class Array:
     """Elements by number: an array, or what is left of its dimensions in one of its elements."""
 
-    place: Place
+    where: Where
     path: str
     offset: int
-    base: Register | None
     raw: Mapping[str, Any]
+    limit: tuple[Register, Field] | None = None
     dimension: int = 0
 
     @cached_property
@@ -236,10 +251,7 @@ class Array:
         return int(self.raw["stride"]) * math.prod(counts_of(self.raw)[self.dimension + 1 :])
 
     def _fits(self, index: int) -> bool:
-        end = self.place.end
-        if end is None or not self.raw.get("fit"):
-            return True
-        return self.offset + index * self._step + extent_of(self.raw) <= end
+        return _fits(self.where, self.offset + index * self._step, self.raw)
 
     def children(self) -> Iterator[tuple[str, "Entry"]]:
         """The elements by their numbers."""
@@ -257,19 +269,21 @@ class Array:
         return self._element(index) if inside else None
 
     def _element(self, index: int) -> "Entry":
-        path, offset = f"{self.path}/{index}", self.offset + index * self._step
+        path, offset, where = f"{self.path}/{index}", self.offset + index * self._step, self.where
+        if self.limit is not None:
+            where = where._replace(limits=(*where.limits, (*self.limit, index)))
         if self.dimension + 1 < len(counts_of(self.raw)):
-            return Array(self.place, path, offset, self.base, self.raw, self.dimension + 1)
-        return _single(self.place, path, offset, self.base, self.raw)
+            return Array(where, path, offset, self.raw, dimension=self.dimension + 1)
+        return _single(where, path, offset, self.raw)
 
 
 class _Source(NamedTuple):
-    """Items of a directory, and where their offsets count from."""
+    """Items of a directory, and where their offsets count from; `top` has those of the part."""
 
-    place: Place
+    where: Where
     offset: int
-    base: Register | None
     items: Sequence[Mapping[str, Any]]
+    top: "Block | None" = None
 
 
 class Block:
@@ -282,7 +296,12 @@ class Block:
 
     @cached_property
     def _items(self) -> dict[str, tuple[_Source, Mapping[str, Any]]]:
-        return {item["name"]: (source, item) for source in self._sources for item in source.items}
+        return {
+            item["name"]: (source, item)
+            for source in self._sources
+            for item in source.items
+            if "count" in item or _fits(source.where, source.offset + item["offset"], item)
+        }
 
     def children(self) -> Iterator[tuple[str, "Entry"]]:
         """What is in it, in the order of the map."""
@@ -294,20 +313,38 @@ class Block:
         """The block, array or register of a name."""
         return self._entry(name) if name in self._items else self.blocks.get(name)
 
+    def _register(self, name: str) -> Register:
+        """A register that the map refers to, and so has."""
+        found = self.child(name)
+        if not isinstance(found, Register):
+            raise MapRefused(f"{name}: there is no such register here")
+        return found
+
     def _entry(self, name: str) -> "Entry":
-        (place, start, base, _), item = self._items[name]
+        (where, start, _, top), item = self._items[name]
+        top = top or self
         path = f"{self.path}/{name}" if self.path else name
         offset = start + item["offset"]
         if "base" in item:
-            found = self._entry(item["base"])
-            base = found if isinstance(found, Register) else None
-            place = place._replace(end=None)
-        if counts_of(item):
-            return Array(place, path, offset, base, item)
-        return _single(place, path, offset, base, item)
+            base = top._register(item["base"])  # noqa: SLF001 - its own class
+            where = Where(where.place._replace(end=None), base)
+        if not counts_of(item):
+            return _single(where, path, offset, item, top)
+        limit = None
+        if "limit" in item:
+            owner, _, field = item["limit"].partition(".")
+            register = top._register(owner)  # noqa: SLF001 - its own class
+            limit = next((register, found) for found in register.fields if found.name == field)
+        return Array(where, path, offset, item, limit)
 
 
 Entry: TypeAlias = Block | Array | Register
+
+
+def _fits(where: Where, start: int, item: Mapping[str, Any]) -> bool:
+    """Whether what is there only where there is room for it ends inside."""
+    end = where.place.end
+    return end is None or not item.get("fit") or start + extent_of(item) <= end
 
 
 def extent_of(item: Mapping[str, Any]) -> int:
@@ -324,11 +361,11 @@ def _end_of(item: Mapping[str, Any]) -> int:
 
 
 def _single(
-    place: Place, path: str, offset: int, base: Register | None, item: Mapping[str, Any]
+    where: Where, path: str, offset: int, item: Mapping[str, Any], top: Block | None = None
 ) -> Block | Register:
     if "registers" in item:
-        return Block(path, [_Source(place, offset, base, item["registers"])])
-    return Register(place, path, offset, base, item)
+        return Block(path, [_Source(where, offset, item["registers"], top)])
+    return Register(where, path, offset, item)
 
 
 class Map:
@@ -362,7 +399,7 @@ class Map:
         sources: dict[str, list[_Source]] = {}
         for part, place in zip(self.parts, places, strict=True):
             if place is not None:
-                source = _Source(place, place.start + part.offset, None, part.registers)
+                source = _Source(Where(place), place.start + part.offset, part.registers)
                 sources.setdefault(part.directory, []).append(source)
         top = Block("", sources.pop("", []))
         top.blocks.update({name: Block(name, found) for name, found in sources.items()})

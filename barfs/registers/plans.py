@@ -92,7 +92,7 @@ def _beside(register: Register, word: Word, written: int) -> Iterator[tuple[Fiel
     """The fields with bits in a word that are not to be written, and these bits."""
     for field in register.fields:
         bits = field.mask & word.mask & ~written
-        if bits and field.writable:
+        if bits:
             yield field, bits
 
 
@@ -119,8 +119,11 @@ def plan(register: Register, field: Field, mask: int | None = None) -> Write:
         )
     (word,) = among
     written = field.mask & (field.mask if mask is None else mask << field.lsb)
-    keep, ones = _unnamed(register, word), 0
+    keep, ones, idle = _unnamed(register, word), 0, 0
     for other, bits in _beside(register, word, written):
+        if not other.writable:
+            idle |= bits
+            continue
         obstacle = _obstacle(other)
         if obstacle is not None:
             raise BadRequest(
@@ -137,4 +140,5 @@ def plan(register: Register, field: Field, mask: int | None = None) -> Write:
             f"{name} can't be written alone, as the bits beside it would have to be read, which"
             f" has an effect on {next(iter(changed))}; write the whole register"
         )
-    return Write(word, keep, ones, written, field.lsb)
+    # What no write changes is written as it was read, if there is a read.
+    return Write(word, keep | idle if keep else 0, ones, written, field.lsb)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from systemrdl.compiler import RDLCompiler
-from systemrdl.component import Addrmap, Reg, Regfile
+from systemrdl.component import Addrmap, Field, Reg, Regfile
 from systemrdl.messages import MessagePrinter, RDLCompileError, Severity
 from systemrdl.node import AddressableNode, AddrmapNode, FieldNode, MemNode, Node, RegNode
 from systemrdl.preprocessor.perl_preprocessor import (
@@ -39,8 +39,11 @@ _OWN: Final = {
     "barfs_directory": (_BLOCKS, str),
     "barfs_when": (_BLOCKS, str),
     "barfs_base": (_BLOCKS, str),
+    "barfs_limit": (_BLOCKS | {Reg}, str),
     "barfs_fit": (_BLOCKS | {Reg}, bool),
     "barfs_reserved_zero": ({Reg}, bool),
+    # `singlepulse` is for single bits.
+    "barfs_self_clearing": ({Field}, bool),
 }
 
 
@@ -219,6 +222,7 @@ class _Reader:
             dimensions = node.array_dimensions or []
             item["count"] = dimensions[0] if len(dimensions) == 1 else dimensions
             item["stride"] = node.array_stride
+        item["limit"] = node.get_property("barfs_limit")
         item["fit"] = node.get_property("barfs_fit") or None
         item["description"] = _description(node)
         if isinstance(node, RegNode):
@@ -226,6 +230,9 @@ class _Reader:
             item = without_defaults(item, access_width=item["width"])
         else:
             item["base"] = node.get_property("barfs_base")
+            if item["base"] is not None:
+                # Its address in the source is only where there is room for it.
+                item["offset"] = node.get_property("barfs_offset") or 0
             item["registers"] = [self._item(child) for child in self._children(node)]
             item = without_defaults(item)
         found = None if len(self.errors) > before else problem(item)
@@ -261,7 +268,10 @@ class _Reader:
                 "access": node.get_property("sw").name,
                 "on_read": on_read and on_read.name,
                 "on_write": on_write and on_write.name,
-                "self_clearing": node.get_property("singlepulse") or None,
+                "self_clearing": (
+                    node.get_property("singlepulse") or node.get_property("barfs_self_clearing")
+                )
+                or None,
                 "reset": reset if isinstance(reset, int) else None,
                 "enum": enum,
                 "description": _description(node),

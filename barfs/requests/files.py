@@ -6,32 +6,23 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Final, Literal, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import trio
 
 from barfs.access.files import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd
-from barfs.journal.records import Caller, Open, Opened, Subject, Transfer
+from barfs.journal.records import Caller, Journal, Open, Opened, Transfer
 from barfs.names import PciAddress
-from barfs.nodes import BARS, Kind, Node, Tree
+from barfs.nodes import Allocate, Kind, Node, Tree, View
 from barfs.requests.bounce import Bounce
 from barfs.requests.workers import AT_ONCE, OPEN_AT_ONCE, Device, Pace, Place, Workers
-from barfs.spans.opening import open_view
-from barfs.spans.views import Allocate, GoneView, View
+from barfs.spans.views import GoneView
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def subject(node: Node) -> Subject:
-    """What the journal says of a node."""
-    device = str(node.address) if node.address else None
-    bar = node.bar if node.kind in BARS else None
-    unit: Literal["address", "offset"] = "address" if node.kind is Kind.PHYS_FILE else "offset"
-    return Subject(node.path, device, bar, node.start, node.view.is_text, unit)
 
 
 class OpenFile:
@@ -40,13 +31,14 @@ class OpenFile:
     def __init__(
         self, node: Node, view: View, opened: Opened, device: Device, workers: Workers
     ) -> None:
-        self.node = node
+        self.address = node.address
+        self.recorded = node.kind.recorded
         self.opened = opened
         self._view = view
         self._device = device
         # Config space and ROM are paced on their own, all views of a BAR as one. What belongs to no
         # function is paced by the open file: there is no end to physical ranges.
-        self._pace = device.paces[node.kind] if node.address else Pace()
+        self._pace = device.paces[node.kind, node.bar] if node.address else Pace()
         self._workers = workers
         self._is_text = node.view.is_text
         self.width_at = view.width_at
@@ -140,9 +132,9 @@ class OpenFile:
 class OpenFiles:
     """All open files by their handles."""
 
-    def __init__(self, tree: Tree, workers: Workers) -> None:
+    def __init__(self, tree: Tree, journal: Journal, workers: Workers) -> None:
         self._tree = tree
-        self._journal = tree.journal
+        self._journal = journal
         self._workers = workers
         self._devices: defaultdict[PciAddress | Kind, Device] = defaultdict(Device)
         self._files: dict[int, OpenFile] = {}
@@ -155,7 +147,7 @@ class OpenFiles:
         In a worker thread if it took long the last time: a device may have to wake up.
         """
         device = self._devices[node.address or node.kind]
-        call = partial(open_view, self._tree, node, writable=mode != os.O_RDONLY)
+        call = partial(self._tree.open, node, writable=mode != os.O_RDONLY)
         started = perf_counter()
         try:
             if device.opens_at_once:
@@ -165,9 +157,9 @@ class OpenFiles:
         finally:
             device.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
         try:
-            opened = Opened(caller, subject(node))
+            opened = Opened(caller, self._tree.subject(node))
             file = OpenFile(node, view, opened, device, self._workers)
-            if node.kind is not Kind.LOG:
+            if file.recorded:
                 self._journal.add(Open(opened, _MODES[mode]))
             handle = next(self._handles)
         except BaseException:
@@ -203,7 +195,7 @@ class OpenFiles:
         return data
 
     def _record_read(self, file: OpenFile, offset: int, data: Buffer) -> None:
-        if len(data) and file.node.kind is not Kind.LOG:
+        if len(data) and file.recorded:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
             width = file.width_at(offset, len(data))
             self._journal.add(Transfer("read", file.opened, offset, len(data), width, shown))
@@ -244,6 +236,6 @@ class OpenFiles:
     def give_up(self, address: PciAddress) -> None:
         """A function is gone: let go of its mappings, which would outlive it."""
         for file in self._files.values():
-            if file.node.address == address:
+            if file.address == address:
                 file.give_up()
         self._devices.pop(address, None)

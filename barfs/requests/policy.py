@@ -1,7 +1,7 @@
 """Who may open what: owner, group and mode bits of all that is in the tree.
 
 The kernel enforces them, as the mount has default_permissions. Root is bound by no mode bits, so
-what is read-only for everybody is refused at open as well (barfs.pci, barfs.fs).
+what is read-only for everybody is refused at open as well (Tree.open, fs.py).
 """
 
 import dataclasses
@@ -9,14 +9,10 @@ import re
 import stat
 from typing import Final
 
-from barfs.nodes import BARS, DIRECTORIES, READ_ONLY, Kind, Node
+from barfs.nodes import Kind, Node, Share, Type
 
 OWNER_ONLY: Final = 0o600
 READ_BITS: Final = 0o444
-
-# What --mode opens to others for reading, but never for writing: config space moves BARs and turns
-# on DMA, by which a device reaches all memory.
-_READ_SHARED: Final = frozenset((Kind.CONFIG, Kind.ROM, Kind.INFO))
 
 
 def parse_mode(text: str) -> int | None:
@@ -43,22 +39,15 @@ class Policy:
         """st_gid."""
         return self.gid if node.address is None else self.group
 
-    def mode_of(self, node: Node, *, writable: bool) -> int:
-        """st_mode; `writable` is whether its device may be written to.
-
-        Physical memory is everything, and /proc/iomem shows its addresses to root alone: no mode
-        opens it to others.
-        """
-        kind = node.kind
-        if kind is Kind.LINK:
+    def mode_of(self, kind: Kind, *, writable: bool) -> int:
+        """st_mode; `writable` is whether the node may be written."""
+        if kind.type is Type.LINK:
             return stat.S_IFLNK | 0o777
-        if kind in DIRECTORIES:
-            return stat.S_IFDIR | (0o500 if kind is Kind.PHYS else 0o555)
+        if kind.type is Type.DIRECTORY:
+            return stat.S_IFDIR | (0o500 if kind.share is Share.NOBODY else 0o555)
         bits = OWNER_ONLY
-        if kind in BARS:
+        if kind.share is Share.ALL:
             bits = self.mode
-        elif kind in _READ_SHARED:
+        elif kind.share is Share.READ:
             bits |= self.mode & READ_BITS
-        if kind in READ_ONLY or not writable:
-            bits &= READ_BITS
-        return stat.S_IFREG | bits
+        return stat.S_IFREG | (bits if writable else bits & READ_BITS)

@@ -1,4 +1,4 @@
-"""Opening BARs: what is asked before the first access, and then the ways to them."""
+"""Opening BARs: first it is checked that they answer, then the ways to them are tried."""
 
 from barfs.access.apertures import Aperture
 from barfs.diagnosis.obstacles import low_power, mend_sleep, obstacle
@@ -13,8 +13,8 @@ from barfs.spans.ways import BarPart, Ways
 def can_combine(pci: Functions, address: PciAddress, index: int) -> bool:
     """Whether the kernel offers to map a BAR write-combining.
 
-    It does for prefetchable ones, on machines with such mappings (drivers/pci/pci-sysfs.c,
-    pci_create_resource_files).
+    It offers that for prefetchable BARs, on machines that have such mappings
+    (drivers/pci/pci-sysfs.c, pci_create_resource_files).
     """
     return pci.source.exists(pci.path(address, f"resource{index}_wc"))
 
@@ -32,10 +32,10 @@ def open_bar(
 ) -> Aperture:
     """Open a BAR, or `size` bytes of it from `offset`. A memory BAR is mapped uncached.
 
-    `resource` is the BAR's, where it is known already. With `combine` it is mapped
-    write-combining, if it can be (`can_combine`). Reads the command register, not the BAR.
-    Raises NotDecoded, DriverOwns, KernelRefused, DeviceGone, NoSuchNode, ReadOnly, and
-    NoSuchAddress for a part that is not inside.
+    `resource` is that of the BAR, if it is known already. With `combine` the BAR is mapped
+    write-combining; `can_combine` tells whether it can be. This reads the command register, and not
+    the BAR. Raises NotDecoded, DriverOwns, KernelRefused, DeviceGone, NoSuchNode, ReadOnly, and
+    NoSuchAddress if the part is not inside the BAR.
     """
     pci = ways.pci
     if resource is None:
@@ -57,9 +57,9 @@ def open_bar(
 def _check_decoded(
     pci: Functions, address: PciAddress, bar: FunctionPart, resource: Resource
 ) -> None:
-    """Reads the command register, unless the function sleeps: that would wake it for a moment.
+    """NotDecoded if a BAR would not answer. It would read all ones then, which are no data.
 
-    With decoding off, or asleep, a BAR reads all ones, which is no data.
+    Reads the command register, unless the function sleeps: that would wake it for a moment.
     """
     state = low_power(pci, address)
     if state is not None:

@@ -1,169 +1,242 @@
-"""What is opened for a file of the tree: its view, over its apertures, watched over."""
+"""What is opened for a BAR or a physical range: its view, over its apertures, watched over."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple, Protocol
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
 from barfs.access.files import PAGE_SIZE
-from barfs.diagnosis.checkup import status
-from barfs.errors import BadRequest, ReadOnly
-from barfs.journal.records import LogView
-from barfs.machine.resources import Resource, bar_of
-from barfs.names import PciAddress
-from barfs.nodes import BARS, Kind, Node, Tree
-from barfs.report.info import describe
+from barfs.devmem import PhysicalMemory
+from barfs.errors import BadRequest
+from barfs.machine.presence import Presence
+from barfs.machine.resources import bar_of
+from barfs.names import PciAddress, ViewKind
+from barfs.nodes import View
 from barfs.spans import bars
+from barfs.spans.combining import Combining, Release
+from barfs.spans.enabling import Decoder
 from barfs.spans.views import (
-    ConfigView,
     FixedView,
     Guard,
     GuardedView,
+    HeldView,
     JoinedView,
     RawView,
-    SnapshotView,
-    SysfsView,
     TextView,
-    View,
 )
+from barfs.spans.ways import Ways
 
 # A range with more functions in it than this is a part of the bus rather than of a device.
 MOST_GUARDS: Final = 64
 
 
-def _accessed(node: Node, size: int) -> int:
+class _Owner(NamedTuple):
+    """A function, and what of a file belongs to it: offsets, the end not included."""
+
+    start: int
+    end: int
+    address: PciAddress
+
+
+class _Open(Protocol):
+    def __call__(self, span: range, *, writable: bool, combine: bool) -> Sequence[Aperture]:
+        """The apertures of a span, ascending; with `combine` they are mapped write-combining."""
+
+
+class _Place(NamedTuple):
+    """Where a target is, now that it can't change unseen."""
+
+    span: range  # its addresses on the bus
+    claim: range | None  # what is mapped in one caching type with it; None: never write-combining
+    combines: Callable[[], bool] | None  # whether a raw file may be so; None: it is exact too
+    open: _Open
+
+
+class _Target(NamedTuple):
+    """What is to be opened, before anything is."""
+
+    what: str  # its path
+    view: ViewKind
+    owners: Sequence[_Owner]
+    decode: Callable[[], Release] | None  # has it decoded until it is released
+    locate: Callable[[Sequence[Presence]], _Place]  # by the presences of its owners
+
+
+def _accessed(view: ViewKind, size: int) -> int:
     """How much of a file of `size` bytes is accessed: of a text view the register alone."""
-    return node.view.width if node.view.is_text else size
+    return view.width if view.is_text else size
 
 
-def _functions_behind(tree: Tree, node: Node) -> list[tuple[int, int, PciAddress]]:
-    """What of a file in `phys` belongs to functions, as offsets in the file."""
-    parts = tree.functions_within(node._replace(size=_accessed(node, node.size)))
-    if node.view.is_text:
-        # Offsets in the text say nothing of where in the register an access is: it is all of it.
-        return [(0, sys.maxsize, address) for *_, address in parts]
-    return [] if len(parts) > MOST_GUARDS else parts
+class Spans:
+    """Opens BARs and physical ranges of one machine, of which `memory` says what lies where.
 
-
-def _open_guarded(tree: Tree, node: Node, *, writable: bool) -> View:
-    """A BAR or physical range, with a watch over the functions that it belongs to."""
-    with ExitStack() as stack:
-        # First the watch, then what is watched: a change between the two is seen.
-        if node.kind is Kind.PHYS_FILE:
-            parts = _functions_behind(tree, node)
-        else:
-            parts = [(0, sys.maxsize, node.function)]
-        guards = []
-        for start, end, address in parts:
-            presence = tree.pci.everything.presence(address)
-            stack.callback(presence.close)
-            guards.append(Guard(start, end, presence))
-        if tree.decoder is not None and node.kind in BARS:
-            stack.callback(tree.decoder.hold(node.function, node.bar))
-        bar = None
-        if node.kind in BARS:
-            bar = bar_of(node.function, guards[0].presence.resources(node.function), node.bar)
-        combine = _claim(tree, node, bar, stack, writable=writable)
-        view = _open_span(tree, node, bar, writable=writable, combine=combine)
-        return GuardedView(view, guards, stack.pop_all()) if guards or tree.combining else view
-
-
-def _claim(
-    tree: Tree, node: Node, bar: Resource | None, stack: ExitStack, *, writable: bool
-) -> bool:
-    """Whether to map a BAR write-combining; CombinedElsewhere. What was claimed goes with `stack`.
-
-    Only raw files are, of BARs that share no page with others.
+    `ways` lead to bytes. `decoder` turns decoding on, and `combining` knows what is mapped
+    write-combining, if either is wanted.
     """
-    if tree.combining is None:
-        return False
-    if bar is None:
-        span = range(node.start, node.start + _accessed(node, node.size))
-    elif bar.is_memory and bar.prefetchable and bar.size >= PAGE_SIZE:
-        span = bar.span
-        if not node.view:
-            offered = writable and bars.can_combine(tree.pci, node.function, node.bar)
-            release = tree.combining.combine(span) if offered else None
-            if release is not None:
-                stack.callback(release)
-            return release is not None
-    else:
-        return False
-    stack.callback(tree.combining.keep_exact(span, node.path))
-    return False
 
+    def __init__(
+        self,
+        ways: Ways,
+        memory: PhysicalMemory,
+        *,
+        decoder: Decoder | None = None,
+        combining: Combining | None = None,
+    ) -> None:
+        self._ways = ways
+        self._pci = ways.pci
+        self._memory = memory
+        self._decoder = decoder
+        self._combining = combining
 
-def open_view(tree: Tree, node: Node, *, writable: bool) -> View:
-    """Open what is behind a file; NoSuchNode and all that opening an aperture raises.
+    def bar(
+        self,
+        address: PciAddress,
+        index: int,
+        view: ViewKind,
+        *,
+        start: int = 0,
+        size: int = 0,
+        writable: bool,
+        what: str,
+    ) -> View:
+        """Open a BAR, or `size` bytes of it from `start`; a size of 0 is all of it.
 
-    BadRequest for a width that the place or the kind of BAR does not allow.
-    """
-    if node.kind is Kind.PHYS_FILE or node.kind in BARS:
-        return _open_guarded(tree, node, writable=writable)
-    if node.kind is Kind.CONFIG:
-        return ConfigView(tree.pci.open_config(node.function, writable=writable))
-    if writable:
-        raise ReadOnly(f"{node.path} is read-only")
-    if node.kind is Kind.ROM:
-        return SysfsView(tree.pci.open_rom(node.function))
-    if node.kind is Kind.LOG:
-        return LogView(tree.stream)
-    if node.kind is Kind.INFO:
-        return SnapshotView(describe(tree.pci, node.function))
-    if node.kind is Kind.STATUS:
-        return SnapshotView(status(tree.machine))
-    raise BadRequest(f"{node.path} is not a file")
+        `what` is its path, for messages. Reads the command register, not the BAR. BadRequest for a
+        width that the place or the kind of BAR does not allow, CombinedElsewhere, and all that
+        bars.open_bar raises.
+        """
 
+        def locate(presences: Sequence[Presence]) -> _Place:
+            resource = bar_of(address, presences[0].resources(address), index)
 
-def _open_span(
-    tree: Tree, node: Node, bar: Resource | None, *, writable: bool, combine: bool
-) -> View:
-    """A BAR, a window or a physical range. Of a text view only the register itself is opened."""
-    size = node.size or (bar.size if bar else 0)
-    if node.view.is_text and size < node.view.width:
-        raise BadRequest(f"{node.path}: {size} bytes hold no register of {node.view.width}")
-    size = _accessed(node, size)
-    apertures: Sequence[Aperture]
-    if node.kind is Kind.PHYS_FILE:
-        if writable:
-            tree.pci.check_span_writable(node.start, size)
-        apertures = tree.ways.open_physical(node.start, size, writable=writable)
-    else:
-        apertures = [
-            bars.open_bar(
-                tree.ways,
-                node.function,
-                node.bar,
-                writable=writable,
-                offset=node.start,
-                size=size,
-                resource=bar,
-                combine=combine,
+            def open_span(span: range, *, writable: bool, combine: bool) -> Sequence[Aperture]:
+                aperture = bars.open_bar(
+                    self._ways,
+                    address,
+                    index,
+                    writable=writable,
+                    offset=span.start - resource.start,
+                    size=len(span),
+                    resource=resource,
+                    combine=combine,
+                )
+                return [aperture]
+
+            base = resource.start + start
+            memory = resource.is_memory and resource.prefetchable and resource.size >= PAGE_SIZE
+            return _Place(
+                range(base, base + (size or resource.size)),
+                resource.span if memory else None,
+                partial(bars.can_combine, self._pci, address, index) if memory else None,
+                open_span,
             )
-        ]
-    try:
-        return _view(node, apertures)
-    except BaseException as error:
-        with ExitStack() as stack:
-            for aperture in apertures:
-                stack.callback(aperture.close)
-        if isinstance(error, BadRequest):
-            error.what = node.path
-        raise
+
+        decode = None if self._decoder is None else partial(self._decoder.hold, address, index)
+        owners = [_Owner(0, sys.maxsize, address)]
+        target = _Target(what, view, owners, decode, locate)
+        return self._open(target, writable=writable)
+
+    def physical(self, start: int, size: int, view: ViewKind, *, writable: bool, what: str) -> View:
+        """Open `size` bytes from physical address `start`.
+
+        `what` is its path, for messages. BadRequest for a width that the place does not allow,
+        ReadOnly where part of it is a BAR that may only be read, CombinedElsewhere, and all that
+        Ways.open_physical raises.
+        """
+        accessed = range(start, start + _accessed(view, size))
+
+        def locate(presences: Sequence[Presence]) -> _Place:
+            del presences
+            return _Place(range(start, start + size), accessed, None, open_span)
+
+        def open_span(span: range, *, writable: bool, combine: bool) -> Sequence[Aperture]:
+            del combine
+            if writable:
+                # Names know of no rule: this is the second line of defence.
+                self._pci.check_span_writable(span.start, len(span))
+            return self._ways.open_physical(span.start, len(span), writable=writable)
+
+        target = _Target(what, view, self._owners(accessed, view), None, locate)
+        return self._open(target, writable=writable)
+
+    def _owners(self, span: range, view: ViewKind) -> Sequence[_Owner]:
+        """The functions that /proc/iomem names in a range of physical addresses."""
+        found = []
+        for entry in self._memory.within(span.start, len(span)):
+            address = PciAddress.parse(entry.name)
+            if address is not None and self._pci.everything.exists(address):
+                start, end = entry.start - span.start, entry.end + 1 - span.start
+                found.append(_Owner(start, end, address))
+        if view.is_text:
+            # Offsets in text say nothing of where in the register an access is: it is all of it.
+            return [owner._replace(start=0, end=sys.maxsize) for owner in found]
+        return [] if len(found) > MOST_GUARDS else found
+
+    def _open(self, target: _Target, *, writable: bool) -> View:
+        what, view = target.what, target.view
+        with ExitStack() as held:
+            # First the watch, then what is watched: a change between the two is seen.
+            guards = []
+            for start, end, address in target.owners:
+                presence = self._pci.everything.presence(address)
+                held.callback(presence.close)
+                guards.append(Guard(start, end, presence))
+            if target.decode is not None:
+                held.callback(target.decode())
+            place = target.locate([guard.presence for guard in guards])
+            combine = self._claim(target, place, held, writable=writable)
+            size = len(place.span)
+            if view.is_text and size < view.width:
+                raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
+            with ExitStack() as closing:
+                apertures = place.open(
+                    place.span[: _accessed(view, size)], writable=writable, combine=combine
+                )
+                for aperture in apertures:
+                    closing.callback(aperture.close)
+                opened = _view(apertures, view, what)
+                closing.pop_all()
+            if guards:
+                return GuardedView(opened, guards, held.pop_all())
+            return HeldView(opened, held.pop_all()) if self._combining else opened
+
+    def _claim(self, target: _Target, place: _Place, held: ExitStack, *, writable: bool) -> bool:
+        """Whether to map a target write-combining; CombinedElsewhere.
+
+        What is claimed goes with `held`. Only raw files are mapped so, of BARs that share no page
+        with others.
+        """
+        if self._combining is None or place.claim is None:
+            return False
+        if target.view or place.combines is None:
+            held.callback(self._combining.keep_exact(place.claim, target.what))
+            return False
+        offered = writable and place.combines()
+        release = self._combining.combine(place.claim) if offered else None
+        if release is None:
+            return False
+        held.callback(release)
+        return True
 
 
-def _view(node: Node, apertures: Sequence[Aperture]) -> View:
-    views: Sequence[RawView | FixedView]
-    if not node.view:
-        views = [RawView(aperture) for aperture in apertures]
-    else:
-        width = node.view.width
-        for aperture in apertures:
-            contract.check_base(aperture.base, width, aperture.max_width)
-        if node.view.is_text:
-            (aperture,) = apertures
-            return TextView(aperture, width)
-        views = [FixedView(aperture, width) for aperture in apertures]
+def _view(apertures: Sequence[Aperture], view: ViewKind, what: str) -> View:
+    """The view of a kind over apertures; BadRequest if they don't allow its width."""
+    if not view:
+        return _joined([RawView(aperture) for aperture in apertures])
+    for aperture in apertures:
+        try:
+            contract.check_base(aperture.base, view.width, aperture.max_width)
+        except BadRequest as error:
+            error.what = what
+            raise
+    if view.is_text:
+        (aperture,) = apertures
+        return TextView(aperture, view.width)
+    return _joined([FixedView(aperture, view.width) for aperture in apertures])
+
+
+def _joined(views: Sequence[RawView | FixedView]) -> View:
     return views[0] if len(views) == 1 else JoinedView(views)

@@ -2,40 +2,16 @@
 
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, SysfsFile
 from barfs.errors import Access, DeviceGone, KernelRefused, ReadOnly, Request
 from barfs.machine.presence import Presence
-
-# Gives room for so many bytes, whatever is in there.
-Allocate: TypeAlias = Callable[[int], bytearray | memoryview]
-
-
-class View(Protocol):
-    """An open file. Offsets and lengths are bytes."""
-
-    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
-        """Up to `length` bytes, fewer only at the end; in room from `allocate`, if need be."""
-
-    def write(self, offset: int, data: bytes) -> int:
-        """How many bytes were written, fewer than asked only at the end; PastEnd at and past it."""
-
-    def width_at(self, offset: int, length: int) -> int | None:
-        """The width in bytes of all accesses of a request; None if they differ or have none."""
-
-    def reach(self, offset: int, length: int, *, writing: bool) -> range:
-        """The addresses on the bus of a request's accesses; empty if it makes none.
-
-        Of what the kernel accesses, offsets.
-        """
-
-    def close(self) -> None:
-        """Give up what is behind it."""
+from barfs.nodes import Allocate, View
 
 
 class _NoAccesses:
@@ -378,18 +354,37 @@ class Guard(NamedTuple):
     presence: Presence
 
 
-class GuardedView:
-    """A view of what belongs to devices, given up for good once one is gone or its BARs move.
+class HeldView:
+    """A view, and `held`: what is to be closed with it."""
 
-    `held` is what is to be closed with it.
-    """
-
-    def __init__(self, view: View, guards: Sequence[Guard], held: ExitStack) -> None:
+    def __init__(self, view: View, held: ExitStack) -> None:
         self.reach = view.reach
         self.width_at = view.width_at
         self._view = view
-        self._guards = guards
         self._held = held
+
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
+        """See View."""
+        return self._view.read(offset, length, allocate)
+
+    def write(self, offset: int, data: bytes) -> int:
+        """See View."""
+        return self._view.write(offset, data)
+
+    def close(self) -> None:
+        """See View."""
+        try:
+            self._view.close()
+        finally:
+            self._held.close()
+
+
+class GuardedView(HeldView):
+    """A view of what belongs to devices, given up for good once one is gone or its BARs move."""
+
+    def __init__(self, view: View, guards: Sequence[Guard], held: ExitStack) -> None:
+        super().__init__(view, held)
+        self._guards = guards
 
     def _check(self, offset: int, length: int) -> None:
         for start, end, presence in self._guards:
@@ -405,10 +400,3 @@ class GuardedView:
         """See View. DeviceGone, before any access."""
         self._check(offset, len(data))
         return self._view.write(offset, data)
-
-    def close(self) -> None:
-        """See View."""
-        try:
-            self._view.close()
-        finally:
-            self._held.close()

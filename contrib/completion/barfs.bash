@@ -2,9 +2,9 @@
 
 _shtab_barfs_subparsers=(mount umount demo ls doctor)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys --read-only)
 _shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys --read-only)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_option_strings=(-h --help --version)
@@ -38,6 +38,7 @@ _shtab_barfs_mount___write_combining_nargs=0
 _shtab_barfs_mount___enable_nargs=0
 _shtab_barfs_mount___log_reads_nargs=0
 _shtab_barfs_mount___no_phys_nargs=0
+_shtab_barfs_mount___read_only_nargs=0
 _shtab_barfs_umount__h_nargs=0
 _shtab_barfs_umount___help_nargs=0
 _shtab_barfs_umount__q_nargs=0
@@ -52,6 +53,7 @@ _shtab_barfs_demo___write_combining_nargs=0
 _shtab_barfs_demo___enable_nargs=0
 _shtab_barfs_demo___log_reads_nargs=0
 _shtab_barfs_demo___no_phys_nargs=0
+_shtab_barfs_demo___read_only_nargs=0
 _shtab_barfs_ls__h_nargs=0
 _shtab_barfs_ls___help_nargs=0
 _shtab_barfs_ls__v_nargs=0

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from barfs.daemon import mountpoint, serve
+from barfs.daemon.background import run_in_background
 from barfs.daemon.mountpoint import MountError
 from barfs.machine import simulated
 from mounted.conftest import (
@@ -266,7 +267,7 @@ def test_killed_before_it_is_ready(machine, where, monkeypatch):
     settings = serve.Settings(where, **vars(machine))
     finished = []
     with pytest.raises(MountError, match=r"was ended by signal 9 \(Killed\) before the mount"):
-        serve.run_in_background(settings, lambda: finished.append(True))
+        run_in_background(settings, lambda: None, lambda: finished.append(True))
     assert not is_mounted(where)
 
 
@@ -280,7 +281,7 @@ def test_signals_before_it_is_ready_wait(machine, where, monkeypatch):
     )
     settings = serve.Settings(where, **vars(machine))
     with contextlib.suppress(MountError):  # it may end before it is asked for anything
-        serve.run_in_background(settings, lambda: None)
+        run_in_background(settings, lambda: None, lambda: None)
     wait_until(lambda: not is_mounted(where), "it lives on")
 
 

@@ -6,11 +6,10 @@ import os
 import re
 import shutil
 import struct
-import subprocess
 
 import pytest
 
-from mounted.conftest import BARFS, TIMEOUT, daemons, is_mounted, sh, wait_until
+from mounted.conftest import sh
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 IN_OPEN = 0x20
@@ -149,27 +148,3 @@ def test_an_unplugged_device(mount):
     assert done.stdout.decode().split()[1::2] == ["0000:00:03.0", "0000:00:04.0", "0000:01:00.0"]
     assert done.returncode == 0
     assert mount.alive()
-
-
-@pytest.mark.parametrize("foreground", [False, True])
-def test_a_demo_whose_output_nobody_reads_ends_silently(fuse, tmp_path, foreground):
-    """In the background the mount lives on; in the foreground it ends with its terminal."""
-    where = tmp_path / "bars"
-    where.mkdir()
-    receive, send = os.pipe()
-    os.close(receive)
-    command = [*BARFS, "demo", *(["-f"] if foreground else []), where]
-    # Unbuffered, nothing would be left to write at the end.
-    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    with (tmp_path / "stderr").open("wb") as stderr:
-        done = subprocess.run(
-            command, stdout=send, stderr=stderr, env=buffered, timeout=TIMEOUT, check=False
-        )
-    os.close(send)
-    assert done.returncode == 141
-    assert (tmp_path / "stderr").read_bytes() == b""
-    assert is_mounted(where) is not foreground
-    if not foreground:
-        assert "1af4:1110" in os.listdir(where)
-        assert subprocess.run([*BARFS, "umount", where], check=False).returncode == 0
-    wait_until(lambda: not daemons(where), "a daemon is left")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from barfs.daemon import confine, serve
+from barfs.daemon.background import run_in_background
 from barfs.daemon.confine import Capability
 from barfs.daemon.mountpoint import MountError
 from barfs.machine import kernel
@@ -194,4 +195,4 @@ def test_if_the_kernel_refuses_there_is_no_mount(machine, where, monkeypatch):
     monkeypatch.setattr(confine, "keep_only", refuse)
     settings = serve.Settings(where, **vars(machine))
     with pytest.raises(MountError, match="capabilities cannot be given up"):
-        serve.run_in_background(settings, lambda: None)
+        run_in_background(settings, lambda: None, lambda: None)

@@ -1,12 +1,14 @@
 """What is said about the command line, and made from it: man page, docs, completion, wheel."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -147,6 +149,64 @@ def test_the_man_page_as_shown(command):
     shown = re.sub(".\b", "", done.stdout)
     for words in ("BARFS(8)", "--bars-via", "printf 'Dunia,vipi?\\r' | dd", "bar0@0-3f"):
         assert words in shown
+
+
+ROOMS = runpy.run_path(str(ROOT / "tools/rooms"))
+
+
+def test_the_picture_of_the_rooms_is_made_from_the_imports(tmp_path):
+    """If not: make generated."""
+    now = tmp_path / "rooms.svg"
+    done = run(sys.executable, ROOT / "tools/rooms", now)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (ROOT / "docs/rooms.svg").read_text() == now.read_text()
+
+
+def test_the_picture_has_every_module_and_leads_downward():
+    found = ROOMS["rooms"](ROOT / "barfs")
+    modules = {f"{name}/{module}" for name, room in found.items() for module in room.modules}
+    sources = {str(path.relative_to(ROOT / "barfs"))[:-3] for path in ROOT.glob("barfs/*/*.py")}
+    assert modules - {"access/_mmio.c"} == {one for one in sources if "__init__" not in one}
+    order = ROOMS["column"]({name: room.imports for name, room in found.items()})
+    for name, room in found.items():
+        assert all(order.index(other) > order.index(name) for other in room.imports)
+    texts = ET.parse(ROOT / "docs/rooms.svg").iter("{http://www.w3.org/2000/svg}text")
+    shown = [text.text.rstrip("/") for text in texts if text.get("class") == "name"]
+    assert shown == [name if found[name].modules else f"{name}.py" for name in order]
+
+
+@pytest.mark.parametrize(
+    ("imports", "order"),
+    [
+        ({"a": set(), "b": {"a"}, "c": {"a", "b"}}, ["c", "b", "a"]),
+        ({"a": {"b"}, "b": set(), "c": set()}, ["a", "b", "c"]),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": set(), "d": {"a"}}, ["d", "a", "b", "c"]),
+    ],
+)
+def test_the_column(imports, order):
+    assert ROOMS["column"](imports) == order
+
+
+def test_a_circle_of_rooms_has_no_picture():
+    with pytest.raises(ValueError, match="a circle: b imports c imports b"):
+        ROOMS["column"]({"a": {"b"}, "b": {"c"}, "c": {"b"}})
+
+
+def test_the_imports_of_a_source():
+    source = (
+        "import barfs.names, os\n"
+        "from barfs.tree import bars\n"
+        "def f():\n    from barfs import errors\n"
+    )
+    assert set(ROOMS["imported"](source)) == {"barfs.names", "barfs.tree.bars", "barfs.errors"}
+
+
+def test_the_architecture_names_files_that_are_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = set(re.findall(r"`((?:barfs|tests|tools|bench|survey)/[\w/.]*)`", text))
+    assert len(named) > 25
+    for name in named:
+        assert (ROOT / name).exists(), name
 
 
 def test_completion_is_made_from_the_command_line_as_it_is(tmp_path):

@@ -14,11 +14,11 @@ import trio
 
 import barfs
 from barfs import errors
-from barfs.daemon.serve import tree_of
+from barfs.daemon.serve import machine_of, tree_of
 from barfs.daemon.settings import Settings
 from barfs.fs import Operations
+from barfs.journal.records import Journal
 from barfs.machine import simulated
-from barfs.nodes import ROOT_INODE
 from barfs.requests.policy import Policy
 from barfs.requests.workers import FIRST_TRY, Workers
 
@@ -96,14 +96,17 @@ class Mounted:
     """The operations of a mount without the mount, with a file and a directory open."""
 
     def __init__(self, machine, file):
-        tree = tree_of(Settings(Path("/nowhere"), **vars(machine), log_reads=True))
-        self.operations = Operations(tree, Policy(os.getuid(), 0, 0), Workers())
+        settings = Settings(Path("/nowhere"), **vars(machine))
+        made, journal = machine_of(settings), Journal(reads=True)
+        tree = tree_of(settings, made, journal)
+        policy = Policy(os.getuid(), 0, 0)
+        self.operations = Operations(tree, made, journal, policy, Workers())
         self.context = pyfuse3.RequestContext()
-        self.inode, self.parent, self.name = ROOT_INODE, ROOT_INODE, b""
+        self.inode, self.parent, self.name = pyfuse3.ROOT_INODE, pyfuse3.ROOT_INODE, b""
         for name in file.split("/"):
             self.parent, self.name = self.inode, name.encode()
             self.inode = self.do("lookup", self.inode, self.name, self.context).st_ino
-        self.link = self.do("lookup", ROOT_INODE, b"1af4:1110", self.context).st_ino
+        self.link = self.do("lookup", pyfuse3.ROOT_INODE, b"1af4:1110", self.context).st_ino
         self.file = self.directory = None
         self.open_again()
 

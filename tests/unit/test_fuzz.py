@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from machines import functions_of, machine_of, tree_of
+from machines import PCI, PHYS, ROOT, functions_of, machine_of, tree_of, walk
 from walks import contract as model
 
 from barfs.access import contract
@@ -22,10 +22,11 @@ from barfs.machine import simulated
 from barfs.machine.configspace import command_of
 from barfs.machine.pciids import PciIds
 from barfs.machine.resources import parse_hex, parse_resource
-from barfs.names import AddressRange, BarName, DeviceId, LinkName, PciAddress
-from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node
+from barfs.names import VIEWS, AddressRange, BarName, DeviceId, LinkName, PciAddress, ViewKind
+from barfs.nodes import Node, Type
 from barfs.report.info import describe
-from barfs.spans.opening import open_view
+from barfs.tree.config import CONFIG
+from barfs.tree.functions import FUNCTION
 
 OFFSET_MAX = (1 << 63) - 1  # the largest st_size
 WORD = st.integers(0, 0xFFFF)
@@ -350,13 +351,6 @@ def test_info_is_lines_whatever_sysfs_holds(spoilt):
         assert set(keys[11:]) <= {*(f"bar{n}" for n in range(6)), "rom", "BARs"}
 
 
-def walk_tree(tree, directory=ROOT):
-    for name, node in tree.entries(directory):
-        yield directory, name, node
-        if node.kind in DIRECTORIES:
-            yield from walk_tree(tree, node)
-
-
 def refusal(call):
     """What it raises, and else what it gives."""
     try:
@@ -367,9 +361,9 @@ def refusal(call):
 
 def look_and_open(tree, node):
     assert 0 <= tree.attributes(node).size <= OFFSET_MAX
-    if node.kind in DIRECTORIES or node.kind is Kind.LINK:
+    if node.kind.type is not Type.FILE:
         return None
-    return open_view(tree, node, writable=False)
+    return tree.open(node, writable=False)
 
 
 @fuzz(spoilt=SPOILT)
@@ -377,9 +371,9 @@ def test_a_spoilt_function_spoils_nothing_else(spoilt):
     """Whatever is listed is found, and opens and is read, or is refused with an errno."""
     with machine_with(spoilt) as machine:
         tree = tree_of(machine_of(machine))
-        found = {name for _, name, _ in walk_tree(tree)}
+        found = {name for _, name, _ in walk(tree)}
         assert {"0000:00:04.0", "0000:00:05.0", "00001000-0009fbff"} <= found
-        for parent, name, node in walk_tree(tree):
+        for parent, name, node in walk(tree):
             assert tree.lookup(parent, name) == node
             refused, view = refusal(lambda node=node: look_and_open(tree, node))
             if refused:
@@ -407,8 +401,7 @@ def test_the_command_register_is_16_bits_or_the_device_is_gone(data, how):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
-    machine = simulated.build(tmp_path_factory.mktemp("machine"))
-    return tree_of(machine_of(machine))
+    return tree_of(machine_of(simulated.build(tmp_path_factory.mktemp("machine"))))
 
 
 ANY_NAME = alike(
@@ -419,9 +412,9 @@ ANY_NAME = alike(
 )
 DIRECTORY = st.sampled_from(
     [
-        *(ROOT, PCI, PHYS, Node(Kind.PHYS, view=VIEWS["x32"])),
-        *(Node(Kind.FUNCTION, SPOILT_FUNCTION, view=view) for view in (0, *VIEWS.values())),
-        *(Node(Kind.CONFIG, SPOILT_FUNCTION), Node(Kind.FUNCTION, PciAddress(0, 9, 9, 0))),
+        *(ROOT, PCI, PHYS, Node(PHYS.kind, view=VIEWS["x32"])),
+        *(Node(FUNCTION, SPOILT_FUNCTION, view=view) for view in ViewKind),
+        *(Node(CONFIG, SPOILT_FUNCTION), Node(FUNCTION, PciAddress(0, 9, 9, 0))),
     ]
 )
 

@@ -10,11 +10,11 @@ from walks.contract import merged
 from walks.machine import Machine
 
 from barfs.access import apertures
-from barfs.daemon.serve import tree_of
+from barfs.daemon.serve import machine_of, tree_of
 from barfs.daemon.settings import Settings
 from barfs.errors import BarfsError
-from barfs.nodes import ROOT, Kind
-from barfs.spans.opening import open_view
+from barfs.journal.records import Journal
+from barfs.nodes import Type
 
 STEPS = 4400  # of each of the two walks
 
@@ -49,12 +49,12 @@ class Recorder:
                 for at in range(offset, offset + len(data), width):
                     note(verb, "one", self._file, self._start + at, width)
 
-            def copy_out(self, offset, into):
-                self._real.copy_out(offset, into)
+            def copy_out(self, offset, width, into):
+                self._real.copy_out(offset, width, into)
                 note("load", "copy", self._file, self._start + offset, len(into))
 
-            def copy_in(self, offset, data):
-                self._real.copy_in(offset, data)
+            def copy_in(self, offset, width, data):
+                self._real.copy_in(offset, width, data)
                 note("store", "copy", self._file, self._start + offset, len(data))
 
             def close(self):
@@ -84,14 +84,15 @@ class Direct:
     def __init__(self, machine, recorder):
         self._machine, self._recorder = machine, recorder
         places = vars(machine.files)
-        self._tree = tree_of(Settings(Path("/nowhere"), **places, bars_via=machine.via))
+        settings = Settings(Path("/nowhere"), **places, bars_via=machine.via)
+        self._tree = tree_of(settings, machine_of(settings), Journal())
         self._backings = {}
         for backing, path in machine.backings():
             file = path.stat()
             self._backings[file.st_dev, file.st_ino] = backing
 
     def _node(self, names):
-        node = ROOT
+        node = self._tree.root
         for name in names:
             node = self._tree.lookup(node, name)
         return node
@@ -103,10 +104,10 @@ class Direct:
             raise OSError(error.errno, str(error)) from error
 
     def find(self, names):
-        return self._ask(lambda: self._tree.attributes(self._node(names)))
+        return self._ask(lambda: self._tree.attributes(self._node(names))[:2])
 
     def open(self, names, *, writable):
-        return self._ask(lambda: open_view(self._tree, self._node(names), writable=writable))
+        return self._ask(lambda: self._tree.open(self._node(names), writable=writable))
 
     def read(self, view, offset, length):
         return self._ask(lambda: view.read(offset, length))
@@ -122,7 +123,7 @@ class Direct:
 
     def readlink(self, name):
         node = self._node([name])
-        assert node.kind is Kind.LINK
+        assert node.kind.type is Type.LINK
         return self._tree.target(node)
 
     def accesses(self):

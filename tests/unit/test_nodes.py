@@ -5,27 +5,36 @@ import itertools
 import shutil
 
 import pytest
-from machines import machine_of, tree_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from machines import PCI, PHYS, ROOT, machine_of, tree_of, walk
 
-from barfs import nodes
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import simulated
 from barfs.machine.patterns import DevicePattern, Rules
-from barfs.names import PciAddress
-from barfs.nodes import PCI, PHYS, ROOT, VIEWS, InodeNumbers, Kind, Node, ViewKind
+from barfs.names import VIEWS, PciAddress, ViewKind
+from barfs.nodes import InodeNumbers, Kind, Node
+from barfs.tree.bars import BAR
+from barfs.tree.config import CONFIG
+from barfs.tree.functions import FUNCTION
+from barfs.tree.info import INFO
+from barfs.tree.links import LINK
+from barfs.tree.physical import PHYS as PHYS_KIND
+from barfs.tree.physical import RANGE
+from barfs.tree.rom import ROM
+from barfs.tree.status import STATUS
 
 E1000 = PciAddress(0, 0, 3, 0)
 FIRST = PciAddress(0, 0, 4, 0)
 SECOND = PciAddress(0, 0, 5, 0)
 NVME = PciAddress(0, 1, 0, 0)
 ABSENT = PciAddress(0, 0, 2, 0)
-FUNCTION = Node(Kind.FUNCTION, FIRST)
+DIRECTORY = Node(FUNCTION, FIRST)
 
 
 @pytest.fixture
 def tree(tmp_path):
-    machine = simulated.build(tmp_path)
-    return tree_of(machine_of(machine))
+    return tree_of(machine_of(simulated.build(tmp_path)))
 
 
 @pytest.fixture
@@ -33,58 +42,96 @@ def devices(tmp_path):
     return tmp_path / "sys/bus/pci/devices"
 
 
-def walk(tree, directory=ROOT):
-    for name, node in tree.entries(directory):
-        yield directory, name, node
-        if node.kind in nodes.DIRECTORIES:
-            yield from walk(tree, node)
-
-
 def phys(start, size, view=ViewKind.RAW):
-    return Node(Kind.PHYS_FILE, start=start, size=size, view=view)
+    return Node(RANGE, view=view, start=start, size=size)
 
 
-def window(start, size, *, kind=Kind.BAR0, address=FIRST, view=ViewKind.RAW):
-    return Node(kind, address, start, size, view)
+def window(start, size, *, bar=0, address=FIRST, view=ViewKind.RAW):
+    return Node(BAR, address, bar, view, start, size)
 
 
-def check_numbers(inodes, given):
-    numbers = list(map(inodes.number, given))
-    assert list(map(inodes.number, given)) == numbers
-    assert list(map(inodes.node, numbers)) == given
-    assert len(set(numbers)) == len(given)
+# As many as there may ever be; the first is the root's.
+KINDS = tuple(Kind(f"kind {number}") for number in range(1, 64))
+NUMBERED = 1 << 31
+
+DOMAINS = st.one_of(st.sampled_from([0, 1, 0xFFFF, 0x10000]), st.integers(0, (1 << 32) - 1))
+FUNCTIONS = st.builds(
+    PciAddress, DOMAINS, st.integers(0, 255), st.integers(0, 31), st.integers(0, 7)
+)
+COMPUTED = st.builds(
+    Node,
+    st.sampled_from(KINDS),
+    st.none() | FUNCTIONS,
+    st.integers(0, 7),
+    st.sampled_from(ViewKind),
+)
+PARTS = st.builds(
+    lambda node, start, size, name: node._replace(start=start, size=size, name=name),
+    COMPUTED,
+    st.integers(0, (1 << 64) - 1),
+    st.integers(0, 1 << 64),
+    st.text(max_size=3),
+)
 
 
-def test_numbers_round_trip_and_are_distinct_and_the_root_is_1(tree):
-    places = itertools.product((0, 1, 0xFFFF, 0x10000, 0xFFFFFFFF), (0, 255), (0, 31), (0, 7))
-    kinds = set(Kind) - nodes.WITHOUT_FUNCTION - {Kind.PHYS_FILE}
-    addresses = list(itertools.starmap(PciAddress, places))
-    given = [Node(kind, view=view) for kind in nodes.WITHOUT_FUNCTION for view in ViewKind]
-    for kind, address, view in itertools.product(kinds, addresses, ViewKind):
-        given.append(Node(kind, address, view=view))
-    for view in ViewKind:
-        ranges = ((0, 4), (0, 8), (4, 4), ((1 << 64) - 1, 1))
-        given += [phys(start, size, view) for start, size in ranges]
-        for kind, address in itertools.product(nodes.BARS, addresses[:3]):
-            for start, size in ((0, 1), (0, 256), (0x40, 4), (0x40, 8), (0x44, 4)):
-                given.append(window(start, size, kind=kind, address=address, view=view))
-    check_numbers(InodeNumbers(), given)
-    inodes = InodeNumbers()
-    assert all(0 < inodes.number(node) < 1 << 64 for node in given)
-    assert ROOT in given
-    check_numbers(InodeNumbers(), [ROOT, *(node for *_, node in walk(tree))])
-    assert InodeNumbers().number(ROOT) == 1
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@given(nodes=st.sets(COMPUTED | PARTS, max_size=20).map(list))
+def test_no_two_nodes_share_a_number_and_each_is_found_by_its_own(nodes):
+    inodes = InodeNumbers(KINDS)
+    numbers = list(map(inodes.number, nodes))
+    assert list(map(inodes.number, nodes)) == numbers
+    assert list(map(inodes.node, numbers)) == nodes
+    assert len(set(numbers)) == len(nodes)
+    assert all(0 < number < 1 << 64 for number in numbers)
+    for number, node in zip(numbers, nodes, strict=True):
+        counted = bool(node.start or node.size or node.name)
+        assert (number & NUMBERED != 0) is counted
+        if counted or node.address is None or node.address.domain == 0:
+            assert number < 1 << 32
 
 
-@pytest.mark.parametrize("number", [0, 0xFF, 200, 1 << 62, (1 << 62) + 5, 9 << 8 | 4, 15 << 8 | 8])
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@given(places=st.sets(st.integers(0, 1 << 62), max_size=20))
+def test_numbers_that_are_counted_never_run_out_nor_meet_those_that_are_computed(places):
+    numbers = {place: InodeNumbers._nth(place) for place in places}
+    assert len(set(numbers.values())) == len(places)
+    for place, number in numbers.items():
+        assert number & NUMBERED
+        assert number < (1 << 32 if place < 1 << 31 else 1 << 64)
+
+
+def test_the_numbers_of_a_machine_have_32_bits_and_that_of_the_root_is_1(tree):
+    inodes = InodeNumbers(tree.kinds)
+    nodes = [ROOT, *(node for *_, node in walk(tree))]
+    numbers = list(map(inodes.number, nodes))
+    assert numbers[0] == 1
+    assert len(set(numbers)) == len(nodes)
+    assert max(numbers) < 1 << 32
+    assert list(map(inodes.node, numbers)) == nodes
+
+
+def test_more_kinds_than_there_are_numbers_for_are_refused():
+    with pytest.raises(ValueError, match="64 kinds"):
+        InodeNumbers([*KINDS, Kind("one too many")])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(0, len(KINDS) + 1, 3 << 1),  # no such kind
+        1 | len(ViewKind) << 6,  # no such view
+        *(1 | 1 << 15, 1 | 1 << 32),  # a function, and not said to have one
+        *(NUMBERED, NUMBERED + 5, NUMBERED | 1 << 32),
+    ],
+)
 def test_a_number_that_was_never_given_out_is_no_node(number):
     with pytest.raises(NoSuchNode):
-        InodeNumbers().node(number)
+        InodeNumbers(KINDS[:5]).node(number)
 
 
 @pytest.mark.parametrize("times", [0, 1, 3])
 def test_a_range_is_kept_while_the_kernel_knows_it_and_its_number_never_reused(times):
-    inodes = InodeNumbers()
+    inodes = InodeNumbers([RANGE])
     number = inodes.number(phys(0, 4))
     for _ in range(times):
         inodes.remember(number)
@@ -102,8 +149,8 @@ def test_a_range_is_kept_while_the_kernel_knows_it_and_its_number_never_reused(t
 
 
 def test_a_window_is_kept_while_the_kernel_knows_it_and_is_not_its_bar():
-    inodes = InodeNumbers()
-    bar, whole = Node(Kind.BAR0, FIRST), window(0, 0x100)
+    inodes = InodeNumbers([BAR])
+    bar, whole = Node(BAR, FIRST, 0), window(0, 0x100)
     numbers = {inodes.number(node) for node in (bar, whole, window(0, 0x100, view=ViewKind.U32))}
     assert len(numbers) == 3
     assert len(inodes) == 2
@@ -118,7 +165,7 @@ def test_a_window_is_kept_while_the_kernel_knows_it_and_is_not_its_bar():
 
 def test_every_listed_name_is_found_as_it_was_listed(tree):
     listed = list(walk(tree))
-    assert len(listed) == 223
+    assert {ROOT.kind, *(node.kind for *_, node in listed)} == set(tree.kinds)
     assert all(tree.lookup(parent, name) == node for parent, name, node in listed)
     for _, group in itertools.groupby(listed, key=lambda entry: entry[0]):
         names = [name for _, name, _ in group]
@@ -134,13 +181,13 @@ def test_every_listed_name_is_found_as_it_was_listed(tree):
     ],
 )
 def test_a_function_lists_its_bars_and_each_of_its_views_the_same_ones(tree, address, bars, rom):
-    directory = Node(Kind.FUNCTION, address)
+    directory = Node(FUNCTION, address)
     listed = dict(tree.entries(directory))
     assert list(listed) == [*bars, "config", *rom, "info", *VIEWS]
     assert list(VIEWS) == ["u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64"]
     for name, view in VIEWS.items():
-        assert listed[name] == Node(Kind.FUNCTION, address, view=view)
-        kinds = {bar: Node(Kind[bar.upper()], address, view=view) for bar in bars}
+        assert listed[name] == Node(FUNCTION, address, view=view)
+        kinds = {bar: Node(BAR, address, int(bar[-1]), view) for bar in bars}
         assert list(tree.entries(listed[name])) == list(kinds.items())
 
 
@@ -148,9 +195,9 @@ def test_the_views_of_phys_list_the_same_ranges(tree):
     listed = dict(tree.entries(PHYS))
     ranges = {name: node for name, node in listed.items() if name not in VIEWS}
     assert list(listed) == [*VIEWS, *ranges]
-    assert len(ranges) == 11
+    assert len(ranges) == sum(line[0] != " " for line in simulated.IOMEM.splitlines())
     for name, view in VIEWS.items():
-        assert listed[name] == Node(Kind.PHYS, view=view)
+        assert listed[name] == Node(PHYS_KIND, view=view)
         shown = {name: node._replace(view=view) for name, node in ranges.items()}
         assert list(tree.entries(listed[name])) == list(shown.items())
 
@@ -179,13 +226,13 @@ def test_a_window_lies_where_its_name_says(tree, view, name, start, size):
     """A name without an end means all the rest, but in a text view one register."""
     if view.is_text and not set(name) & set("+-"):
         size = min(size, view.width)
-    directory = FUNCTION._replace(view=view)
+    directory = DIRECTORY._replace(view=view)
     node = tree.lookup(directory, name)
     assert node == window(start, size, view=view)
-    assert tree.lookup(directory, name.replace("bar0", "bar2")).kind is Kind.BAR2
+    assert tree.lookup(directory, name.replace("bar0", "bar2")).kind is BAR
     assert tree.lookup(directory, f"bar0@{start:x}+{size:x}") == node
-    assert str(FIRST) in node.path
-    assert node.path.endswith(f"bar0@{start:x}+{size:x}")
+    assert str(FIRST) in tree.path(node)
+    assert tree.path(node).endswith(f"bar0@{start:x}+{size:x}")
 
 
 @IN_EACH_VIEW
@@ -199,7 +246,7 @@ def test_a_window_lies_where_its_name_says(tree, view, name, start, size):
 )
 def test_a_window_past_the_end_is_no_address(tree, view, name):
     with pytest.raises(NoSuchAddress, match=f"0000:00:04.0.*{name[:4]}") as caught:
-        tree.lookup(FUNCTION._replace(view=view), name)
+        tree.lookup(DIRECTORY._replace(view=view), name)
     assert caught.value.errno == errno.ENXIO
 
 
@@ -213,7 +260,7 @@ def test_a_window_past_the_end_is_no_address(tree, view, name):
 )
 def test_an_empty_or_misspelt_window_and_one_of_no_bar_are_no_name(tree, view, name):
     with pytest.raises(NoSuchNode) as caught:
-        tree.lookup(FUNCTION._replace(view=view), name)
+        tree.lookup(DIRECTORY._replace(view=view), name)
     assert caught.value.errno == errno.ENOENT
 
 
@@ -222,16 +269,16 @@ def test_a_view_has_bars_and_ranges_only(tree, view):
     for name in ("config", "rom", "info", *VIEWS, "..", ""):
         for address in (E1000, FIRST):
             with pytest.raises(NoSuchNode):
-                tree.lookup(Node(Kind.FUNCTION, address, view=view), name)
+                tree.lookup(Node(FUNCTION, address, view=view), name)
         with pytest.raises(NoSuchNode):
-            tree.lookup(Node(Kind.PHYS, view=view), name)
+            tree.lookup(Node(PHYS_KIND, view=view), name)
 
 
 def test_rom_is_there_only_where_there_is_one(tree, devices):
-    assert tree.lookup(Node(Kind.FUNCTION, E1000), "rom") == Node(Kind.ROM, E1000)
+    assert tree.lookup(Node(FUNCTION, E1000), "rom") == Node(ROM, E1000)
     (devices / str(E1000) / "rom").unlink()
     for address in (E1000, FIRST, SECOND, NVME):
-        directory = Node(Kind.FUNCTION, address)
+        directory = Node(FUNCTION, address)
         assert "rom" not in dict(tree.entries(directory))
         with pytest.raises(NoSuchNode, match=f"{address}.*'rom'") as caught:
             tree.lookup(directory, "rom")
@@ -241,13 +288,13 @@ def test_rom_is_there_only_where_there_is_one(tree, devices):
 @pytest.mark.parametrize(
     ("parent", "name", "node"),
     [
-        (ROOT, "1af4:1110:1af4:1100", Node(Kind.LINK, FIRST)),
-        (ROOT, "1af4:1110:1af4:1100.1", Node(Kind.LINK, SECOND)),
+        (ROOT, "1af4:1110:1af4:1100", Node(LINK, FIRST)),
+        (ROOT, "1af4:1110:1af4:1100.1", Node(LINK, SECOND)),
         (PHYS, "1e102c5", phys(0x1E102C5, 0x61CFD3B)),
         (PHYS, "0x1E102C5+4", phys(0x1E102C5, 4)),
         (PHYS, "fff-1000", phys(0xFFF, 2)),
-        (Node(Kind.PHYS, view=ViewKind.U32), "0x1E102C8+4", phys(0x1E102C8, 4, ViewKind.U32)),
-        (Node(Kind.PHYS, view=ViewKind.X16), "9fbfe", phys(0x9FBFE, 2, ViewKind.X16)),
+        (Node(PHYS_KIND, view=ViewKind.U32), "0x1E102C8+4", phys(0x1E102C8, 4, ViewKind.U32)),
+        (Node(PHYS_KIND, view=ViewKind.X16), "9fbfe", phys(0x9FBFE, 2, ViewKind.X16)),
     ],
 )
 def test_names_that_are_not_listed(tree, parent, name, node):
@@ -260,8 +307,11 @@ def test_names_that_are_not_listed(tree, parent, name, node):
         (ROOT, ["", "x", "1af4:1111", "1af4:1110.2", "1AF4:1110", "1af4:1110:1af4:1101"]),
         (PCI, ["", "0000:00:06.0", "0000:00:04", "1af4:1110", "\udcff"]),
         (PHYS, ["", "x", "20-10", "10+0", "-1", "10000000000000000"]),
-        (FUNCTION, ["", "bar1", "bar6", "BAR0", "config\n", "vendor", "rom", "INFO", "u128", "U8"]),
-        *((Node(Kind.FUNCTION, ABSENT), ["bar0", "config"]), (Node(Kind.CONFIG, FIRST), ["x"])),
+        (
+            DIRECTORY,
+            ["", "bar1", "bar6", "BAR0", "config\n", "vendor", "rom", "INFO", "u128", "U8"],
+        ),
+        *((Node(FUNCTION, ABSENT), ["bar0", "config"]), (Node(CONFIG, FIRST), ["x"])),
     ],
 )
 def test_no_such_name(tree, parent, names):
@@ -305,21 +355,21 @@ def test_what_vanishes_during_a_listing_is_left_out(tree, devices, directory, fi
     ("node", "size", "blksize", "path"),
     [
         *((ROOT, 0, 4096, "/"), (PCI, 0, 4096, "pci"), (PHYS, 0, 4096, "phys")),
-        (FUNCTION, 0, 4096, "pci/0000:00:04.0"),
-        (Node(Kind.LINK, FIRST), len("pci/0000:00:04.0"), 4096, "pci/0000:00:04.0"),
-        (Node(Kind.BAR0, FIRST), 0x100, 4, "pci/0000:00:04.0/bar0"),
-        (Node(Kind.BAR2, FIRST), 1 << 20, 1 << 20, "pci/0000:00:04.0/bar2"),
-        (Node(Kind.CONFIG, FIRST), 256, 4, "pci/0000:00:04.0/config"),
-        (Node(Kind.CONFIG, NVME), 4096, 4, "pci/0000:01:00.0/config"),
-        (Node(Kind.ROM, E1000), 1 << 16, 1 << 20, "pci/0000:00:03.0/rom"),
-        (Node(Kind.INFO, FIRST), 0, 4096, "pci/0000:00:04.0/info"),
-        (nodes.STATUS, 0, 4096, "status"),
-        (Node(Kind.BAR1, E1000), 0x40, 4, "pci/0000:00:03.0/bar1"),
+        (DIRECTORY, 0, 4096, "pci/0000:00:04.0"),
+        (Node(LINK, FIRST), len("pci/0000:00:04.0"), 4096, "pci/0000:00:04.0"),
+        (Node(BAR, FIRST, 0), 0x100, 4, "pci/0000:00:04.0/bar0"),
+        (Node(BAR, FIRST, 2), 1 << 20, 1 << 20, "pci/0000:00:04.0/bar2"),
+        (Node(CONFIG, FIRST), 256, 4, "pci/0000:00:04.0/config"),
+        (Node(CONFIG, NVME), 4096, 4, "pci/0000:01:00.0/config"),
+        (Node(ROM, E1000), 1 << 16, 1 << 20, "pci/0000:00:03.0/rom"),
+        (Node(INFO, FIRST), 0, 4096, "pci/0000:00:04.0/info"),
+        (Node(STATUS), 0, 4096, "status"),
+        (Node(BAR, E1000, 1), 0x40, 4, "pci/0000:00:03.0/bar1"),
         (window(0x40, 4), 4, 4, "pci/0000:00:04.0/bar0@40+4"),
         (window(0, 0x100), 0x100, 4, "pci/0000:00:04.0/bar0@0+100"),
-        (window(1, 9, kind=Kind.BAR2), 9, 1 << 20, "pci/0000:00:04.0/bar2@1+9"),
-        (window(8, 0x38, kind=Kind.BAR1, address=E1000), 0x38, 4, "pci/0000:00:03.0/bar1@8+38"),
-        (FUNCTION._replace(view=ViewKind.U32), 0, 4096, "pci/0000:00:04.0/u32"),
+        (window(1, 9, bar=2), 9, 1 << 20, "pci/0000:00:04.0/bar2@1+9"),
+        (window(8, 0x38, bar=1, address=E1000), 0x38, 4, "pci/0000:00:03.0/bar1@8+38"),
+        (DIRECTORY._replace(view=ViewKind.U32), 0, 4096, "pci/0000:00:04.0/u32"),
         (PHYS._replace(view=ViewKind.X8), 0, 4096, "phys/x8"),
         (phys(0x1003, 1), 1, 1 << 20, "phys/00001003-00001003"),
         (phys(0xFFF, 2), 2, 4, "phys/00000fff-00001000"),
@@ -327,19 +377,19 @@ def test_what_vanishes_during_a_listing_is_left_out(tree, devices, directory, fi
     ],
 )
 def test_size_blksize_and_path(tree, node, size, blksize, path):
-    assert tree.attributes(node) == (size, blksize)
-    assert node.path == path
+    assert tree.attributes(node)[:2] == (size, blksize)
+    assert tree.path(node) == path
 
 
 @pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.parametrize(
     ("node", "size", "path"),
     [
-        (Node(Kind.BAR0, FIRST), 0x100, "pci/0000:00:04.0/{}/bar0"),
-        (Node(Kind.BAR2, FIRST), 1 << 20, "pci/0000:00:04.0/{}/bar2"),
-        (Node(Kind.BAR1, E1000), 0x40, "pci/0000:00:03.0/{}/bar1"),
+        (Node(BAR, FIRST, 0), 0x100, "pci/0000:00:04.0/{}/bar0"),
+        (Node(BAR, FIRST, 2), 1 << 20, "pci/0000:00:04.0/{}/bar2"),
+        (Node(BAR, E1000, 1), 0x40, "pci/0000:00:03.0/{}/bar1"),
         (window(0x40, 0x20), 0x20, "pci/0000:00:04.0/{}/bar0@40+20"),
-        (window(0x40, 8, kind=Kind.BAR2), 8, "pci/0000:00:04.0/{}/bar2@40+8"),
+        (window(0x40, 8, bar=2), 8, "pci/0000:00:04.0/{}/bar2@40+8"),
         (phys(0x1000, 0x9EC00), 0x9EC00, "phys/{}/00001000-0009fbff"),
         (phys(0x800000000, 1 << 32), 1 << 32, "phys/{}/800000000-8ffffffff"),
     ],
@@ -349,40 +399,40 @@ def test_size_blksize_and_path_in_a_view(tree, name, node, size, path):
     node = node._replace(view=VIEWS[name])
     width = int(name[1:]) // 8
     expected = (size, width) if name.startswith("u") else (3 + 2 * width, 4096)
-    assert tree.attributes(node) == expected
-    assert node.path == path.format(name)
+    assert tree.attributes(node)[:2] == expected
+    assert tree.path(node) == path.format(name)
 
 
 def test_what_is_not_there_is_empty_and_has_no_attributes(tree):
-    assert list(tree.entries(Node(Kind.FUNCTION, ABSENT))) == []
-    for kind, view in itertools.product((Kind.FUNCTION, Kind.CONFIG, Kind.BAR0), ViewKind):
+    assert list(tree.entries(Node(FUNCTION, ABSENT))) == []
+    for kind, view in itertools.product((FUNCTION, CONFIG, BAR), ViewKind):
         with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
             tree.attributes(Node(kind, ABSENT, view=view))
     with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
         tree.attributes(window(0, 4, address=ABSENT))
     for view in ViewKind:
-        directory = Node(Kind.FUNCTION, ABSENT, view=view)
+        directory = Node(FUNCTION, ABSENT, view=view)
         assert list(tree.entries(directory)) == []
         for name in ("bar0", "bar0@40", "rom", "info", "u8"):
             with pytest.raises(NoSuchNode):
                 tree.lookup(directory, name)
 
 
-@pytest.mark.parametrize("kind", [Kind.ROM, Kind.INFO])
+@pytest.mark.parametrize("kind", [ROM, INFO])
 def test_rom_and_info_of_a_device_that_is_gone_have_no_attributes_either(tree, kind):
     with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
         tree.attributes(Node(kind, ABSENT))
 
 
-def ruled(tmp_path, allow=(), read_only=()):
+def ruled(tmp_path, allow=(), read_only=(), *, phys=True):
     parse = DevicePattern.parse
     rules = Rules(tuple(map(parse, allow)), tuple(map(parse, read_only)))
     paths = simulated.Paths(*(tmp_path / name for name in ("sys", "proc", "mem")))
-    return tree_of(machine_of(paths, rules=rules, phys=False))
+    return tree_of(machine_of(paths, rules=rules, phys=phys))
 
 
 def test_without_phys_there_is_none_by_any_way(tree, tmp_path):
-    without = ruled(tmp_path)
+    without = ruled(tmp_path, phys=False)
     assert dict(without.entries(ROOT)).keys() == dict(tree.entries(ROOT)).keys() - {"phys"}
     with pytest.raises(NoSuchNode):
         without.lookup(ROOT, "phys")
@@ -399,15 +449,15 @@ def test_without_phys_there_is_none_by_any_way(tree, tmp_path):
 def test_what_is_not_allowed_has_no_name(tree, tmp_path, devices):
     found = list(walk(ruled(tmp_path, allow=["0000:00:05.0", "1b36:*"])))
     assert {node.address for *_, node in found} == {None, SECOND, NVME}
-    assert ruled(tmp_path, ["0000:00:05.0"]).lookup(ROOT, "1af4:1110") == Node(Kind.LINK, SECOND)
+    assert ruled(tmp_path, ["0000:00:05.0"]).lookup(ROOT, "1af4:1110") == Node(LINK, SECOND)
     hidden = ruled(tmp_path, ["1b36:*"])
     names = {name for _, name, node in walk(tree) if node.address in {FIRST, SECOND, E1000}}
     assert {"1af4:1110.1", "0000:00:03.0", "rom", "bar2"} <= names
-    for parent in (ROOT, PCI, *(Node(Kind.FUNCTION, FIRST, view=view) for view in ViewKind)):
+    for parent in (ROOT, PCI, *(Node(FUNCTION, FIRST, view=view) for view in ViewKind)):
         for name in (*names, "1af4:1110:1af4:1100", "bar0@4", "bar0@40+4"):
             with pytest.raises(NoSuchNode):
                 hidden.lookup(parent, name)
-    for kind in (Kind.FUNCTION, Kind.CONFIG, Kind.INFO, Kind.ROM, Kind.BAR0):
+    for kind in (FUNCTION, CONFIG, INFO, ROM, BAR):
         with pytest.raises(DeviceGone, match=r"0000:00:04\.0"):
             hidden.attributes(Node(kind, FIRST))
     assert [name for name, _ in hidden.entries(PCI)] == ["0000:01:00.0"]
@@ -417,10 +467,13 @@ def test_what_is_not_allowed_has_no_name(tree, tmp_path, devices):
 
 
 def test_which_files_are_writable(tree, tmp_path):
-    assert all(tree.is_writable(node) for *_, node in walk(tree))
+    files = [node for *_, node in walk(tree) if node.kind.writable]
+    assert {node.kind for node in files} == {BAR, CONFIG, RANGE}
+    assert all(map(tree.is_writable, files))
+    assert not any(tree.is_writable(node) for *_, node in walk(tree) if not node.kind.writable)
     tree = ruled(tmp_path, read_only=["0000:00:04.0"])
-    refused = {node for *_, node in walk(tree) if not tree.is_writable(node)}
+    refused = {node for node in files if not tree.is_writable(node)}
     assert {node.address for node in refused} == {FIRST}
-    assert {node.kind for node in refused} == {Kind.BAR0, Kind.BAR2, Kind.CONFIG}
+    assert {node.kind for node in refused} == {BAR, CONFIG}
     assert len(refused) == 1 + 2 * len(ViewKind)
     assert not tree.is_writable(window(0x40, 4))

@@ -20,13 +20,18 @@ ROOMS = [
     *("registers.svd",),
     *("spans.bars", "spans.enabling", "diagnosis.causes", "diagnosis.checkup"),
     *("machine.pciids", "report.__init__", "report.info", "journal.__init__", "journal.records"),
-    *("nodes", "requests.__init__", "requests.policy", "spans.views", "spans.opening"),
+    *("nodes", "spans.views", "spans.opening", "tree.__init__", "tree.root", "tree.single"),
+    *("tree.functions", "tree.views", "tree.bars", "tree.config", "tree.rom", "tree.info"),
+    *("tree.physical", "tree.log", "tree.status", "tree.links", "tree.branches"),
+    *("requests.__init__", "requests.policy"),
     *("requests.bounce", "requests.workers", "requests.files", "fs", "daemon.__init__"),
-    *("daemon.options", "journal.logfile", "daemon.mountpoint"),
-    *("daemon.settings", "daemon.loop", "daemon.outlets", "daemon.confine", "daemon.serve"),
+    *("daemon.options", "daemon.interruption", "daemon.users", "journal.logfile"),
+    *("daemon.mountpoint", "daemon.settings", "daemon.loop", "daemon.outlets", "daemon.confine"),
+    *("daemon.serve", "daemon.background"),
     *("machine.simulated", "report.listing", "report.doctor", "commands.__init__"),
-    *("commands.drawing", "commands.command", "commands.mount", "commands.umount", "commands.demo"),
-    *("commands.ls", "commands.doctor", "commands.cli", "commands.mount_helper", "__main__"),
+    *("commands.drawing", "commands.output", "commands.command", "commands.ending"),
+    *("commands.mount", "commands.umount", "commands.demo", "commands.ls", "commands.doctor"),
+    *("commands.mount_helper", "commands.cli", "commands.start", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.

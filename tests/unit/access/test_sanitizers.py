@@ -59,17 +59,18 @@ def exercise(name, library):
 def test_the_engine_does_all_that_it_can_do_without_a_complaint(name, tmp_path):
     done = exercise(name, build(name, SOURCE, tmp_path))
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert len(done.stdout.split()) == 6
+    assert len(done.stdout.split()) == 5
 
 
-LOOP = "size_t n = job->length / sizeof *at;"
-COPIED = "&block, sizeof block)"
+LOOP = "size_t n = length / sizeof *at;"
+COPIED = "memcpy(data, &value, sizeof value)"
+ALIGNED = "width > rest || (uintptr_t)(job->at + done) % width"
 PLANTED = [
     ("gcc-sanitized", LOOP, LOOP.replace(";", " + 1;"), "use-after-poison"),
-    ("gcc-sanitized", COPIED, COPIED.replace(")", " + 1)"), "stack-buffer-overflow"),
-    ("gcc-sanitized", "length || (uintptr_t)at % width", "length", "misaligned address"),
-    ("gcc-sanitized", "width < 8 && value", "value", "shift exponent 64 is too large"),
-    ("clang-sanitized", "width < 8 && value", "value", ""),
+    ("gcc-sanitized", COPIED, COPIED.replace("value)", "value + 1)"), "stack-buffer-overflow"),
+    ("gcc-sanitized", ALIGNED, "width > rest", "misaligned address"),
+    ("gcc-sanitized", "rest % width", "rest % (width - width)", "division by zero"),
+    ("clang-sanitized", "rest % width", "rest % (width - width)", ""),
 ]
 
 

@@ -4,17 +4,23 @@ import itertools
 from pathlib import Path
 
 import pytest
-from machines import machine_of, tree_of
+from machines import ROOT, machine_of, tree_of
 
 from barfs.commands import drawing
 from barfs.machine import simulated
-from barfs.nodes import DIRECTORIES, ROOT, VIEWS, Kind
+from barfs.names import VIEWS
+from barfs.nodes import Type
+from barfs.tree.functions import FUNCTION
 
 
 @pytest.fixture
-def tree(tmp_path):
-    machine = simulated.build(tmp_path)
-    return tree_of(machine_of(machine))
+def machine(tmp_path):
+    return machine_of(simulated.build(tmp_path))
+
+
+@pytest.fixture
+def tree(machine):
+    return tree_of(machine)
 
 
 def listed(tree, directory=ROOT):
@@ -22,17 +28,17 @@ def listed(tree, directory=ROOT):
         if name in VIEWS:
             continue
         yield name
-        if node.kind in DIRECTORIES:
+        if node.kind.type is Type.DIRECTORY:
             yield from listed(tree, node)
 
 
-def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tree):
+def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tree, machine):
     lines = list(drawing.draw(tree))
     names = [line.rpartition("-- ")[2] for line in lines]
     views = "u8/ u16/ u32/ u64/ x8/ x16/ x32/ x64/"
     assert [name.split()[0] for name in names if name != views] == list(listed(tree))
     above = [name for name, after in itertools.pairwise(names) if after == views]
-    assert above == [*map(str, tree.pci.addresses()), "phys"]
+    assert above == [*map(str, machine.pci.addresses()), "phys"]
     assert {
         "|-- pci",
         f"|   |   |-- {views}",
@@ -58,6 +64,6 @@ def test_three_suggestions_that_name_what_is_there(tree, tmp_path):
         node = ROOT
         for name in Path(path.removeprefix("of=")).relative_to(tmp_path).parts:
             node = tree.lookup(node, name)
-            if node.kind is Kind.LINK:
-                node = node._replace(kind=Kind.FUNCTION)
+            if node.kind.type is Type.LINK:
+                node = node._replace(kind=FUNCTION)
         assert tree.attributes(node).size > 0

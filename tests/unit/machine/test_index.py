@@ -4,14 +4,13 @@ import os
 import time
 
 import pytest
-from machines import Witness, machine_of, tree_of
+from machines import ROOT, Witness, machine_of, tree_of
 
 from barfs.errors import NoSuchNode
 from barfs.machine import simulated
 from barfs.machine.index import IdIndex
 from barfs.machine.source import PlainSource
 from barfs.names import DeviceId, PciAddress
-from barfs.nodes import ROOT
 
 IVSHMEM = DeviceId(0x1AF4, 0x1110)
 NVME = DeviceId(0x1B36, 0x0010)
@@ -70,9 +69,13 @@ def test_a_directory_that_may_just_have_changed_has_no_stamp(tmp_path):
 
 
 @pytest.fixture
-def tree(tmp_path):
-    machine = simulated.build(tmp_path)
-    return tree_of(machine_of(machine, source=Witness))
+def machine(tmp_path):
+    return machine_of(simulated.build(tmp_path), source=Witness)
+
+
+@pytest.fixture
+def tree(machine):
+    return tree_of(machine)
 
 
 def settle(directory):
@@ -110,12 +113,12 @@ def test_ids_that_change_where_they_are_are_found_and_no_longer_found(tree, tmp_
     assert target(tree, "1b36:0011") == "0000:01:00.0"
 
 
-def test_a_look_up_reads_the_ids_of_what_it_finds_only(tree, tmp_path):
+def test_a_look_up_reads_the_ids_of_what_it_finds_only(tree, machine, tmp_path):
     devices = tmp_path / "sys/bus/pci/devices"
     settle(devices)
     tree.lookup(ROOT, "1af4:1110")
-    tree.pci.source.seen.clear()
+    machine.source.seen.clear()
     tree.lookup(ROOT, "1b36:0010")
-    assert tree.pci.source.seen == [
+    assert machine.source.seen == [
         ("read", f"0000:01:00.0/{name}") for name in ("vendor", "device")
     ]

@@ -3,25 +3,24 @@
 import struct
 
 import pytest
-from machines import machine_of, tree_of
+from machines import machine_of
 
 from barfs.machine import simulated
 from barfs.machine.configspace import command_of
 
 
 @pytest.fixture
-def tree(tmp_path):
-    machine = simulated.build(tmp_path)
-    return tree_of(machine_of(machine))
+def machine(tmp_path):
+    return machine_of(simulated.build(tmp_path))
 
 
-def test_devices_and_their_bars(tree):
+def test_devices_and_their_bars(machine):
     found = {
-        f"{address} {tree.pci.id(address)}": {
+        f"{address} {machine.pci.id(address)}": {
             index: (bar.size, bar.start >= 1 << 32, bar.prefetchable)
-            for index, bar in tree.pci.bars(address).items()
+            for index, bar in machine.pci.bars(address).items()
         }
-        for address in tree.pci.addresses()
+        for address in machine.pci.addresses()
     }
     ivshmem = {0: (0x100, False, False), 2: (1 << 20, True, True)}
     assert found == {
@@ -32,32 +31,32 @@ def test_devices_and_their_bars(tree):
     }
 
 
-def test_one_bar_is_of_ports_and_its_device_decodes_them(tree):
+def test_one_bar_is_of_ports_and_its_device_decodes_them(machine):
     found = [
         (str(address), index)
-        for address in tree.pci.addresses()
-        for index, bar in tree.pci.bars(address).items()
+        for address in machine.pci.addresses()
+        for index, bar in machine.pci.bars(address).items()
         if not bar.is_memory
     ]
     assert found == [("0000:00:03.0", 1)]
-    address = tree.pci.addresses()[0]
-    assert command_of(tree.pci, address) & 3 == 3
-    assert tree.pci.bar(address, 1)[:2] == (0xC000, 0xC03F)
+    address = machine.pci.addresses()[0]
+    assert command_of(machine.pci, address) & 3 == 3
+    assert machine.pci.bar(address, 1)[:2] == (0xC000, 0xC03F)
 
 
-def test_one_device_has_a_rom_with_the_header_and_ids_of_one(tree):
+def test_one_device_has_a_rom_with_the_header_and_ids_of_one(machine):
     """PCI Local Bus Specification 3.0, 6.3.1."""
-    sizes = {str(address): tree.pci.rom_size(address) for address in tree.pci.addresses()}
+    sizes = {str(address): machine.pci.rom_size(address) for address in machine.pci.addresses()}
     assert {address: size for address, size in sizes.items() if size} == {"0000:00:03.0": 64 << 10}
-    address = tree.pci.addresses()[0]
-    file = tree.pci.open_rom(address)
+    address = machine.pci.addresses()[0]
+    file = machine.pci.open_rom(address)
     rom = file.read(0, file.size)
     file.close()
     assert len(rom) == 64 << 10
     assert rom[:2] == b"\x55\xaa"
     (data,) = struct.unpack_from("<H", rom, 0x18)
     signature, vendor, device = struct.unpack_from("<4sHH", rom, data)
-    assert (signature, (vendor, device)) == (b"PCIR", tree.pci.id(address))
+    assert (signature, (vendor, device)) == (b"PCIR", machine.pci.id(address))
     length, revision, interface, subclass, base_class = struct.unpack_from("<HBBBB", rom, data + 10)
     assert (length, revision, interface, subclass, base_class) == (24, 0, 0, 0, 2)
     (image,) = struct.unpack_from("<H", rom, data + 0x10)
@@ -65,15 +64,15 @@ def test_one_device_has_a_rom_with_the_header_and_ids_of_one(tree):
     assert rom[data + 0x15] & 0x80  # the last image
 
 
-def test_config_space_names_the_bars_as_sysfs_does(tree):
+def test_config_space_names_the_bars_as_sysfs_does(machine):
     """PCI Local Bus Specification 3.0, 6.2.5: bit 0 is set for ports; the low bits are flags."""
-    for address in tree.pci.addresses():
-        file = tree.pci.open_config(address, writable=False)
+    for address in machine.pci.addresses():
+        file = machine.pci.open_config(address, writable=False)
         config = file.read(0, file.size)
         file.close()
-        assert struct.unpack_from("<HH", config) == tree.pci.id(address)
-        assert struct.unpack_from("<HH", config, 0x2C) == tree.pci.subsystem(address)
-        for index, resource in tree.pci.resources(address).items():
+        assert struct.unpack_from("<HH", config) == machine.pci.id(address)
+        assert struct.unpack_from("<HH", config, 0x2C) == machine.pci.subsystem(address)
+        for index, resource in machine.pci.resources(address).items():
             at = 0x30 if index == 6 else 0x10 + 4 * index
             (low,) = struct.unpack_from("<I", config, at)
             if resource.is_memory:
@@ -85,13 +84,13 @@ def test_config_space_names_the_bars_as_sysfs_does(tree):
                 assert struct.unpack_from("<I", config, at + 4) == (resource.start >> 32,)
 
 
-def test_the_nodename_is_at_its_address_in_system_ram(tree, tmp_path):
+def test_the_nodename_is_at_its_address_in_system_ram(machine, tmp_path):
     with (tmp_path / "mem").open("rb") as file:
         file.seek(simulated.NODENAME_ADDRESS)
         assert file.read(65) == b"lab".ljust(65, b"\0")
-    assert tree.memory.is_ram(simulated.NODENAME_ADDRESS, 65)
+    assert machine.memory.is_ram(simulated.NODENAME_ADDRESS, 65)
 
 
-def test_memory_reaches_to_the_highest_address_and_takes_little_disk(tree, tmp_path):
-    assert (tmp_path / "mem").stat().st_size == tree.memory.ranges()[-1].end + 1
+def test_memory_reaches_to_the_highest_address_and_takes_little_disk(machine, tmp_path):
+    assert (tmp_path / "mem").stat().st_size == machine.memory.ranges()[-1].end + 1
     assert sum(path.lstat().st_blocks * 512 for path in tmp_path.rglob("*")) < 1 << 20

@@ -106,7 +106,28 @@ def test_a_block_that_a_register_says_the_place_of():
     block = {"name": "OP", "offset": 4, "base": "LENGTH", "registers": [reg("CMD")]}
     top = outline(content(reg("LENGTH", 0, 8), block))
     command = find(top, "OP/CMD")
-    assert (command.offset, command.base.path) == (4, "LENGTH")
+    assert (command.offset, command.where.base.path) == (4, "LENGTH")
+    assert find(top, "LENGTH").where.base is None
+
+
+def test_an_array_that_a_register_says_the_length_of():
+    count = reg("PARAMS", 0, fields=[{"name": "PORTS", "lsb": 4, "msb": 7}])
+    ports = {"name": "PORT", "offset": 8, "count": 8, "stride": 4, "limit": "PARAMS.PORTS"}
+    top = outline(content(count, ports | {"registers": [reg("SC")]}))
+    (limit,) = find(top, "PORT/3/SC").where.limits
+    assert (limit[0].path, limit[1].name, limit[2]) == ("PARAMS", "PORTS", 3)
+    block = {"name": "OP", "offset": 4, "base": "PARAMS", "registers": [ports | reg("X")]}
+    top = outline(content(count, block))
+    where = find(top, "OP/X/2").where
+    assert (where.base.path, where.limits[0][2]) == ("PARAMS", 2)
+
+
+def test_a_register_past_the_end_of_the_place_is_not_there_if_it_may_be_missing():
+    what = Map(content(reg("A"), reg("B", 8, fit=True)))
+    assert what.parts[0].reach == 4
+    for end, names in ((8, ["A"]), (12, ["A", "B"]), (None, ["A", "B"])):
+        top = what.top([Place(Space.BAR, 0, 0, end)])
+        assert [name for name, _ in top.children()] == names
 
 
 def nest(depth):
@@ -167,7 +188,9 @@ BAD = [
     (content(reg("R", fields=[FIELD, {"name": "B", "lsb": 0, "msb": 4}])), "R: field B: its bits"),
     (content(reg("R", fields=[FIELD, FIELD])), "R: field LU: "),
     (content(reg("R", fields=[{"name": "A"}])), "R: field A: it has no 'lsb'"),
-    (content({"name": "B", "offset": 0, "base": "X", "registers": []}), "'base' is for a block"),
+    (content({"name": "B", "offset": 0, "base": "X", "registers": []}), "'base' is for blocks"),
+    (content(reg("A", count=2, stride=4, limit="B.C")), "A: 'limit' names no field"),
+    (content(reg("A", limit="B.C")), "A: 'stride' and 'limit' are for what has a 'count'"),
 ]
 
 

@@ -6,13 +6,13 @@ import threading
 import pytest
 import trio
 import trio.testing
-from machines import find, machine_of, tree_of
+from machines import LOG, find, machine_of, tree_of
 from tasks import until
 
 from barfs.errors import BadRequest, BarfsError, DeviceGone, PastEnd
 from barfs.journal.records import Caller, Journal, Open
 from barfs.machine import simulated
-from barfs.nodes import LOG, ROOT, Kind
+from barfs.names import PciAddress
 from barfs.requests import files
 from barfs.requests.files import OpenFiles
 from barfs.requests.workers import AT_ONCE, FIRST_TRY, Workers
@@ -78,21 +78,21 @@ class FakeView:
 
 class Bench:
     def __init__(self, directory, monkeypatch, *, reads=False):
-        machine = simulated.build(directory)
-        self.tree = tree_of(machine_of(machine), Journal(reads=reads))
+        self.journal = Journal(reads=reads)
+        self.tree = tree_of(machine_of(simulated.build(directory)), self.journal)
         self.clock = Clock()
-        self.files = OpenFiles(self.tree, Workers())
+        self.files = OpenFiles(self.tree, self.journal, Workers())
         self.views = []
         self.open_cost = 0.0
         self.opened_in = []
         self.open_error = None
-        self.real_open = files.open_view
+        self.real_open = self.tree.open
         monkeypatch.setattr(files, "perf_counter", self.clock)
-        monkeypatch.setattr(files, "open_view", self._open_view)
+        monkeypatch.setattr(self.tree, "open", self._open_view)
 
-    def _open_view(self, tree, node, *, writable):
-        if node.kind is Kind.LOG:
-            return self.real_open(tree, node, writable=writable)
+    def _open_view(self, node, *, writable):
+        if node == LOG:
+            return self.real_open(node, writable=writable)
         self.opened_in.append(threading.get_ident())
         self.clock.now += self.open_cost
         if self.open_error:
@@ -121,7 +121,7 @@ class Bench:
         """What the journal has but the opening of files."""
         return [
             dict(entry.record.fields())
-            for entry in self.tree.journal.after(0)
+            for entry in self.journal.after(0)
             if not isinstance(entry.record, Open)
         ]
 
@@ -138,7 +138,7 @@ def test_opening_is_recorded_and_that_of_the_log_is_not(bench):
     async def main():
         for mode, shown in ((os.O_RDONLY, "r"), (os.O_WRONLY, "w"), (os.O_RDWR, "rw")):
             handle, _ = await bench.open(BAR + "@40+4", mode)
-            entry = bench.tree.journal.after(0)[-1]
+            entry = bench.journal.after(0)[-1]
             assert dict(entry.record.fields()) == {
                 "event": "open",
                 **WHO._asdict(),
@@ -148,9 +148,9 @@ def test_opening_is_recorded_and_that_of_the_log_is_not(bench):
                 "mode": shown,
             }
             bench.files.close(handle)
-        count = bench.tree.journal.count
+        count = bench.journal.count
         log = await bench.files.open(LOG, os.O_RDONLY, WHO)
-        assert bench.tree.journal.count == count
+        assert bench.journal.count == count
         assert (await bench.read(log, 0, 1 << 17)).count(b"\n") == 3
 
     trio.run(main)
@@ -259,15 +259,12 @@ def test_what_the_rules_refuse_is_named_and_teaches_nothing(bench, error):
 
 def test_what_is_past_the_end_teaches_nothing(tmp_path):
     """dd reads 1 MiB at the end of a BAR too, in no time."""
-    machine = simulated.build(tmp_path)
-    tree = tree_of(machine_of(machine))
-    opened = OpenFiles(tree, Workers())
+    tree = tree_of(machine_of(simulated.build(tmp_path)))
+    opened = OpenFiles(tree, Journal(), Workers())
 
     async def main():
         for name in ("bar0", "x32/bar0@8", "u32/bar0", "config", "rom"):
-            node = tree.lookup(ROOT, "pci")
-            for part in ("0000:00:03.0", *name.split("/")):
-                node = tree.lookup(node, part)
+            node = find(tree, f"pci/0000:00:03.0/{name}")
             handle = await opened.open(node, os.O_RDONLY, WHO)
             file = opened._files[handle]
             size = tree.attributes(node).size
@@ -283,12 +280,8 @@ def test_what_is_past_the_end_teaches_nothing(tmp_path):
 
 
 def test_the_reach_of_text_is_its_register(tmp_path):
-    machine = simulated.build(tmp_path)
-    tree = tree_of(machine_of(machine))
-    view = files.open_view(
-        tree, tree.lookup(tree.lookup(tree.lookup(tree.lookup(ROOT, "pci"), "0000:00:03.0"),
-        "x32"), "bar0@8"), writable=True,
-    )  # fmt: skip
+    tree = tree_of(machine_of(simulated.build(tmp_path)))
+    view = tree.open(find(tree, "pci/0000:00:03.0/x32/bar0@8"), writable=True)
     register = range(0xFEB00008, 0xFEB0000C)
     assert view.reach(0, 1 << 17, writing=False) == register
     assert view.reach(4, 1 << 17, writing=False) == register, "nothing is sampled yet"
@@ -340,7 +333,7 @@ def test_a_view_is_closed_once_and_after_its_last_request(bench):
 
 def test_a_file_that_is_given_up_while_requests_are_under_way(bench):
     async def main():
-        address = bench.tree.pci.addresses()[1]
+        address = PciAddress(0, 0, 4, 0)
         handle, view = await bench.open(BAR)
         config, config_view = await bench.open("pci/0000:00:04.0/config")
         _, elsewhere = await bench.open("pci/0000:00:05.0/bar0")
@@ -387,7 +380,7 @@ def test_a_request_that_waits_when_its_device_goes_touches_nothing(bench):
                 nursery.start_soon(read)
             await until(lambda: len(view.log) >= 4)
             await trio.testing.wait_all_tasks_blocked(0.01)
-            bench.files.give_up(bench.tree.pci.addresses()[1])
+            bench.files.give_up(PciAddress(0, 0, 4, 0))
             view.go_on.set()
         assert len(view.log) == 4
         assert len(refused) == 6

@@ -1,13 +1,22 @@
 """Mode bits and groups of all that is in the tree."""
 
-import itertools
 import stat
 
 import pytest
+from machines import machine_of, tree_of
 
+from barfs.machine import simulated
 from barfs.names import PciAddress
-from barfs.nodes import BARS, PCI, PHYS, ROOT, Kind, Node, ViewKind
+from barfs.nodes import Kind, Node, Share, Type
 from barfs.requests.policy import Policy, parse_mode
+from barfs.tree.bars import BAR
+from barfs.tree.config import CONFIG
+from barfs.tree.functions import FUNCTION, PCI
+from barfs.tree.info import INFO
+from barfs.tree.links import LINK
+from barfs.tree.physical import PHYS, RANGE
+from barfs.tree.rom import ROM
+from barfs.tree.root import ROOT
 
 DEVICE = PciAddress(0, 0, 4, 0)
 MODES = (0o600, 0o640, 0o660, 0o620, 0o666, 0o644, 0o606)
@@ -40,46 +49,47 @@ def test_modes_that_are_not(text):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("view", ViewKind)
-def test_bars_have_the_mode_in_every_view_and_their_windows_too(mode, view):
-    for kind, size in itertools.product(BARS, (0, 4)):
-        node = Node(kind, DEVICE, 0, size, view)
-        assert policy(mode).mode_of(node, writable=True) == stat.S_IFREG | mode
-        assert policy(mode).mode_of(node, writable=False) == stat.S_IFREG | mode & 0o444
-        assert policy(mode).group_of(node) == 3
+def test_bars_have_the_mode_and_no_writers_where_they_are_read_only(mode):
+    assert policy(mode).mode_of(BAR, writable=True) == stat.S_IFREG | mode
+    assert policy(mode).mode_of(BAR, writable=False) == stat.S_IFREG | mode & 0o444
+    assert policy(mode).group_of(Node(BAR, DEVICE)) == 3
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_config_rom_and_info_are_never_written_by_others(mode):
     read = mode & 0o444
-    for kind, owner in ((Kind.CONFIG, 0o200), (Kind.ROM, 0), (Kind.INFO, 0)):
-        node = Node(kind, DEVICE)
-        assert policy(mode).mode_of(node, writable=True) == stat.S_IFREG | read | owner
-        assert policy(mode).mode_of(node, writable=False) == stat.S_IFREG | read
-        assert policy(mode).group_of(node) == 3
+    for kind, owner in ((CONFIG, 0o200), (ROM, 0), (INFO, 0)):
+        shown = policy(mode).mode_of(kind, writable=kind.writable)
+        assert shown == stat.S_IFREG | read | owner
+        assert policy(mode).mode_of(kind, writable=False) == stat.S_IFREG | read
+        assert policy(mode).group_of(Node(kind, DEVICE)) == 3
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("view", ViewKind)
-def test_physical_memory_is_its_owners_alone(mode, view):
-    file = Node(Kind.PHYS_FILE, None, 0x1000, 4, view)
-    directory = PHYS._replace(view=view)
-    assert policy(mode).mode_of(file, writable=True) == stat.S_IFREG | 0o600
-    assert policy(mode).mode_of(directory, writable=True) == stat.S_IFDIR | 0o500
-    assert {policy(mode).group_of(node) for node in (file, directory)} == {2}
+def test_physical_memory_is_its_owners_alone(mode):
+    assert policy(mode).mode_of(RANGE, writable=True) == stat.S_IFREG | 0o600
+    assert policy(mode).mode_of(PHYS, writable=False) == stat.S_IFDIR | 0o500
+    assert {policy(mode).group_of(Node(kind)) for kind in (RANGE, PHYS)} == {2}
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_directories_are_open_and_nobody_writes_to_them(mode):
-    for node in (ROOT, PCI, Node(Kind.FUNCTION, DEVICE), Node(Kind.FUNCTION, DEVICE, view=3)):
+    for kind in (ROOT, PCI, FUNCTION):
         for writable in (False, True):
-            assert policy(mode).mode_of(node, writable=writable) == stat.S_IFDIR | 0o555
-    assert policy(mode).mode_of(Node(Kind.LINK, DEVICE), writable=True) == stat.S_IFLNK | 0o777
+            assert policy(mode).mode_of(kind, writable=writable) == stat.S_IFDIR | 0o555
+    assert policy(mode).mode_of(LINK, writable=True) == stat.S_IFLNK | 0o777
 
 
-def test_no_kind_is_opened_to_others_by_oversight():
-    """What is not a file of a device, known or yet to come, is private whatever the mode."""
-    shared = {*BARS, Kind.CONFIG, Kind.ROM, Kind.INFO}
-    for kind in set(Kind) - shared:
-        mode = policy(0o666).mode_of(Node(kind, DEVICE), writable=True)
-        assert not (stat.S_ISREG(mode) and mode & 0o077), kind
+def test_no_kind_is_opened_to_others_by_oversight(tmp_path):
+    """What is not said to be shared is private whatever the mode, and what is said of each kind."""
+    forgotten = Kind("new")
+    assert policy(0o666).mode_of(forgotten, writable=forgotten.writable) == stat.S_IFREG | 0o400
+    assert policy(0o666).mode_of(forgotten, writable=True) == stat.S_IFREG | 0o600
+    private = Kind("new", Type.DIRECTORY)
+    assert policy(0o666).mode_of(private, writable=False) == stat.S_IFDIR | 0o500
+    tree = tree_of(machine_of(simulated.build(tmp_path)))
+    shared = {kind: kind.share for kind in tree.kinds if kind.type is Type.FILE}
+    assert {kind: share for kind, share in shared.items() if share is not Share.NOBODY} == {
+        BAR: Share.ALL,
+        **dict.fromkeys((CONFIG, ROM, INFO), Share.READ),
+    }

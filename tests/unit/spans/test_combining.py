@@ -5,17 +5,14 @@ import random
 import threading
 
 import pytest
-from machines import find
+from machines import find, machine_of, tree_of
 
 from barfs.access.contract import overlap
-from barfs.daemon.serve import tree_of
-from barfs.daemon.settings import Settings
 from barfs.errors import CombinedElsewhere
 from barfs.machine import simulated
 from barfs.names import PciAddress
 from barfs.spans import combining
 from barfs.spans.combining import Combining
-from barfs.spans.opening import open_view
 
 PAGE = 4096
 
@@ -86,13 +83,17 @@ def test_never_both_whatever_is_opened():
 
 
 @pytest.fixture
-def tree(tmp_path):
-    machine = simulated.build(tmp_path)
-    return tree_of(Settings(tmp_path, **vars(machine), write_combining=True))
+def machine(tmp_path):
+    return machine_of(simulated.build(tmp_path))
+
+
+@pytest.fixture
+def tree(machine):
+    return tree_of(machine, combining=Combining())
 
 
 def opened(tree, path, mode=os.O_RDWR):
-    return open_view(tree, find(tree, path), writable=mode != os.O_RDONLY)
+    return tree.open(find(tree, path), writable=mode != os.O_RDONLY)
 
 
 BAR = "pci/0000:00:04.0"
@@ -128,8 +129,8 @@ def test_what_is_mapped_write_combining(tree, path, mode, file):
     assert mapped() == set()
 
 
-def test_a_machine_that_does_not_offer_it(tree):
-    (tree.machine.source.sysfs / "bus/pci/devices/0000:00:04.0/resource2_wc").unlink()
+def test_a_machine_that_does_not_offer_it(tree, machine):
+    (machine.source.sysfs / "bus/pci/devices/0000:00:04.0/resource2_wc").unlink()
     view = opened(tree, f"{BAR}/bar2")
     assert mapped() == {"resource2"}
     exact = opened(tree, f"{BAR}/u32/bar2")  # there is nothing that it could get in the way of
@@ -137,8 +138,8 @@ def test_a_machine_that_does_not_offer_it(tree):
     view.close()
 
 
-def test_exact_files_and_write_combining_ones_keep_out_of_each_others_way(tree):
-    bar = tree.pci.bar(PciAddress(0, 0, 4, 0), 2)
+def test_exact_files_and_write_combining_ones_keep_out_of_each_others_way(tree, machine):
+    bar = machine.pci.bar(PciAddress(0, 0, 4, 0), 2)
     physical = f"phys/{bar.start + 0x100:x}+4"
     combined = opened(tree, f"{BAR}/bar2")
     for path in (f"{BAR}/u32/bar2@40+4", f"{BAR}/x8/bar2@0", physical, f"phys/u8/{bar.start:x}+1"):
@@ -160,9 +161,9 @@ def test_exact_files_and_write_combining_ones_keep_out_of_each_others_way(tree):
     again.close()
 
 
-def test_a_register_as_text_is_no_more_than_that(tree):
+def test_a_register_as_text_is_no_more_than_that(tree, machine):
     """Its name may have no end: then the file's range goes on to that of /proc/iomem."""
-    first, second = (tree.pci.bar(PciAddress(0, 0, device, 0), 2) for device in (4, 5))
+    first, second = (machine.pci.bar(PciAddress(0, 0, device, 0), 2) for device in (4, 5))
     assert first.end < second.start
     combined = opened(tree, "pci/0000:00:05.0/bar2")
     opened(tree, f"phys/x32/{first.start:x}").close()
@@ -173,8 +174,8 @@ def test_a_register_as_text_is_no_more_than_that(tree):
     combined.close()
 
 
-def test_a_refusal_leaves_no_claim(tree):
-    command = tree.machine.source.sysfs / "bus/pci/devices/0000:00:04.0/config"
+def test_a_refusal_leaves_no_claim(tree, machine):
+    command = machine.source.sysfs / "bus/pci/devices/0000:00:04.0/config"
     data = command.read_bytes()
     command.write_bytes(data[:4] + bytes(2) + data[6:])
     for path in ("bar2", "u32/bar2"):

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from machines import find, functions_of, machine_of, tree_of
+from machines import PCI, PHYS, ROOT, find, machine_of, tree_of
 
-from barfs import devmem, nodes
+from barfs import devmem
 from barfs.errors import (
     BadRequest,
     BarfsError,
@@ -25,10 +25,9 @@ from barfs.errors import (
 from barfs.journal.records import LogView
 from barfs.machine import simulated
 from barfs.machine.patterns import DevicePattern, Rules
-from barfs.names import PciAddress
-from barfs.nodes import DIRECTORIES, PCI, PHYS, ROOT, VIEWS, Kind, Node
+from barfs.names import VIEWS, PciAddress
+from barfs.nodes import Node, Type
 from barfs.spans.enabling import Decoder
-from barfs.spans.opening import open_view
 from barfs.spans.views import (
     ConfigView,
     FixedView,
@@ -40,6 +39,15 @@ from barfs.spans.views import (
     SysfsView,
     TextView,
 )
+from barfs.tree.bars import BAR
+from barfs.tree.config import CONFIG
+from barfs.tree.functions import FUNCTION
+from barfs.tree.info import INFO
+from barfs.tree.links import LINK
+from barfs.tree.log import LOG
+from barfs.tree.physical import RANGE
+from barfs.tree.rom import ROM
+from barfs.tree.status import STATUS
 
 SIZE = 64
 WIDTHS = (1, 2, 4, 8)
@@ -374,9 +382,18 @@ def test_a_snapshot_is_read_in_pieces_and_not_written():
 
 
 @pytest.fixture
-def tree(tmp_path):
-    machine = simulated.build(tmp_path)
-    return tree_of(machine_of(machine))
+def paths(tmp_path):
+    return simulated.build(tmp_path)
+
+
+@pytest.fixture
+def machine(paths):
+    return machine_of(paths)
+
+
+@pytest.fixture
+def tree(machine):
+    return tree_of(machine)
 
 
 @pytest.fixture(autouse=True)
@@ -402,7 +419,7 @@ def behind(tmp_path, file, offset, length):
 def test_config_space_is_read_and_written_within_its_end(tree, tmp_path):
     file = tmp_path / "sys/bus/pci/devices" / str(IVSHMEM) / "config"
     before = file.read_bytes()
-    view = open_view(tree, Node(Kind.CONFIG, IVSHMEM), writable=True)
+    view = tree.open(Node(CONFIG, IVSHMEM), writable=True)
     assert type(view) is ConfigView
     assert view.read(0, 1000) == before
     assert view.read(250, 10) == before[250:]
@@ -418,27 +435,27 @@ def test_config_space_is_read_and_written_within_its_end(tree, tmp_path):
 @pytest.mark.parametrize(
     ("node", "view"),
     [
-        *((Node(Kind.BAR0, IVSHMEM), RawView), (Node(Kind.BAR2, IVSHMEM), RawView)),
-        (Node(Kind.PHYS_FILE, start=0x1001, size=3), RawView),
-        (Node(Kind.PHYS_FILE, start=0xFFE, size=4), JoinedView),
+        *((Node(BAR, IVSHMEM, 0), RawView), (Node(BAR, IVSHMEM, 2), RawView)),
+        (Node(RANGE, start=0x1001, size=3), RawView),
+        (Node(RANGE, start=0xFFE, size=4), JoinedView),
     ],
 )
 def test_a_file_opens_as_its_view_and_nothing_else_opens(tree, node, view):
-    opened = open_view(tree, node, writable=True)
+    opened = tree.open(node, writable=True)
     assert kind_of(opened) is view
     assert opened.write(1, b"ab") == 2
     assert opened.read(0, 3) == b"\0ab"
     opened.close()
-    for directory in (ROOT, PCI, PHYS, Node(Kind.FUNCTION, IVSHMEM), Node(Kind.LINK, IVSHMEM)):
+    for directory in (ROOT, PCI, PHYS, Node(FUNCTION, IVSHMEM), Node(LINK, IVSHMEM)):
         with pytest.raises(BadRequest, match="is not a file"):
-            open_view(tree, directory, writable=False)
+            tree.open(directory, writable=False)
 
 
 def test_config_space_that_the_kernel_ends_early_is_a_refusal_and_not_its_end(tree, tmp_path):
     """Those without CAP_SYS_ADMIN are shown 64 bytes of the 256 that stat gives."""
     file = tmp_path / "sys/bus/pci/devices" / str(IVSHMEM) / "config"
     before = file.read_bytes()
-    view = open_view(tree, Node(Kind.CONFIG, IVSHMEM), writable=False)
+    view = tree.open(Node(CONFIG, IVSHMEM), writable=False)
     os.truncate(file, 64)
     assert view.read(0, 256) == before[:64]
     assert view.read(60, 8) == before[60:64]
@@ -488,7 +505,7 @@ PORT_BAR, NVME_BAR = "0000:00:03.0/resource1", "0000:01:00.0/resource0"
     ],
 )
 def test_a_file_opens_as_its_view_of_just_its_bytes(tree, tmp_path, path, kind, file, start, size):
-    view = open_view(tree, find(tree, path), writable=True)
+    view = tree.open(find(tree, path), writable=True)
     assert kind_of(view) is kind
     width = VIEWS[path.split("/")[-2]].width if "/u" in path else 2
     around = behind(tmp_path, file, start - 1, 1) if start else b""
@@ -521,9 +538,9 @@ def test_a_text_file_is_the_register_at_its_start(
     node = find(tree, f"{directory}/x{bits}/{name}")
     if bits == 64 and directory == PORTS:
         with pytest.raises(BadRequest):
-            open_view(tree, node, writable=True)
+            tree.open(node, writable=True)
         return
-    view = open_view(tree, node, writable=True)
+    view = tree.open(node, writable=True)
     assert kind_of(view) is TextView
     before = behind(tmp_path, file, start, 16)
     value = 0x8182838485868788 >> 64 - bits
@@ -560,9 +577,9 @@ def test_a_width_that_does_not_fit_is_refused_and_leaves_nothing_open(tree, path
     for writable in (False, True):
         before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(BadRequest) as caught:
-            open_view(tree, node, writable=writable)
+            tree.open(node, writable=writable)
         assert caught.value.errno == errno.EINVAL
-        assert str(caught.value).startswith(f"{node.path}: ")
+        assert str(caught.value).startswith(f"{tree.path(node)}: ")
         assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -571,7 +588,7 @@ def test_a_register_half_in_system_ram_is_refused_and_leaves_nothing_open(tree, 
     iomem = "00001000-00002001 : System RAM\n00002002-00002fff : Reserved\n"
     (tmp_path / "proc/iomem").write_text(iomem)
     with pytest.raises(BadRequest, match="0x2002"):
-        open_view(tree, find(tree, f"phys/{path}"), writable=True)
+        tree.open(find(tree, f"phys/{path}"), writable=True)
     assert str(tmp_path / "mem") not in Path("/proc/self/maps").read_text()
 
 
@@ -598,7 +615,7 @@ def test_system_ram_is_copied_in_raw_files_and_accessed_in_the_width_of_others(
         return parts[-1]
 
     monkeypatch.setattr(devmem, "MappedAperture", recorded)
-    view = open_view(tree, find(tree, path), writable=True)
+    view = tree.open(find(tree, path), writable=True)
     view.read(0, 4096)
     assert [part.made for part in parts] == made
     view.close()
@@ -607,9 +624,9 @@ def test_system_ram_is_copied_in_raw_files_and_accessed_in_the_width_of_others(
 
 def files(tree, directory=ROOT):
     for name, node in tree.entries(directory):
-        if node.kind in DIRECTORIES:
+        if node.kind.type is Type.DIRECTORY:
             yield from files(tree, node)
-        elif node.kind is not Kind.LINK:
+        elif node.kind.type is Type.FILE:
             yield name, node
 
 
@@ -656,7 +673,7 @@ def test_a_guarded_view_asks_before_each_request_and_touches_nothing_that_is_gon
 def test_an_open_bar_is_given_up_when_its_device_goes_whatever_comes_after(
     tree, tmp_path, name, replaced
 ):
-    view = open_view(tree, find(tree, f"{BARS}/{name}"), writable=True)
+    view = tree.open(find(tree, f"{BARS}/{name}"), writable=True)
     assert view.write(0, b"1\0\0\0" if name[0] != "x" else b"1") > 0
     device = tmp_path / "sys/bus/pci/devices" / str(IVSHMEM)
     shutil.rmtree(device)
@@ -670,34 +687,33 @@ def test_an_open_bar_is_given_up_when_its_device_goes_whatever_comes_after(
         assert not any((device / "resource0").read_bytes() + (device / "resource2").read_bytes())
 
 
-def test_every_listed_file_opens_as_its_kind_says_and_closes(tree):
-    texts = dict.fromkeys((Kind.INFO, Kind.STATUS), SnapshotView)
-    kinds = {Kind.CONFIG: ConfigView, Kind.ROM: SysfsView, Kind.LOG: LogView, **texts}
+def test_every_listed_file_opens_as_its_kind_says_and_closes(tree, machine):
+    texts = dict.fromkeys((INFO, STATUS), SnapshotView)
+    kinds = {CONFIG: ConfigView, ROM: SysfsView, LOG: LogView, **texts}
     seen = set()
     for name, node in files(tree):
-        ports = tree.pci.bars(node.address) if node.address and name.startswith("bar") else {}
+        ports = machine.pci.bars(node.address) if node.kind is BAR else {}
         if ports and not ports[node.bar].is_memory and node.view in {VIEWS["u64"], VIEWS["x64"]}:
             with pytest.raises(BadRequest):
-                open_view(tree, node, writable=False)
+                tree.open(node, writable=False)
             continue
         for writable in (False, True):
-            if writable and node.kind in nodes.READ_ONLY:
+            if writable and not node.kind.writable:
                 continue
-            view = open_view(tree, node, writable=writable)
+            view = tree.open(node, writable=writable)
             fixed = FixedView if node.view else RawView
             if name == "00001000-0009fbff":  # RAM that ends inside a page
                 fixed = JoinedView
             assert kind_of(view) is kinds.get(node.kind, TextView if node.view.is_text else fixed)
             if node.view.is_text:
                 assert len(view.read(0, 4096)) == tree.attributes(node).size
-            elif node.kind not in {Kind.LOG, *texts}:
+            elif node.kind not in {LOG, *texts}:
                 assert view.read(tree.attributes(node).size, 8) == b""
                 assert len(view.read(0, 8)) == 8
             view.close()
         seen.add((node.kind, node.view))
     assert {kind for kind, _ in seen} == {
-        *(Kind.CONFIG, Kind.PHYS_FILE, Kind.BAR0, Kind.BAR1, Kind.BAR2, Kind.ROM, *texts),
-        Kind.LOG,
+        *(CONFIG, RANGE, BAR, ROM, LOG, *texts),
     }
     assert {view for _, view in seen} == {0, *VIEWS.values()}
 
@@ -705,12 +721,12 @@ def test_every_listed_file_opens_as_its_kind_says_and_closes(tree):
 @pytest.mark.parametrize("path", [f"{PORTS}/rom", f"{PORTS}/info", f"{BARS}/info", "status"])
 def test_what_is_read_only(tree, path):
     with pytest.raises(ReadOnly, match=re.escape(f"{path} is read-only")) as caught:
-        open_view(tree, find(tree, path), writable=True)
+        tree.open(find(tree, path), writable=True)
     assert caught.value.errno == errno.EROFS
 
 
 def test_the_rom_is_read_to_its_end(tree, tmp_path):
-    view = open_view(tree, find(tree, f"{PORTS}/rom"), writable=False)
+    view = tree.open(find(tree, f"{PORTS}/rom"), writable=False)
     whole = behind(tmp_path, "0000:00:03.0/rom", 0, 1 << 20)
     assert view.read(0, 1 << 20) == whole
     assert view.read(0x1C, 4) == b"PCIR"
@@ -721,36 +737,36 @@ def test_the_rom_is_read_to_its_end(tree, tmp_path):
 
 
 def test_status_stays_as_it_was_when_it_was_opened(tree, tmp_path):
-    view = open_view(tree, find(tree, "status"), writable=False)
+    view = tree.open(find(tree, "status"), writable=False)
     before = view.read(0, 1 << 16)
     assert b"\nok       0000:00:04.0  D0; bar0, bar2 decoded; no driver\n" in before
     shutil.rmtree(tmp_path / "sys/bus/pci/devices" / str(IVSHMEM))
     assert view.read(0, 1 << 16) == before
     view.close()
-    again = open_view(tree, find(tree, "status"), writable=False)
+    again = tree.open(find(tree, "status"), writable=False)
     assert b"0000:00:04.0" not in again.read(0, 1 << 16)
     again.close()
 
 
 def test_info_stays_as_it_was_when_it_was_opened(tree, tmp_path):
-    view = open_view(tree, find(tree, f"{BARS}/info"), writable=False)
+    view = tree.open(find(tree, f"{BARS}/info"), writable=False)
     before = view.read(0, 1 << 16)
     assert str(IVSHMEM).encode() in before
     shutil.rmtree(tmp_path / "sys/bus/pci/devices" / str(IVSHMEM))
     assert view.read(0, 1 << 16) == before
     view.close()
     with pytest.raises(BarfsError):
-        open_view(tree, Node(Kind.INFO, IVSHMEM), writable=False)
+        tree.open(Node(INFO, IVSHMEM), writable=False)
 
 
 def test_directories_and_links_are_no_files(tree):
     for view in (0, *VIEWS.values()):
-        for directory in (ROOT, PCI, PHYS, Node(Kind.FUNCTION, IVSHMEM), Node(Kind.LINK, IVSHMEM)):
+        for directory in (ROOT, PCI, PHYS, Node(FUNCTION, IVSHMEM), Node(LINK, IVSHMEM)):
             for writable in (False, True):
                 with pytest.raises(BarfsError):
-                    open_view(tree, directory._replace(view=view), writable=writable)
+                    tree.open(directory._replace(view=view), writable=writable)
             with pytest.raises(BadRequest, match="is not a file"):
-                open_view(tree, directory, writable=False)
+                tree.open(directory, writable=False)
 
 
 @pytest.mark.parametrize(
@@ -765,23 +781,23 @@ def test_directories_and_links_are_no_files(tree):
         *(("pci/0000:00:04.0/bar2@8+4", True), ("pci/0000:00:05.0/bar0", False)),
     ],
 )
-def test_what_is_read_only_is_so_by_every_way(tree, tmp_path, path, refused):
+def test_what_is_read_only_is_so_by_every_way(paths, path, refused):
     rules = Rules(read_only=(DevicePattern.parse("0000:00:04.0"),))
-    tree = tree_of(tree.machine._replace(pci=functions_of(tmp_path / "sys", rules)))
+    tree = tree_of(machine_of(paths, rules=rules))
     node = find(tree, path)
-    open_view(tree, node, writable=False).close()
+    tree.open(node, writable=False).close()
     if not refused:
-        open_view(tree, node, writable=True).close()
+        tree.open(node, writable=True).close()
         return
     with pytest.raises(ReadOnly, match=r"0000:00:04\.0 is read-only in this mount") as caught:
-        open_view(tree, node, writable=True)
+        tree.open(node, writable=True)
     assert caught.value.errno == errno.EROFS
 
 
-def test_what_is_read_only_is_not_enabled_either(tree, tmp_path):
+def test_what_is_read_only_is_not_enabled_either(paths, tmp_path):
     rules = Rules(read_only=(DevicePattern.parse("0000:00:04.0"),))
-    pci = functions_of(tmp_path / "sys", rules)
-    tree = tree_of(tree.machine._replace(pci=pci), decoder=Decoder(pci))
+    machine = machine_of(paths, rules=rules)
+    tree = tree_of(machine, decoder=Decoder(machine.pci))
     devices = tmp_path / "sys/bus/pci/devices"
     for slot in (4, 5):
         with (devices / f"0000:00:0{slot}.0/config").open("r+b") as config:
@@ -790,16 +806,16 @@ def test_what_is_read_only_is_not_enabled_either(tree, tmp_path):
     before = (devices / str(IVSHMEM) / "config").read_bytes()
     for path in ("bar0", "bar2", "u32/bar0", "x32/bar0@8"):
         with pytest.raises(NotDecoded):
-            open_view(tree, find(tree, f"pci/{IVSHMEM}/{path}"), writable=False)
+            tree.open(find(tree, f"pci/{IVSHMEM}/{path}"), writable=False)
     assert (devices / str(IVSHMEM) / "config").read_bytes() == before
     assert (devices / str(IVSHMEM) / "enable").read_text() == "0\n"
-    open_view(tree, find(tree, "pci/0000:00:05.0/bar0"), writable=True).close()
+    tree.open(find(tree, "pci/0000:00:05.0/bar0"), writable=True).close()
 
 
-def test_physical_memory_of_a_device_that_is_not_allowed_goes_with_it_too(tree, tmp_path):
+def test_physical_memory_of_a_device_that_is_not_allowed_goes_with_it_too(paths, tmp_path):
     rules = Rules(allow=(DevicePattern.parse("8086:*"),))
-    tree = tree_of(tree.machine._replace(pci=functions_of(tmp_path / "sys", rules)))
-    view = open_view(tree, find(tree, "phys/feb20000+4"), writable=False)
+    tree = tree_of(machine_of(paths, rules=rules))
+    view = tree.open(find(tree, "phys/feb20000+4"), writable=False)
     assert view.read(0, 4) == bytes(4)
     shutil.rmtree(tmp_path / "sys/bus/pci/devices" / str(IVSHMEM))
     with pytest.raises(DeviceGone):

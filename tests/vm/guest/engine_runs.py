@@ -1,4 +1,4 @@
-"""Runs in the guest: each kind of run that an engine makes, on the edu device.
+"""Runs in the guest: each kind of transfer that an engine makes, on the edu device.
 
 usage: engine_runs.py ENGINE
 
@@ -18,5 +18,6 @@ for width in (1, 2, 4, 8):
     for offset, units in ((0x80, 1), (0x90, 3)):
         span.load_run(offset, width, bytearray(units * width))
         span.store_run(offset, width, bytes(units * width))
-span.copy_out(0x91, bytearray(0x4E))
-span.copy_in(0x91, bytes(0x4E))
+for widest in (8, 16):
+    span.copy_out(0x91, widest, bytearray(0x4E))
+    span.copy_in(0x91, widest, bytes(0x4E))

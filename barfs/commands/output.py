@@ -1,0 +1,63 @@
+"""What a command prints, and what becomes of it if that is not possible."""
+
+import errno
+import os
+import sys
+from typing import TextIO
+
+
+class OutputError(Exception):
+    """Standard output takes no more; `number` says why, as errno."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"standard output: {os.strerror(number)}")
+        self.number = number
+
+
+def say(text: str) -> None:
+    """Print all of a text, and a newline, at once: who reads only the beginning breaks nothing.
+
+    Raises OutputError. What an encoding does not have becomes an escape; names of files are as
+    they are.
+    """
+    out = sys.stdout
+    if out is None:  # it was closed when Python began
+        raise OutputError(errno.EBADF)
+    try:
+        out.flush()
+        out.buffer.write(_encoded(f"{text}\n", out))
+        out.flush()
+    except OSError as error:
+        _give_up(out)
+        raise OutputError(error.errno or errno.EIO) from None
+
+
+def complain(text: str) -> None:
+    """A line on standard error, if that takes one: there is nobody else to be told."""
+    out = sys.stderr
+    if out is None:
+        return
+    try:
+        out.buffer.write(_encoded(f"{text}\n", out))
+        out.flush()
+    except OSError:
+        _give_up(out)
+
+
+def _give_up(out: TextIO) -> None:
+    """Python writes what is left when it ends, and must not fail then."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, out.fileno())
+    os.close(null)
+
+
+def _encoded(text: str, out: TextIO) -> bytes:
+    try:
+        return text.encode(out.encoding, errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(out.encoding, errors="backslashreplace")
+
+
+def is_terminal() -> bool:
+    """Whether a person looks at what is printed."""
+    return sys.stdout is not None and sys.stdout.isatty()

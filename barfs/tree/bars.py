@@ -1,0 +1,80 @@
+"""`bar0` ... `bar5`, and windows into them, which are not listed."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from barfs.errors import DeviceGone, FunctionPart, ReadOnly
+from barfs.journal.records import Subject
+from barfs.machine.functions import Functions
+from barfs.machine.resources import Resource, check_window
+from barfs.names import BarName
+from barfs.nodes import Attributes, Branch, Found, Kind, Node, Share, View
+from barfs.spans.opening import Spans
+from barfs.tree.functions import FUNCTION, directory_of
+from barfs.tree.views import attributes_of
+
+BAR: Final = Kind("bar", share=Share.ALL, writable=True)
+
+
+def _attributes(node: Node, bar: Resource) -> Attributes:
+    return attributes_of(node.view, node.size or bar.size, memory_like=bar.prefetchable)
+
+
+class Bars(Branch):
+    """The BARs that exist, in a function's directory and in its views."""
+
+    kinds = (BAR,)
+    under = (FUNCTION,)
+
+    def __init__(self, pci: Functions, spans: Spans) -> None:
+        self._pci = pci
+        self._spans = spans
+
+    def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
+        try:
+            found = self._pci.bars(directory.function)
+        except DeviceGone:
+            return
+        for index in found:
+            yield f"bar{index}", Node(BAR, directory.address, index, directory.view)
+
+    def find(self, directory: Node, name: str) -> Found | None:
+        wanted = BarName.parse(name)
+        if wanted is None:
+            return None
+        resource = self._pci.bar(directory.function, wanted.bar)
+        node = Node(BAR, directory.address, wanted.bar, directory.view)
+        if wanted.window is not None:
+            start, end = wanted.window
+            if end is None:
+                limit = start + directory.view.width if directory.view.is_text else resource.size
+                end = max(start, min(limit, resource.size) - 1)
+            node = node._replace(start=start, size=end + 1 - start)
+            what = f"{directory_of(directory)}/{name}"
+            check_window(what, start, node.size, resource.size)
+        return Found(node, _attributes(node, resource))
+
+    def path(self, node: Node) -> str:
+        window = f"@{node.start:x}+{node.size:x}" if node.size else ""
+        return f"{directory_of(node)}/bar{node.bar}{window}"
+
+    def attributes(self, node: Node) -> Attributes:
+        return _attributes(node, self._pci.bar(node.function, node.bar))
+
+    def subject(self, node: Node) -> Subject:
+        return super().subject(node)._replace(bar=node.bar, start=node.start)
+
+    def why_read_only(self, node: Node) -> ReadOnly | None:
+        what = FunctionPart(node.function, BarName(node.bar))
+        return self._pci.why_read_only(node.function, what)
+
+    def open(self, node: Node, *, writable: bool) -> View:
+        return self._spans.bar(
+            node.function,
+            node.bar,
+            node.view,
+            start=node.start,
+            size=node.size,
+            writable=writable,
+            what=self.path(node),
+        )

@@ -1,0 +1,36 @@
+"""Everything that is in the tree of a mount, in the order in which it is listed."""
+
+from barfs.diagnosis.causes import Machine
+from barfs.journal.records import Journal
+from barfs.nodes import Branch
+from barfs.spans.opening import Spans
+from barfs.tree.bars import Bars
+from barfs.tree.config import Config
+from barfs.tree.functions import FunctionDirectories, Pci
+from barfs.tree.info import Info
+from barfs.tree.links import Links
+from barfs.tree.log import Log
+from barfs.tree.physical import Physical, Ranges
+from barfs.tree.rom import Rom
+from barfs.tree.root import Root
+from barfs.tree.status import Status
+from barfs.tree.views import Views
+
+
+def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
+    """The branches of a machine's tree, the root first."""
+    pci, memory = machine.pci, machine.memory
+    return [
+        Root(),
+        Pci(),
+        FunctionDirectories(pci),
+        Bars(pci, spans),
+        Config(pci),
+        Rom(pci),
+        Info(pci),
+        Views(pci),
+        *([Physical(), Ranges(memory, spans)] if machine.phys else []),
+        Log(journal),
+        Status(machine),
+        Links(pci),
+    ]

@@ -1,0 +1,27 @@
+"""`info`: what a function is, as text."""
+
+from typing import Final
+
+from barfs.nodes import Attributes, Kind, Node, Share, View
+from barfs.report.info import describe
+from barfs.spans.views import SnapshotView
+from barfs.tree.functions import Part, check_present
+
+INFO: Final = Kind("info", share=Share.READ)
+
+
+class Info(Part):
+    """`info`, made when it is opened."""
+
+    kind = INFO
+    kinds = (INFO,)
+
+    def attributes(self, node: Node) -> Attributes:
+        # As in /proc, the length shows only when it is read.
+        check_present(self._pci, node, self.path(node))
+        return Attributes(0)
+
+    def open(self, node: Node, *, writable: bool) -> View:
+        """Make the text. That may wake the function up."""
+        del writable
+        return SnapshotView(describe(self._pci, node.function))
