@@ -183,7 +183,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     workers = Workers(loop.away)
     operations = Operations(tree, machine, journal, _policy_of(settings), workers)
     log_file = _open_log_file(settings, journal)
-    background: list[Callable[[], Awaitable[None]]] = []
+    background: list[Callable[[], Awaitable[None]]] = [operations.follow]
     if log_file is not None:
         background.append(log_file.follow)
     watch = machine.source.watch

@@ -168,9 +168,10 @@ class OpenFiles:
         self._files[handle] = file
         return handle
 
-    def opened(self, handle: int) -> Opened:
-        """Who opened a file and what it is."""
-        return self._files[handle].opened
+    def find(self, handle: int) -> Opened | None:
+        """Who opened a file and what it is; None if there is no such handle."""
+        file = self._files.get(handle)
+        return None if file is None else file.opened
 
     def read(self, handle: int, offset: int, length: int) -> Buffer | None:
         """As View.read; None if it could hold up others, and is to be made by `read_later`.

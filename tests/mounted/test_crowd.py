@@ -14,7 +14,7 @@ import pytest
 
 from mounted import conftest
 from mounted.conftest import TIMEOUT, Mount, sh, wait_until
-from mounted.others import GROUP, NOBODY
+from mounted.others import GROUP, NOBODY, as_other
 
 SLOW_DAEMON = [sys.executable, Path(__file__).with_name("slow_daemon.py")]
 SLOWEST = "1b36:0010/bar0"  # 50 ms an access, as in slow_daemon.py
@@ -32,10 +32,9 @@ def started_by(command, machine, directory, *options):
 
 
 @pytest.fixture
-def slow(machine, tmp_path):
+def slow(machine, public, tmp_path):
     """A mount for a group, in which some BARs are slow."""
-    tmp_path.chmod(0o755)
-    mount = started_by([*SLOW_DAEMON, tmp_path / "record"], machine, tmp_path, *SHARED)
+    mount = started_by([*SLOW_DAEMON, tmp_path / "record"], machine, public, *SHARED)
     yield mount
     assert mount.end() == 0
     assert "Traceback" not in mount.log
@@ -48,14 +47,9 @@ def crowd(mount, path, clients, *, uid=NOBODY, write=0, length=16):
     Once they are at it, as far as that can be.
     """
     program = Path(__file__).with_name("crowd_client.py")
-    words = [program, mount.path / path, clients, length, write]
+    words = [program, mount.path / path, uid, GROUP, clients, length, write]
     process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        stdout=subprocess.PIPE,
-        text=True,
-        user=uid,
-        group=uid,
-        extra_groups=[GROUP],
+        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout.readline() == "begun\n"
@@ -111,6 +105,8 @@ def test_writes_that_wait_take_little_memory(slow):
         for _ in range(20):
             (slow.path / "pci").stat()
         assert memory(slow) - before < 60
+        slow.process.terminate()  # or the clients would wait for minutes
+        slow.process.wait(TIMEOUT)
 
 
 @pytest.mark.parametrize("clients", [1, 200])
@@ -197,4 +193,34 @@ def test_the_last_one_of_ro_and_rw_counts(machine, tmp_path, options, read_only,
     assert line.split()[3].split(",")[0] == ("ro" if read_only else "rw")
     done = sh(f"echo 1 > {mount.path}/8086:100e/x32/bar0@8")
     assert (b"Read-only file system" in done.stderr) is read_only
+    assert mount.end() == 0
+
+
+def test_a_flood_of_refusals_takes_nothing_from_the_log(machine, public, tmp_path):
+    """One process of nobody's, who may ask for names and no more."""
+    file = tmp_path / "file"
+    mount = Mount(machine, public, *SHARED, "--log", file)
+    (mount.path / "8086:100e/x32/bar0@8").write_text("0x66666666")
+
+    def flood():
+        for n in range(30_000):
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(mount.path / f"nope-{n}")
+
+    as_other(flood)
+    lines = [json.loads(line) for line in (mount.path / "log").read_bytes().splitlines()]
+    assert [line["value"] for line in lines if line["event"] == "write"] == ["0x66666666"]
+    wait_until(
+        lambda: (
+            sum(
+                json.loads(line).get("times", 1)
+                for line in (mount.path / "log").read_bytes().splitlines()
+                if b'"refused"' in line
+            )
+            == 30_000
+        ),
+        "what was refused is not counted",
+    )
+    assert file.stat().st_size < 1 << 20
+    assert mount.log_path.stat().st_size < 1 << 20
     assert mount.end() == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from tasks import until
 
 from barfs.journal import logfile
 from barfs.journal.logfile import LogFile
@@ -210,15 +211,16 @@ def test_without_threads_or_memory_it_tries_again(path, monkeypatch, caplog):
         return real_write()
 
     monkeypatch.setattr(log, "_write", write)
+    monkeypatch.setattr(logfile, "RETRY", 0.001)
 
     async def run():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(log.follow)
             add(journal, 0, 1)
-            await trio.sleep(10 * (logfile.GATHER + logfile.RETRY))
+            await until(lambda: events(path) == [0, 1])
             nursery.cancel_scope.cancel()
 
-    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0.01))
+    trio.run(run)
     log.close()
     assert events(path) == [0, 1]
     assert [record.message for record in caplog.records] == [
