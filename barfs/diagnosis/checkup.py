@@ -103,6 +103,7 @@ def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Find
         yield _iomem(machine)
     if source.is_directory(source.sysfs / "kernel"):
         yield _lockdown(machine, facts)
+    yield from _maps(machine)
     if facts.config is not None or source.exists(source.proc / "sys/kernel/osrelease"):
         yield from _strictness(machine, facts)
         yield from _kernel_memory(machine)
@@ -173,6 +174,14 @@ def _lockdown(machine: Machine, facts: Kernel) -> Finding:
     return _ok("lockdown", "lockdown is not in force")
 
 
+def _maps(machine: Machine) -> Iterator[Finding]:
+    """Maps of registers that are none."""
+    for concerned, found in machine.maps.refused():
+        cause = Cause(f"the map {found.file} is refused: {found.refusal}")
+        device = concerned if isinstance(concerned, PciAddress) else None
+        yield Finding(str(concerned), State.TROUBLE, cause, device)
+
+
 def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
     if facts.config is None:
         files = kernel.config_files(machine.source)
@@ -219,8 +228,8 @@ def _kcore(core: CoreFile) -> Finding:
         advice = "it takes CAP_SYS_RAWIO, and lockdown=confidentiality refuses it"
         return Finding("kcore", State.NOTE, Cause(sentence, advice=advice))
     sentence = (
-        f"{core.path} opens: System RAM that /dev/mem keeps back is read through it, where pages "
-        "that the kernel withholds (ballooned, poisoned, offline) are zeros"
+        f"{core.path} opens: what /dev/mem keeps back of System RAM is read through it (pages "
+        "that are ballooned, poisoned or offline are zeros there)"
     )
     return _ok("kcore", sentence)
 

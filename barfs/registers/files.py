@@ -16,6 +16,8 @@ LOCAL: Final = Path("/etc/barfs/registers")
 # Those that come with barfs are code: whoever may write them may write the modules beside them.
 BUILT_IN: Final = Path(__file__).parent / "maps"
 
+DIRECTORIES: Final = (LOCAL, BUILT_IN)
+
 # Other subjects that a map is for, by subject; so that one file is enough for a family.
 ALIASES: Final = "aliases.json"
 
@@ -35,7 +37,7 @@ class Found(NamedTuple):
 class MapFiles:
     """The maps in some directories, those of the first ones before those of the last."""
 
-    def __init__(self, directories: Sequence[Path] = (LOCAL, BUILT_IN)) -> None:
+    def __init__(self, directories: Sequence[Path] = DIRECTORIES) -> None:
         self.directories = tuple(directories)
         self._kept: OrderedDict[Path, tuple[object, Any]] = OrderedDict()
 

@@ -394,15 +394,19 @@ class Map:
         """Its directory on a machine of which nothing is known."""
         return self.top([Place(part.space, part.bar, 0, None) for part in self.parts])
 
-    def top(self, places: Sequence[Place | None]) -> Block:
-        """The directory of its parts, each in its place, without those that are nowhere."""
+    def top(self, places: Sequence[Place | None], path: str = "") -> Block:
+        """The directory of its parts, each in its place, without those that are nowhere.
+
+        It is at `path` in a larger one, if that is not empty.
+        """
         sources: dict[str, list[_Source]] = {}
         for part, place in zip(self.parts, places, strict=True):
             if place is not None:
                 source = _Source(Where(place), place.start + part.offset, part.registers)
                 sources.setdefault(part.directory, []).append(source)
-        top = Block("", sources.pop("", []))
-        top.blocks.update({name: Block(name, found) for name, found in sources.items()})
+        top = Block(path, sources.pop("", []))
+        for name, found in sources.items():
+            top.blocks[name] = Block(f"{path}/{name}" if path else name, found)
         return top
 
 
