@@ -282,9 +282,9 @@ def test_demo_takes_the_options_of_mount(fuse, where, machine):
     assert barfs("umount", where).returncode == 0
 
 
-def test_demo_that_fails_leaves_nothing(fuse, tmp_path, temporary):
+def test_demo_that_fails_leaves_nothing(fuse, tmp_path, where, temporary):
     assert "does not exist" in one_line(barfs("demo", tmp_path / "nowhere"))
-    assert "unknown option" in one_line(barfs("demo", "-o", "nonsense", tmp_path))
+    assert "unknown option" in one_line(barfs("demo", "-o", "nonsense", where))
     assert not list(temporary.iterdir())
 
 
