@@ -3,15 +3,18 @@
 import argparse
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from barfs.commands.command import Argument, Command
-from barfs.commands.output import is_terminal, say
+from barfs.commands.output import complain, is_terminal, say
 from barfs.daemon.interruption import all_or_nothing
+from barfs.daemon.mountpoint import hides_something
 from barfs.daemon.options import Option
 from barfs.daemon.settings import OPTIONS, Settings
+from barfs.machine.patterns import DevicePattern
 from barfs.names import quoted
 
 log = logging.getLogger(__name__)
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 FOREGROUND: Final = Option("-f --foreground", "stay in the foreground, log to stderr")
 
 
-# What people type who come from other programs.
+# What people type who know other programs.
 HINTS: Final = {
     **dict.fromkeys(("-ro", "-r", "--ro", "--readonly"), "did you mean --read-only?"),
     "-rw": "a mount can be written to without it",
@@ -39,7 +42,7 @@ def serve(
     `ready` is called when the mount answers; there is no mount if it raises something. `finish` is
     called when there is no mount any more.
     """
-    # Not needed by the other commands, so that they start faster.
+    # The other commands do not need this, and start faster without it.
     from barfs.daemon.background import run_in_background  # noqa: PLC0415
     from barfs.daemon.serve import run_in_foreground  # noqa: PLC0415
 
@@ -57,23 +60,52 @@ def serve(
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """See the module."""
+    """Run the command."""
     settings = Settings.of(arguments.mountpoint, vars(arguments))
+    foreground = bool(arguments.foreground)
+    notes = list(notes_on(settings))
 
     def ready() -> None:
-        if arguments.foreground:
+        tell(notes, foreground=foreground)
+        if foreground:
             log.info("mounted on %s", settings.mountpoint)
         elif is_terminal():
             say(_how_to_go_on(settings.mountpoint))
 
     with all_or_nothing():
-        serve(settings, foreground=bool(arguments.foreground), ready=ready, finish=lambda: None)
+        serve(settings, foreground=foreground, ready=ready, finish=lambda: None)
+
+
+def notes_on(settings: Settings) -> Iterator[str]:
+    """Notes on options that work, but were most likely not meant. Reads sysfs."""
+    # The other commands do not need this, and start faster without it.
+    from barfs.machine.functions import AllFunctions  # noqa: PLC0415
+    from barfs.machine.source import source_of  # noqa: PLC0415
+
+    pci = AllFunctions(source_of(settings.sysfs))
+    for option in OPTIONS:
+        values = getattr(settings, option.name) if option.repeated else ()
+        for value in filter(lambda one: isinstance(one, DevicePattern), values):
+            names = (partial(pci.name, address) for address in pci.addresses())
+            if not any(value.means(name, unknown=False) for name in names):
+                yield f"{option.spelled} {value} matches none of the functions that are there now"
+    if hides_something(settings.mountpoint):
+        yield f"{settings.mountpoint} is not empty: what is in it is hidden until barfs umount"
+
+
+def tell(notes: Iterable[str], *, foreground: bool) -> None:
+    """Tell the user who mounts."""
+    for note in notes:
+        if foreground:
+            log.warning("%s", note)
+        else:
+            complain(f"barfs: {note}")
 
 
 def _how_to_go_on(mountpoint: Path) -> str:
     """A line for who mounted."""
     where = quoted(mountpoint)
-    # Only who mounted sees anything, and with sudo that is root.
+    # Only the user who mounted sees anything, and with sudo that user is root.
     sudo = "sudo " if "SUDO_USER" in os.environ else ""
     # A shell that stands in the directory still sees what the mount hides.
     back = f"cd {where}; " if Path.cwd() == mountpoint else ""
