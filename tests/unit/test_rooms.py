@@ -23,7 +23,7 @@ ROOMS = [
     *("machine.btf", "machine.kcore", "machine.symbols"),
     *("machine.functions", "machine.configspace", "machine.kernel", "devmem", "spans.__init__"),
     *("spans.combining", "diagnosis.__init__", "diagnosis.text", "diagnosis.obstacles"),
-    "spans.ways",
+    *("spans.ways", "spans.uio", "spans.vfio", "spans.choosing"),
     *("registers.__init__", "registers.checks", "registers.maps", "registers.plans"),
     *("registers.files", "registers.capabilities", "registers.compiled", "registers.systemrdl"),
     *("registers.svd",),

@@ -57,6 +57,8 @@ IVSHMEM = PciAddress(0, 0, 4, 0)
 class Recorder:
     """An aperture that records each single access, and each copy with its length."""
 
+    way = ""
+
     def __init__(self, size=SIZE, *, base=0, max_width=8, memory_like=False):
         self.size, self.base, self.max_width = size, base, max_width
         self.memory_like = memory_like
