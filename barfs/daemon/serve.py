@@ -41,6 +41,8 @@ from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.machine.symbols import Symbols
 from barfs.names import PciAddress
 from barfs.nodes import Tree
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import MapFiles
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.choosing import ways_to_bars
@@ -119,11 +121,12 @@ def machine_of(settings: Settings) -> Machine:
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem)
+    maps = DeviceMaps(pci, memory, MapFiles(settings.map_directories))
     # They are opened here, before rights are given up, and kept.
     symbols = Symbols(source.proc) if settings.phys else None
     core = CoreFile(source.proc) if settings.phys and settings.kcore else None
     via_devmem = settings.bars_via == "devmem"
-    return Machine(pci, memory, settings.phys, via_devmem, symbols, core)
+    return Machine(pci, memory, maps, settings.phys, via_devmem, symbols, core)
 
 
 def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevices | None:

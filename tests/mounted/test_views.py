@@ -286,7 +286,7 @@ def test_rom(shared):
 
 def test_listings_of_views(shared):
     views = ["u16", "u32", "u64", "u8", "x16", "x32", "x64", "x8"]
-    files = ["bar0", "bar1", "config", "info", "rom"]
+    files = ["bar0", "bar1", "config", "info", "rom", "sysfs"]
     assert sorted(os.listdir(shared.path / NIC)) == sorted([*files, *views])
     phys = sorted(set(os.listdir(shared.path / "phys")) - set(views))
     for view in views:
