@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-from barfs.errors import Access, ReadOnly
-
 # What is kept for readers that come late: records that nobody has looked at, bytes of lines.
 RECORDS: Final = 8192
 STREAM_BYTES: Final = 1 << 20
@@ -309,21 +307,3 @@ class LogView:
             drop = self._text.rfind(b"\n", 0, excess) + 1
             self._text = self._text[drop:]
             self._start += drop
-
-    def write(self, offset: int, data: bytes) -> int:
-        """Refused."""
-        during = Access("write", offset, len(data))
-        raise ReadOnly(" of a read-only file", what="log", during=during)
-
-    @staticmethod
-    def reach(offset: int, length: int, *, writing: bool) -> range:
-        """Nothing on the bus."""
-        del offset, length, writing
-        return range(0)
-
-    @staticmethod
-    def width_at(offset: int, length: int) -> None:
-        """It is made of no accesses."""
-
-    def close(self) -> None:
-        """There is nothing behind it."""

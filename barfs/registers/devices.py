@@ -83,22 +83,25 @@ class DeviceMaps:
 
         Reads no config space.
         """
+        return self._fitting(address)[0]
+
+    def _fitting(self, address: PciAddress) -> tuple[Found | None, dict[int, Resource]]:
+        """The map of a function, if its BARs have room for it, and these BARs."""
         found = self.files.find(*self._asked(address))
         if found is None or found.map is None:
-            return found
+            return found, {}
         bars = self._pci.known(address, self._pci.bars)
         refusal = None if bars is None else _past_the_end(found.map, bars)
-        return found if refusal is None else Found(found.file, None, refusal)
+        return (found if refusal is None else Found(found.file, None, refusal)), bars or {}
 
     def top(self, address: PciAddress) -> Block:
         """The registers in a function's BARs. There are none without a map. Raises DeviceGone.
 
         Config space is read only for virtio devices.
         """
-        found = self.found(address)
+        found, bars = self._fitting(address)
         if found is None or found.map is None:
             return _NOTHING
-        bars = self._pci.known(address, self._pci.bars) or {}
         places = [self._place(address, part, bars) for part in found.map.parts]
         return self._kept(address, found.map, places)
 

@@ -298,6 +298,7 @@ class Block:
         self.path = path
         self.blocks: dict[str, Block] = {}
         self._sources = sources
+        self._made: dict[str, Entry] = {}
 
     @cached_property
     def _items(self) -> dict[str, tuple[_Source, Mapping[str, Any]]]:
@@ -326,6 +327,12 @@ class Block:
         return found
 
     def _entry(self, name: str) -> "Entry":
+        found = self._made.get(name)
+        if found is None:
+            found = self._made[name] = self._make(name)
+        return found
+
+    def _make(self, name: str) -> "Entry":
         (where, start, _, top), item = self._items[name]
         top = top or self
         path = f"{self.path}/{name}" if self.path else name

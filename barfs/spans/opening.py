@@ -209,14 +209,14 @@ class Spans:
             size = len(place.span)
             if view.is_text and size < view.width:
                 raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
-            with ExitStack() as closing:
-                apertures = place.open(
-                    place.span[: _accessed(view, size)], writable=writable, combine=combine
-                )
-                for aperture in apertures:
-                    closing.callback(aperture.close)
+            span = place.span[: _accessed(view, size)]
+            apertures = place.open(span, writable=writable, combine=combine)
+            try:
                 opened = view_of(apertures, view, what, target.make)
-                closing.pop_all()
+            except BaseException:
+                for aperture in apertures:
+                    aperture.close()
+                raise
             if guards:
                 return GuardedView(opened, guards, held.pop_all())
             return HeldView(opened, held.pop_all()) if self._combining else opened

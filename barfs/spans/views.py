@@ -9,25 +9,9 @@ from typing import Final, NamedTuple
 from barfs.access import contract
 from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, SysfsFile
-from barfs.errors import Access, DeviceGone, KernelRefused, ReadOnly, Request
+from barfs.errors import DeviceGone, KernelRefused, Request
 from barfs.machine.presence import Presence
 from barfs.nodes import Allocate, View
-
-
-class _NoAccesses:
-    """Of a view that makes no accesses of its own."""
-
-    way = ""
-    raw: int | None = None
-
-    def reach(self, offset: int, length: int, *, writing: bool) -> range:
-        """See View."""
-        del offset, length, writing
-        return range(0)
-
-    @staticmethod
-    def width_at(offset: int, length: int) -> None:
-        """See View."""
 
 
 def _reach(base: int, size: int, offset: int, length: int) -> range:
@@ -285,7 +269,7 @@ class JoinedView:
             view.close()
 
 
-class SysfsView(_NoAccesses):
+class SysfsView(View):
     """Config space or the expansion ROM; the kernel does the accesses."""
 
     def __init__(self, file: SysfsFile) -> None:
@@ -321,7 +305,7 @@ class ConfigView(SysfsView):
         return data
 
 
-class SnapshotView(_NoAccesses):
+class SnapshotView(View):
     """Text made when the file was opened."""
 
     def __init__(self, text: str) -> None:
@@ -331,18 +315,11 @@ class SnapshotView(_NoAccesses):
         """See View."""
         return self._text[offset : offset + length]
 
-    def write(self, offset: int, data: bytes) -> int:
-        """Refused."""
-        raise ReadOnly(" of a read-only file", during=Access("write", offset, len(data)))
-
-    def close(self) -> None:
-        """There is nothing behind it."""
-
 
 _GONE: Final = "the device is gone"
 
 
-class GoneView(_NoAccesses):
+class GoneView(View):
     """What is left of a file whose device is gone."""
 
     def __init__(self, path: str) -> None:
@@ -355,9 +332,6 @@ class GoneView(_NoAccesses):
     def write(self, offset: int, data: bytes) -> int:
         """DeviceGone."""
         raise DeviceGone(_GONE, what=self._path, during=Request("write", offset, len(data)))
-
-    def close(self) -> None:
-        """There is nothing behind it."""
 
 
 class Guard(NamedTuple):

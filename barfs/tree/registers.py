@@ -75,7 +75,7 @@ class Registers(Branch):
     """Directories of registers: what those of functions and physical ranges share."""
 
     directory: ClassVar[Kind]
-    label: ClassVar[str]
+    _looked_at: tuple[Node, tuple[Register, Field | None]] | tuple[None, None] = (None, None)
 
     def _entry(self, node: Node, path: str, *, listing: bool = False) -> Entry | None:
         raise NotImplementedError(node, path, listing)
@@ -139,10 +139,15 @@ class Registers(Branch):
     def attributes(self, node: Node) -> Attributes:
         if node.kind.type is Type.DIRECTORY:
             return DIRECTORY
-        return self._attributes(*self._register(node))
+        found = self._register(node)
+        self._looked_at = node, found
+        return self._attributes(*found)
 
     def why_read_only(self, node: Node) -> ReadOnly | None:
-        register, field = self._register(node)
+        looked_at, found = self._looked_at
+        # Mode bits are asked for right after the attributes. Only they use what was found.
+        self._looked_at = None, None
+        register, field = found if found and looked_at == node else self._register(node)
         if (register if field is None else field).writable:
             return None
         kind = "register" if field is None else "field"
