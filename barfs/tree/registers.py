@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.errors import FunctionPart, NoSuchNode, ReadOnly
+from barfs.errors import BarfsError, FunctionPart, NoSuchNode, ReadOnly
 from barfs.journal.records import Subject
 from barfs.machine.functions import Functions
 from barfs.names import BarName, PciAddress, ViewKind
@@ -154,10 +154,17 @@ class Registers(Branch):
         return ReadOnly(f"the {kind} is read-only", what=self.path(node))
 
     def subject(self, node: Node) -> Subject:
-        register, field = self._register(node)
-        name = None if field is None else field.name
+        """What the log calls it. A name that a changed map lacks now stays as it was."""
         found = super().subject(node)
-        return found._replace(start=register.offset, register=register.path, field=name)
+        if node.kind.type is Type.DIRECTORY:
+            return found
+        directory, slash, last = node.name.rpartition("/")
+        name, _, field = last.partition(".")
+        found = found._replace(register=f"{directory}{slash}{name}", field=field or None)
+        try:
+            return found._replace(start=self._register(node)[0].offset)
+        except BarfsError:
+            return found
 
 
 def file_of(kind: Kind, parent: Node, register: Register, field: Field | None) -> Node:
