@@ -15,6 +15,7 @@ from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
+from barfs.names import BarsVia
 from barfs.registers.files import DIRECTORIES
 
 REAL_DEVMEM: Final = Path("/dev/mem")
@@ -25,7 +26,6 @@ REFUSED_OPTIONS: Final = {
     "writeback_cache": "writes later than asked, in other pieces",
 }
 
-BarsVia: TypeAlias = Literal["resource", "devmem"]
 LoopName: TypeAlias = Literal["fast", "stock"]
 
 SYSFS: Final = Option("--sysfs", "instead of /sys", takes="DIR", parse=Path)
@@ -68,10 +68,18 @@ class Settings:
         BarsVia,
         Option(
             "--bars-via",
-            "map BARs through sysfs's resourceN (default) or through /dev/mem at their addresses",
+            "reach BARs through sysfs's resourceN (default), through /dev/mem at their addresses,"
+            " or through VFIO, where vfio-pci is their driver",
             choices=get_args(BarsVia),
         ),
     ] = "resource"
+    noiommu: Annotated[
+        bool,
+        Option(
+            "--noiommu",
+            "with --bars-via vfio: functions without an IOMMU too, whose DMA reaches all memory",
+        ),
+    ] = False
     write_combining: Annotated[
         bool,
         Option(
@@ -176,8 +184,7 @@ def check(settings: Settings) -> None:
         reason = REFUSED_OPTIONS.get(option.partition("=")[0])
         if reason:
             raise MountError(f"-o {option} {reason}; leave it out")
-    if settings.write_combining and settings.bars_via == "devmem":
-        raise MountError("--write-combining maps through sysfs; leave --bars-via devmem out")
+    _check_ways(settings)
     _check_sharing(settings)
     check_free(settings.mountpoint, replace_dead=settings.force)
     directories = [("sysfs", settings.sysfs), *(("registers", d) for d in settings.registers)]
@@ -191,10 +198,21 @@ def check(settings: Settings) -> None:
         raise MountError(str(fuse.cause))
     if os.geteuid() != 0:
         devmem = settings.devmem if settings.uses_devmem else None
-        if settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM:
+        # VFIO gives a function to whoever owns its file.
+        by_vfio = settings.bars_via == "vfio" and not settings.uses_devmem
+        if (settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM) and not by_vfio:
             raise MountError(f"{ROOT_ONLY}; run it with sudo, or try: barfs demo")
         if shutil.which("fusermount3") is None:
             raise MountError(str(NO_FUSERMOUNT))
+
+
+def _check_ways(settings: Settings) -> None:
+    """Options that have no meaning together are a mistake."""
+    if settings.write_combining and settings.bars_via != "resource":
+        via = settings.bars_via
+        raise MountError(f"--write-combining maps through sysfs; leave --bars-via {via} out")
+    if settings.noiommu and settings.bars_via != "vfio":
+        raise MountError("--noiommu is for VFIO; add --bars-via vfio")
 
 
 def _check_sharing(settings: Settings) -> None:
