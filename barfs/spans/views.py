@@ -256,7 +256,7 @@ class JoinedView:
         return _reach(self._base, self._size, offset, length)
 
     def width_at(self, offset: int, length: int) -> int | None:
-        """See View. Of a request that only one of the views has a part in."""
+        """See View. None if the request reaches several of the views."""
         if length == 0:
             return None
         index = bisect_right(self._starts, offset) - 1
