@@ -167,7 +167,7 @@ def tree_of(
     pci, memory = machine.pci, machine.memory
     ways = ways_to_bars(pci, memory, settings.bars_via, vfio)
     spans = Spans(
-        Ways(pci, memory, ways, core=machine.core, decode=None if vfio is None else vfio.decode),
+        Ways(pci, memory, ways, core=machine.core, holder=vfio),
         machine.memory,
         decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,

@@ -275,7 +275,7 @@ class _Kept:
 class Stream:
     """The journal as the lines of a file. `size` counts the bytes of all of them since the mount.
 
-    Of their text the last STREAM_BYTES are kept, in whole lines, and REFUSAL_BYTES of refusals.
+    The last STREAM_BYTES of their text are kept, in whole lines, and REFUSAL_BYTES of refusals.
     """
 
     def __init__(self, journal: Journal) -> None:
