@@ -235,7 +235,7 @@ class Line(NamedTuple):
 class Stream:
     """The journal as the lines of a file. `size` counts the bytes of all of them since the mount.
 
-    Of their text the last STREAM_BYTES are kept, in whole lines.
+    The last STREAM_BYTES of their text are kept, in whole lines.
     """
 
     def __init__(self, journal: Journal) -> None:
