@@ -213,6 +213,12 @@ class DriverOwns(BarfsError):
     errno = errno.EBUSY
 
 
+class NotBound(BarfsError):
+    """Another driver than vfio-pci has the function, or others of its group, or none has it."""
+
+    errno = errno.EBUSY
+
+
 class CombinedElsewhere(BarfsError):
     """Another open file has the place mapped write-combining, which would merge accesses."""
 
@@ -223,6 +229,18 @@ class TooManyFiles(BarfsError):
     """More files are open than there are descriptors for."""
 
     errno = errno.EMFILE
+
+
+class TooManyRequests(BarfsError):
+    """More requests of one user wait for slow devices than may, or there are no more threads."""
+
+    errno = errno.EAGAIN
+
+
+class MountEnded(BarfsError):
+    """The mount ends before the request was done."""
+
+    errno = errno.ENOTCONN
 
 
 class NotAllowed(BarfsError):

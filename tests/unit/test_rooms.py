@@ -33,13 +33,16 @@ COLUMN = (
 # Who may import these, in the package or out of it: rooms, or single modules of one.
 RESERVED = {
     "pyfuse3": {"fs", "daemon.loop", "daemon.serve"},
-    "trio": {"daemon", "requests", "machine.uevents", "journal.logfile"},
+    "trio": {"daemon", "requests", "spans.vfio", "machine.uevents", "journal.logfile"},
     "argparse": {"commands"},
     "pyudev": {"machine.uevents"},
     "barfs.access._mmio": {"access.apertures"},
     "mmap": {"requests.bounce"},
     "systemrdl.compiler": {"registers.systemrdl"},
     "lxml": {"registers.svd"},
+    # What compiles maps never comes near the daemon.
+    "barfs.registers.systemrdl": {"commands.regs"},
+    "barfs.registers.svd": {"commands.regs"},
 }
 
 BARFS = Path(barfs.__file__).parent
