@@ -213,6 +213,12 @@ class DriverOwns(BarfsError):
     errno = errno.EBUSY
 
 
+class NotBound(BarfsError):
+    """Another driver than vfio-pci has the function, or others of its group, or none has it."""
+
+    errno = errno.EBUSY
+
+
 class CombinedElsewhere(BarfsError):
     """Another open file has the place mapped write-combining, which would merge accesses."""
 

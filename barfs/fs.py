@@ -203,6 +203,11 @@ class Operations(pyfuse3.Operations):
         except Exception:
             log.exception("%s: %s: unforeseen", address, action)
 
+    def let_go(self, address: PciAddress) -> None:
+        """The kernel wants a function back. Open files of it give up what is mapped of it."""
+        self._journal.add(Change("wanted back", str(address)))
+        self._files.give_up(address)
+
     def close(self) -> None:
         """Close what is still open, at the end of the mount."""
         self._files.close_all()

@@ -208,9 +208,13 @@ class Tree:
 
     def __init__(self, branches: Sequence[Branch]) -> None:
         self._branches = branches
-        self._owners = {kind: branch for branch in branches for kind in branch.kinds}
+        self._owners: dict[Kind, Branch] = {}
         self._under: defaultdict[Kind, list[Branch]] = defaultdict(list)
         for branch in branches:
+            for kind in branch.kinds:
+                if kind in self._owners:
+                    raise ValueError(f"two branches answer for {kind.name}")
+                self._owners[kind] = branch
             for kind in branch.under:
                 self._under[kind].append(branch)
         self.kinds = tuple(self._owners)

@@ -76,6 +76,13 @@ def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> i
     return fd
 
 
+def take_file(file: StrPath | int, what: What, *, writable: bool, flags: int = 0) -> int:
+    """As open_file; of a descriptor that is open, a copy."""
+    if isinstance(file, int):
+        return os.dup(file)
+    return open_file(file, what, writable=writable, flags=flags)
+
+
 def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
     """Up to `length` bytes of a file from `offset`, in one read. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

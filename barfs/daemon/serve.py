@@ -34,19 +34,22 @@ from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
-from barfs.journal.records import Journal
+from barfs.journal.records import Change, Journal
 from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.kcore import CoreFile
 from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.machine.symbols import Symbols
+from barfs.names import PciAddress
 from barfs.nodes import Tree
 from barfs.registers.devices import DeviceMaps
 from barfs.registers.files import MapFiles
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
+from barfs.spans.choosing import ways_to_bars
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
 from barfs.spans.opening import Spans
+from barfs.spans.vfio import VfioDevices
 from barfs.spans.ways import Ways
 from barfs.tree.branches import branches
 
@@ -126,10 +129,26 @@ def machine_of(settings: Settings) -> Machine:
     return Machine(pci, memory, maps, settings.phys, via_devmem, symbols, core)
 
 
-def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:
+def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevices | None:
+    """What holds functions that are reached through VFIO, if the settings want that."""
+    if settings.bars_via != "vfio":
+        return None
+
+    def opened(address: PciAddress) -> None:
+        log.info("%s: opened through VFIO, which reset it; held until the mount ends", address)
+        journal.add(Change("reset", str(address)))
+
+    return VfioDevices(machine.pci, opened, noiommu=settings.noiommu)
+
+
+def tree_of(
+    settings: Settings, machine: Machine, journal: Journal, vfio: VfioDevices | None = None
+) -> Tree:
     """The tree over a machine, as the settings want it."""
+    pci, memory = machine.pci, machine.memory
+    ways = ways_to_bars(pci, memory, settings.bars_via, vfio)
     spans = Spans(
-        Ways(machine.pci, machine.memory, settings.bars_via, machine.core),
+        Ways(pci, memory, ways, core=machine.core, decode=None if vfio is None else vfio.decode),
         machine.memory,
         decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
@@ -169,7 +188,8 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     loop = Loop(settings.loop)
     machine = machine_of(settings)
     journal = Journal(reads=settings.log_reads)
-    tree = tree_of(settings, machine, journal)
+    vfio = vfio_of(settings, machine, journal)
+    tree = tree_of(settings, machine, journal, vfio)
     operations = Operations(tree, machine, journal, _policy_of(settings), Workers(loop.away))
     log_file = _open_log_file(settings, journal)
     background: list[Callable[[], Awaitable[None]]] = []
@@ -178,6 +198,8 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     watch = machine.source.watch
     if watch is not None:
         background.append(partial(watch.run, operations.device_changed))
+    if vfio is not None:
+        background.append(partial(vfio.run, operations.let_go))
     # What is there by now stays: the garbage collector, for which all requests have to wait, need
     # not look through it.
     gc.freeze()
@@ -189,6 +211,8 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
             if log_file is not None:
                 ending.callback(log_file.close)
             ending.callback(_close, own, loop)
+            if vfio is not None:
+                ending.callback(vfio.close)
             ending.callback(operations.close)
             ending.callback(notify, "STOPPING=1")
             _give_up_rights(settings)

@@ -241,7 +241,7 @@ def test_bash_completes(tmp_path):
         for spelling in option.spellings:
             assert spelling in completed(f"barfs {name} -", tmp_path)
     assert completed("barfs mount --sy", tmp_path) == {"--sysfs"}
-    assert completed("barfs mount --bars-via ", tmp_path) == {"resource", "devmem"}
+    assert completed("barfs mount --bars-via ", tmp_path) == {"resource", "devmem", "vfio"}
     assert completed("barfs mount --devmem b", tmp_path) == {"bars", "bars.txt"}
     for name in ("mount", "umount", "demo"):
         assert completed(f"barfs {name} b", tmp_path) == {"bars"}
