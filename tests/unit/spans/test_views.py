@@ -742,7 +742,7 @@ def test_the_log_is_not_written_and_makes_no_accesses(tree):
     assert len(view.reach(0, 131072, writing=False)) == 0
     assert view.width_at(0, 4) is None
     view.close()
-    with pytest.raises(ReadOnly, match=r"^log is read-only$"):
+    with pytest.raises(OnlyRead, match=r"^log is read-only$"):
         tree.open(Node(LOG), writable=True)
 
 
