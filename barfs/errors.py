@@ -231,6 +231,18 @@ class TooManyFiles(BarfsError):
     errno = errno.EMFILE
 
 
+class TooManyRequests(BarfsError):
+    """More requests of one user wait for slow devices than may, or there are no more threads."""
+
+    errno = errno.EAGAIN
+
+
+class MountEnded(BarfsError):
+    """The mount ends before the request was done."""
+
+    errno = errno.ENOTCONN
+
+
 class NotAllowed(BarfsError):
     """The user who asks is not allowed to."""
 

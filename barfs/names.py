@@ -90,7 +90,7 @@ class LinkName(NamedTuple):
 class AddressRange(NamedTuple):
     """From `start` up to and including `end`. An `end` of None: as far as the whole goes.
 
-    Of physical addresses in `phys`, of offsets in a window.
+    They are physical addresses in `phys`, and offsets in a window.
     """
 
     start: int

@@ -4,7 +4,7 @@ import errno
 import os
 import resource
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from barfs.errors import (
     Access,
@@ -90,6 +90,18 @@ def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
         return os.pread(fd, length, offset)
     finally:
         os.close(fd)
+
+
+class ReadFile(Protocol):
+    """A file of `size` bytes that the kernel reads from a device."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes, in one read. Raises the domain's errors."""
+
+    def close(self) -> None:
+        """Give it up."""
 
 
 class SysfsFile:

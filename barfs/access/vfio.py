@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from barfs.access.files import refusal
+from barfs.errors import Access, What
+
 # _IO(';', 100 + n) of include/uapi/asm-generic/ioctl.h.
 _BASE: Final = ord(";") << 8 | 100
 _SET_IOMMU: Final = _BASE + 2
@@ -138,6 +141,28 @@ class Device:
             self.fd = -1
             for held in self._held:
                 os.close(held)
+
+
+class RegionFile:
+    """A region that VFIO reads for its caller: the expansion ROM. OSError if there is none."""
+
+    def __init__(self, device: Device, index: int, what: What) -> None:
+        region = device.region(index)
+        self.size = region.size
+        self._start = region.offset
+        self._what = what
+        self._fd = os.dup(device.fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes, in one read."""
+        try:
+            return os.pread(self._fd, length, self._start + offset)
+        except OSError as error:
+            raise refusal(self._what, Access("read", offset, length), error) from error
+
+    def close(self) -> None:
+        """Close the copy of the descriptor."""
+        os.close(self._fd)
 
 
 def _information(fd: int, index: int, length: int) -> bytearray:

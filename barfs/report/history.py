@@ -64,6 +64,8 @@ def _what(record: dict[str, Any]) -> str:
     if event in _VERBS:
         verb, preposition = _VERBS[event]
         return f"{verb} {_data(record)} {preposition} {_place(record)}"
+    if event == "refused" and "times" in record:
+        return str(record.get("message"))
     if event == "refused":
         return f"{record.get('operation')} refused: {record.get('message')} ({record.get('errno')})"
     if "device" in record:

@@ -16,8 +16,16 @@ from typing import Final
 import trio
 
 from barfs.access.apertures import Aperture, MappedAperture, PortAperture
-from barfs.access.files import refusal
-from barfs.access.vfio import CONFIG_REGION, Device, NotViable, open_device, place_of
+from barfs.access.files import ReadFile, refusal
+from barfs.access.vfio import (
+    CONFIG_REGION,
+    ROM_REGION,
+    Device,
+    NotViable,
+    RegionFile,
+    open_device,
+    place_of,
+)
 from barfs.diagnosis.obstacles import mend_vfio
 from barfs.errors import (
     BarfsError,
@@ -66,10 +74,6 @@ class VfioDevices:
         self._devices: dict[PciAddress, Device] = {}
         self._wanted: dict[int, PciAddress] = {}  # by what becomes readable
         self._requests = select.epoll()
-
-    def is_open(self, address: PciAddress) -> bool:
-        """Whether a function is held."""
-        return address in self._devices
 
     def device(self, address: PciAddress) -> Device:
         """A function, opened now if it is not yet.
@@ -143,6 +147,21 @@ class VfioDevices:
                 os.pwrite(device.fd, (command | bit).to_bytes(2, "little"), at)
         except OSError as error:
             raise refusal(FunctionPart(address, "config"), Opening("vfio"), error) from error
+
+    def open_rom(self, address: PciAddress) -> ReadFile:
+        """Open the expansion ROM, which VFIO enables for each read."""
+        device = self.device(address)
+        what = FunctionPart(address, "rom")
+        try:
+            return RegionFile(device, ROM_REGION, what)
+        except OSError as error:
+            raise refusal(what, Opening("vfio"), error) from error
+
+    def note(self, address: PciAddress) -> str | None:
+        """See Holder."""
+        if address not in self._devices:
+            return None
+        return "VFIO: it was reset when it was opened, and is held until the mount ends"
 
     def close_one(self, address: PciAddress) -> None:
         """Give a function back. Nothing may be mapped of it any more."""

@@ -4,12 +4,13 @@ A new way is a class, and a place in the lists of `Ways`.
 """
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
 from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refuse_mapping
 from barfs.access.core import CoreAperture
+from barfs.access.files import ReadFile
 from barfs.devmem import PhysicalMemory, Segment
 from barfs.errors import (
     BarfsError,
@@ -206,11 +207,23 @@ def through_devmem(memory: PhysicalMemory) -> Sequence[Way]:
     return (MappedDevMem(memory), CopiedDevMem(memory))
 
 
+class Holder(Protocol):
+    """What holds functions open for as long as the mount lasts."""
+
+    def decode(self, address: PciAddress, resource: Resource) -> None:
+        """Have a BAR's space decoded, before it is asked whether the BAR answers."""
+
+    def open_rom(self, address: PciAddress) -> ReadFile:
+        """Open the expansion ROM, to be read."""
+
+    def note(self, address: PciAddress) -> str | None:
+        """A line for `info` about a function that is held."""
+
+
 class Ways:
     """The ways of one machine. `bars` are the ways to BARs, `core` is the kernel's own memory.
 
-    `decode` has a BAR's space decoded before it is asked whether the BAR answers, where the way to
-    it can do that.
+    `holder` is what holds functions open for the mount, if the ways take that.
     """
 
     def __init__(
@@ -220,10 +233,10 @@ class Ways:
         bars: Sequence[Way],
         *,
         core: CoreFile | None = None,
-        decode: Callable[[PciAddress, Resource], None] | None = None,
+        holder: Holder | None = None,
     ) -> None:
         self.pci = pci
-        self.decode = decode
+        self.holder = holder
         self._memory = memory
         self._to_memory = (*through_devmem(memory), *([] if core is None else [KernelCore(core)]))
         self._to_bars = bars

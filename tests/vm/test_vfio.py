@@ -123,13 +123,15 @@ def test_a_64_bit_bar_exactly(guest, held, nvme):
     assert re.fullmatch("0x0001[0-9a-f]{4}\n", version)
 
 
-def test_ports_by_their_width(guest, mounted):
+def test_ports_by_their_width_and_the_rom(guest, mounted):
     """e1000: BAR 1 is I/O ports, which take 1, 2 and 4 bytes."""
     bind(guest, E1000, "vfio-pci")
     address = guest.run(f"sed -n 2p {DEVICES}/{E1000}/resource").text.split()[0]
     ports = Region("e1000-io", int(address, 16))
     path = f"{MOUNT}/pci/{E1000}"
     mounted("--bars-via", "vfio")
+    assert guest.run(f"cat {path}/rom").stdout == guest.rom.read_bytes()
+    assert "VFIO: it was reset when it was opened" in guest.run(f"cat {path}/info").text
     guest.run(f"cat {path}/x8/bar1@10")
     with guest.traced(ports) as seen:
         guest.run(f"cat {path}/x8/bar1@10 {path}/x16/bar1@10 {path}/x32/bar1@10")
