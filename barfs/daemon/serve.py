@@ -91,7 +91,7 @@ def _captured_stderr(into: list[str]) -> Iterator[None]:
 def _fuse_options(settings: Settings) -> list[str]:
     """Each once, in their order, as the kernel takes the last one of two that exclude each other.
 
-    Of ro and rw only what counts is left: libfuse takes them out of the order.
+    Only the one that counts is left of ro and rw, as libfuse takes them out of the order.
     """
     options = [option for option in settings.options if option not in {"ro", "rw"}]
     if settings.read_only:

@@ -90,7 +90,7 @@ class Refusals:
         name = errno.errorcode[number]
         try:
             uid, asked = ask()
-            # Of requests that are too many there are too many, whose ever they are.
+            # Crowds of requests are refused in crowds, whoever makes them.
             trusted = uid in self._trusted and not isinstance(error, TooManyRequests)
             if not trusted and not self._is_told(uid):
                 self._counted[uid] += 1
@@ -104,7 +104,7 @@ class Refusals:
                 log.error("%s: unforeseen (EIO)", operation, exc_info=error)
             self._record(operation, number, message, asked)
         except Exception:
-            # Of an exception that can't even be printed, or of the printing.
+            # The exception can't even be printed, or the printing failed.
             with suppress(Exception):
                 log.exception("%s: not explained (%s)", operation, name)
 
