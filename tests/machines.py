@@ -15,6 +15,7 @@ from barfs.machine.source import PlainSource
 from barfs.nodes import Node, Tree, Type
 from barfs.registers.devices import DeviceMaps
 from barfs.registers.files import BUILT_IN, MapFiles
+from barfs.spans.choosing import ways_to_bars
 from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
 from barfs.tree import functions, log, physical, root
@@ -146,7 +147,8 @@ def machine_of(
 def ways_of(machine):
     """The ways to a machine's bytes."""
     via = "devmem" if machine.bars_via_devmem else "resource"
-    return Ways(machine.pci, machine.memory, via, machine.core)
+    bars = ways_to_bars(machine.pci, machine.memory, via, None)
+    return Ways(machine.pci, machine.memory, bars, core=machine.core)
 
 
 def tree_of(machine, journal=None, **wanted):

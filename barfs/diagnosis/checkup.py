@@ -58,6 +58,7 @@ def examine(
     for address in addresses:
         try:
             found += _about_function(machine, facts, address)
+            found += _around_lockdown(machine, facts, address)
         except DeviceGone:
             continue
     order = list(State)
@@ -86,6 +87,29 @@ def text(findings: Iterable[Finding]) -> str:
 def status(machine: Machine) -> str:
     """The text of `status`."""
     return text(examine(machine, machine.pci.addresses()))
+
+
+def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> Iterator[Finding]:
+    """How the BARs of a function can be reached though the kernel is locked down, if at all.
+
+    Only for a function that no driver uses: the others the system may need.
+    """
+    pci = machine.pci
+    group = pci.everything.group(address)
+    if facts.lockdown in {None, "none"} or not group or pci.driver(address) is not None:
+        return
+    if all(not bar.is_memory for bar in pci.bars(address).values()):
+        return
+    others = [
+        f"{other} ({pci.everything.driver(other) or 'no driver'})"
+        for other in group
+        if other != address
+    ]
+    along = f"; its IOMMU group takes along {', '.join(others)}" if others else ""
+    sentence = f"lockdown leaves VFIO open: bind it to vfio-pci, which resets it{along}"
+    advice = "then mount with --bars-via vfio"
+    cause = Cause(sentence, obstacles.mend_vfio(pci, address), advice)
+    yield Finding(str(address), State.NOTE, cause, address)
 
 
 # The whole machine

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.access.files import PAGE_SIZE
+from barfs.access.files import PAGE_SIZE, ReadFile
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BadRequest
 from barfs.machine.presence import Presence
@@ -145,6 +145,15 @@ class Spans:
         owners = [_Owner(0, sys.maxsize, address)]
         target = _Target(what, view, owners, decode, locate, make)
         return self._open(target, writable=writable)
+
+    def open_rom(self, address: PciAddress) -> ReadFile:
+        """Open a function's expansion ROM, to be read."""
+        holder = self._ways.holder
+        return self._pci.open_rom(address) if holder is None else holder.open_rom(address)
+
+    def note(self, address: PciAddress) -> str | None:
+        """A line for `info` about how a function is held open, if it is."""
+        return None if self._ways.holder is None else self._ways.holder.note(address)
 
     def physical(
         self,
