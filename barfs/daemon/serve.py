@@ -30,8 +30,8 @@ from barfs.daemon.mountpoint import (
     unmount_own,
 )
 from barfs.daemon.outlets import StandardError, log_to, notify
-from barfs.daemon.settings import REAL_DEVMEM, Settings, check, group_id
-from barfs.devmem import PhysicalMemory
+from barfs.daemon.settings import Settings, check, group_id
+from barfs.devmem import REAL_DEVMEM, PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
