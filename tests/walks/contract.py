@@ -121,7 +121,9 @@ def update(text, width):
 
 def begins(text, width):
     """Whether a valid line can go on from a text."""
-    return b"\n" not in text and any(update(text + more, width) for more in (b"", b"0"))
+    return b"\n" not in text and any(
+        update(text + more, width) for more in (b"", b"0", b"x0", b"0x0")
+    )
 
 
 def line(value, width):
