@@ -1,4 +1,5 @@
 # make demo        mount a simulated machine and run a session on it
+# make install     install barfs for all users, as root; make uninstall removes it (PREFIX, DESTDIR)
 # make test        lint, types, and all tests; builds the test kernel once (ten minutes)
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
 # make performance the same, and write docs/performance.svg and the tables of docs/performance.md
@@ -8,15 +9,24 @@
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SCRIPTS := tools/setup tools/launcher tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
+SCRIPTS := tools/setup tools/launcher tools/install tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
 INPUTS := pyproject.toml tools/setup tools/launcher barfs/access/_mmio.c
 
-.PHONY: demo test bench performance generated clean
+
+export PREFIX DESTDIR
+
+.PHONY: demo install uninstall test bench performance generated clean
 
 demo: .venv/demo
 	tools/article
+
+install:
+	tools/install
+
+uninstall:
+	tools/install --remove
 
 test: .venv/test
 	shellcheck $(SCRIPTS)

@@ -17,7 +17,7 @@ from mounted.conftest import BARFS, TIMEOUT, is_mounted, machine_options
 
 SYSTEMD = Path(__file__).parents[2] / "contrib/systemd"
 SERVICE = (SYSTEMD / "barfs.service").read_text()
-INSTALLED = "/usr/local/sbin/barfs"
+INSTALLED = "/usr/local/bin/barfs"
 
 # What gives a service a mount namespace of its own (src/core/execute.c,
 # exec_needs_mount_namespace), in which the mount would stay.
@@ -60,6 +60,7 @@ def unit(tmp_path, require):
     """The unit with the paths of this installation."""
     require(shutil.which("systemd-analyze"), "systemd-analyze: apt install systemd")
     assert SERVICE.count(f"={INSTALLED} ") == 2
+    assert "/sbin/barfs" not in SERVICE
     path = tmp_path / "barfs.service"
     path.write_text(SERVICE.replace(INSTALLED, str(Path(sys.executable).parent / "barfs")))
     return path

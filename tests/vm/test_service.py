@@ -8,6 +8,9 @@ from vm.machine import AGENT, BIN, HERE, Guest
 
 SERVICE = (HERE.parents[1] / "contrib/systemd/barfs.service").read_text()
 
+# The command as it was installed once: a link into somebody's home.
+PRIVATE = "/run/private/barfs"
+
 # What the unit's default dependencies name, with nothing behind.
 TARGETS = ("sysinit", "basic", "shutdown", "umount", "multi-user")
 
@@ -22,8 +25,11 @@ def booted(kernel, tmp_path_factory):
     (units / "agent.service").write_text(
         f"[Unit]\nDefaultDependencies=no\n[Service]\nExecStart={shlex.join(AGENT)}\n"
     )
-    assert SERVICE.count("/usr/local/sbin/barfs ") == 2
-    (units / "barfs.service").write_text(SERVICE.replace("/usr/local/sbin/barfs", f"{BIN}/barfs"))
+    assert SERVICE.count("/usr/local/bin/barfs ") >= 3
+    (units / "barfs.service").write_text(SERVICE.replace("/usr/local/bin/barfs", f"{BIN}/barfs"))
+    private = SERVICE.replace("/usr/local/bin/barfs", PRIVATE)
+    private = private.replace("[Service]\n", "[Service]\nStandardError=append:/run/private.log\n")
+    (units / "private.service").write_text(private)
     guest = Guest(kernel, tmp_path_factory.mktemp("systemd"), units=units)
     try:
         yield guest
@@ -133,3 +139,25 @@ def test_options_from_the_environment_file(booted):
     assert booted.try_run("systemctl start barfs").status == 1
     assert properties(booted, "NRestarts")["NRestarts"] == "0"
     booted.run("rm /etc/default/barfs; systemctl reset-failed")
+
+
+@pytest.mark.parametrize(("mode", "starts"), [(0o755, True), (0o700, False)])
+def test_in_a_private_home_it_says_why_it_does_not_start(booted, mode, starts):
+    """A link into the clone of a user: this root may not follow it, if the home is private."""
+    booted.run(
+        f"mkdir -p /run/private && mount -t tmpfs -o mode={mode:o},uid=1000 none /home &&"
+        f" ln -s {BIN}/barfs /home/barfs && ln -sf /home/barfs {PRIVATE}; rm -f /run/private.log"
+    )
+    done = booted.try_run("systemctl start private")
+    assert (done.status == 0) == starts
+    if not starts:
+        said = booted.run("grep service /run/private.log").text
+        assert " ".join(said.split()) == (
+            f"this service may not run {PRIVATE}, a link to /home/barfs; install barfs with:"
+            " sudo make install"
+        )
+        # It is not tried again and again.
+        shown = booted.run("systemctl show private -p ActiveState -p NRestarts").text
+        assert shown.split() == ["NRestarts=0", "ActiveState=failed"]
+    booted.run("systemctl stop private; systemctl reset-failed; umount /home")
+    assert "barfs" not in booted.run("cat /proc/mounts").text
