@@ -30,7 +30,7 @@ _SESSION_LOOP: Final = "_session_loop"
 
 # How many requests may be under way at a time. Nearly all are done at once; the rest wait for slow
 # devices, each in a task of its own. barfs.requests.workers lets fewer than these wait.
-MAX_TASKS: Final = 400
+MAX_TASKS: Final = 500
 
 # For so long a request is waited for in poll(2), and trio's other tasks wait for their turn.
 TURN: Final = 0.004
