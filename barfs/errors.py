@@ -253,8 +253,14 @@ class NotAllowed(BarfsError):
     errno = errno.EACCES
 
 
+class OnlyRead(BarfsError):
+    """A write to a file that is there to be read, in any mount and for any user."""
+
+    errno = errno.EACCES
+
+
 class ReadOnly(BarfsError):
-    """A write to a read-only mount or file."""
+    """A write to a read-only mount, device or register."""
 
     errno = errno.EROFS
 

@@ -14,7 +14,7 @@ from itertools import count
 from typing import ClassVar, Final, NamedTuple, Protocol, TypeAlias
 
 from barfs.access.files import Buffer
-from barfs.errors import Access, BadRequest, BarfsError, DeviceGone, NoSuchNode, ReadOnly
+from barfs.errors import Access, BadRequest, BarfsError, DeviceGone, NoSuchNode, OnlyRead, ReadOnly
 from barfs.journal.records import Subject
 from barfs.names import PciAddress, ViewKind
 
@@ -87,6 +87,13 @@ DIRECTORY: Final = Attributes(0)
 Allocate: TypeAlias = Callable[[int], bytearray | memoryview]
 
 
+class Lines(Protocol):
+    """The form of the lines of text that are written to a file."""
+
+    def check(self, text: bytes, *, ends: bool) -> None:
+        """BadRequest if a text is no line, or can't be the beginning of one if it does not end."""
+
+
 class View(Protocol):
     """An open file. Offsets and lengths are bytes.
 
@@ -104,7 +111,7 @@ class View(Protocol):
 
     def write(self, offset: int, data: bytes) -> int:
         """How many bytes were written, fewer only at the end. PastEnd at the end and beyond."""
-        raise ReadOnly(" of a read-only file", during=Access("write", offset, len(data)))
+        raise OnlyRead(" of a read-only file", during=Access("write", offset, len(data)))
 
     def width_at(self, offset: int, length: int) -> int | None:
         """The width of all accesses of a request, in bytes. None if they differ or have none."""
@@ -122,6 +129,11 @@ class View(Protocol):
     def close(self) -> None:
         """Give up everything behind it."""
         return
+
+    @property
+    def lines(self) -> Lines | None:
+        """How what is written to it has to look. None: bytes are written to it, if anything."""
+        return None
 
     @property
     def raw(self) -> int | None:
@@ -275,11 +287,11 @@ class Tree:
         """What the log calls a node."""
         return self._owner(node).subject(node)
 
-    def why_read_only(self, node: Node) -> ReadOnly | None:
+    def why_read_only(self, node: Node) -> OnlyRead | ReadOnly | None:
         """Why a node may not be written. None if it may, unless the whole mount is read-only."""
         owner = self._owner(node)
         if not node.kind.writable:
-            return ReadOnly(" is read-only", what=owner.path(node))
+            return OnlyRead(" is read-only", what=owner.path(node))
         return owner.why_read_only(node)
 
     def is_writable(self, node: Node) -> bool:
@@ -287,7 +299,7 @@ class Tree:
         return node.kind.writable and self.why_read_only(node) is None
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """Open a file. Raises ReadOnly, BadRequest, and what opening an aperture raises."""
+        """Open a file. Raises why_read_only's, BadRequest, and what opening an aperture raises."""
         if writable:
             refusal = self.why_read_only(node)
             if refusal is not None:

@@ -51,6 +51,7 @@ class DeviceMaps:
         self.files = files
         self._subjects: dict[PciAddress, tuple[object, list[str], int | None]] = {}
         self._tops: dict[object, tuple[object, Block]] = {}
+        self._walked: dict[PciAddress, tuple[object, Block]] = {}
 
     def _number(self, address: PciAddress, name: str, bits: int) -> int | None:
         try:
@@ -137,6 +138,11 @@ class DeviceMaps:
         found = self.files.find(["config"])
         if found is None or found.map is None:
             return _NOTHING
+        # Where capabilities are is fixed as long as the function is there.
+        stamp = (self._pci.source.stamp(), id(found.map))
+        kept = self._walked.get(address)
+        if kept is not None and stamp[0] is not None and kept[0] == stamp and capabilities:
+            return kept[1]
         read, size = self._reader(address)
         known = list(walk(read, size)) if capabilities else []
         kind = self._header(address)
@@ -150,7 +156,10 @@ class DeviceMaps:
             for part in found.map.parts
             for place in [place_in_config(part, asked, size, known)]
         ]
-        return found.map.top(places, CONFIG)
+        top = found.map.top(places, CONFIG)
+        if known:
+            self._walked[address] = (stamp, top)
+        return top
 
     def _header(self, address: PciAddress) -> int:
         code = self._number(address, "class", 24)

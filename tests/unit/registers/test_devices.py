@@ -95,12 +95,14 @@ def test_virtio_by_its_capabilities(paths):
     assert names(machine_of(paths).maps.top(IVSHMEM)) == ["isr_status"]
 
 
-def test_headers_and_capabilities(paths):
+def test_headers_and_capabilities(paths, monkeypatch):
+    monkeypatch.setattr(Witness, "stamp", lambda _: 1)  # nothing comes or goes
     pm = bytes([1, 0x50, 3, 0])
     msi64, msi32 = bytes([5, 0, 0x80, 1]), bytes([5, 0, 0, 0])
     config(paths, NVME, (6, b"\x10\0"), (0x34, b"\x40"), (0x40, pm), (0x50, msi64))
     config(paths, NVME, (0x100, struct.pack("<I", 0x0001 | 1 << 16)))
-    maps = machine_of(paths).maps
+    machine = machine_of(paths, source=Witness)
+    maps = machine.maps
     top = maps.config(NVME, capabilities=True)
     assert find(top, "CAP_PM/CTRL").offset == 0x44
     assert find(top, "CAP_PM/CTRL").path == "config/CAP_PM/CTRL"
@@ -108,7 +110,11 @@ def test_headers_and_capabilities(paths):
     assert find(top, "ECAP_AER/UNCOR_MASK").offset == 0x108
     assert find(top, "BASE_ADDRESS_5")
     assert find(top, "BRIDGE_CONTROL") is None
+    machine.source.seen.clear()
+    assert maps.config(NVME, capabilities=True) is top
+    assert machine.source.touched() == []
     config(paths, NVME, (0x50, msi32))
+    maps = machine_of(paths).maps
     top = maps.config(NVME, capabilities=True)
     assert find(top, "CAP_MSI/DATA").offset == 0x58
     assert find(top, "CAP_MSI/MASK") is None
