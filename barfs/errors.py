@@ -232,9 +232,13 @@ class TooManyFiles(BarfsError):
 
 
 class TooManyRequests(BarfsError):
-    """More requests of one user wait for slow devices than may, or there are no more threads."""
+    """More requests of one user wait for slow devices than may."""
 
     errno = errno.EAGAIN
+
+
+class NoThreads(TooManyRequests):
+    """No thread can be started for a request."""
 
 
 class MountEnded(BarfsError):

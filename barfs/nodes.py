@@ -46,6 +46,7 @@ class Kind:
     steady: bool = False  # always there, so that the kernel may keep its name for a while
     grows: bool = False  # the size changes by itself
     recorded: bool = True  # opens and requests are recorded in the journal
+    waits: bool = False  # a request may have to wait for another one, so it is made in a thread
 
 
 class Node(NamedTuple):

@@ -4,7 +4,7 @@ Nothing here touches hardware, and nothing may be added to an address after it h
 """
 
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from barfs.errors import Access, BadRequest, PastEnd
 
@@ -113,6 +113,10 @@ class Update(NamedTuple):
 # How much a message shows of a text that is no value, in bytes. The text may have any length.
 _SHOWN = 80
 
+# The longest text that is looked at, in bytes. The kernel cuts a longer one into several requests,
+# of which each would be a command of its own.
+TEXT_LIMIT: Final = 4096
+
 # A decimal number has up to 20 digits. They hold 64 bits, and int() converts so many.
 _NUMBER = r"0[xX][0-9a-fA-F]+|0[bB][01]+|0|[1-9][0-9]{0,19}"
 
@@ -128,6 +132,8 @@ _BEGINNING = re.compile(
 
 def _numbers(form: re.Pattern[str], text: bytes, width: int) -> list[int]:
     """The numbers in a text of a form; BadRequest."""
+    if len(text) > TEXT_LIMIT:
+        raise BadRequest(f"{len(text)} bytes are no number: a text has {TEXT_LIMIT} at the most")
     match = form.fullmatch(text.decode("latin-1"))
     shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
     if match is None:
@@ -157,7 +163,7 @@ def parse_update(text: bytes, width: int) -> Update:
 
     With a mask only its bits change, as in setpci. A decimal with a 0 in front is refused, since it
     could be meant as octal. So is a decimal mask, since setpci takes it for hex. BadRequest tells
-    what is wrong with a text.
+    what is wrong with a text. A text longer than TEXT_LIMIT is refused whatever it is.
     """
     numbers = _numbers(_LINE, text, width)
     return Update(numbers[0], numbers[1] if len(numbers) == 2 else None)

@@ -3,6 +3,8 @@
 import errno
 import os
 import resource
+import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Final, Protocol, TypeAlias
 
@@ -54,6 +56,11 @@ def refusal(
     return kind(what=what, during=during, system=error)
 
 
+# A pipe that somebody has put in the place of a file is to hold nobody up. The files of sysfs and
+# /proc don't know the flag, and /dev/mem neither.
+NONBLOCK: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
 def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> int:
     """Open a file that stays open, and return its descriptor. Raises an error of barfs.
 
@@ -62,7 +69,7 @@ def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> i
     access = os.O_RDWR if writable else os.O_RDONLY
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        fd = os.open(path, os.O_CLOEXEC | access | flags)
+        fd = os.open(path, NONBLOCK | access | flags)
     except OSError as error:
         raise refusal(what, Opening(os.fspath(path)), error) from error
     if limit != resource.RLIM_INFINITY and fd >= limit - RESERVED_FILES:
@@ -85,7 +92,7 @@ def take_file(file: StrPath | int, what: What, *, writable: bool, flags: int = 0
 
 def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
     """Up to `length` bytes of a file from `offset`, in one read. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | NONBLOCK)
     try:
         return os.pread(fd, length, offset)
     finally:
@@ -142,17 +149,27 @@ class SysfsFile:
         os.close(self._fd)
 
 
+# By the paths of `rom`: one for each function that has one and was read.
+_ROM_LOCKS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
 class RomFile(SysfsFile):
     """sysfs's `rom`, which gives data only while it is enabled (drivers/pci/pci-sysfs.c).
 
-    The ROM is enabled and disabled around each read. So it never stays on, whatever becomes of the
-    reader, and two readers don't switch it off for each other.
+    The ROM is enabled and disabled around each read, so it never stays on, whatever becomes of the
+    reader. One read is made at a time, or the first one to end would switch it off for the others.
+    So a read may wait, and has to be made in a thread.
     """
+
+    def __init__(self, path: StrPath, *, what: What, writable: bool) -> None:
+        super().__init__(path, what=what, writable=writable)
+        self._alone = _ROM_LOCKS[os.fspath(path)]
 
     def read(self, offset: int, length: int) -> bytes:
         """As SysfsFile.read."""
-        self.write(0, b"1")
-        try:
-            return super().read(offset, length)
-        finally:
-            self.write(0, b"0\n")
+        with self._alone:
+            self.write(0, b"1")
+            try:
+                return super().read(offset, length)
+            finally:
+                self.write(0, b"0\n")

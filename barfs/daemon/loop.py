@@ -32,7 +32,7 @@ _SESSION_LOOP: Final = "_session_loop"
 
 # How many requests may be under way at a time. Nearly all are done at once. The others wait for
 # slow devices, each in a task of its own. barfs.requests.workers lets fewer than these wait.
-MAX_TASKS: Final = 400
+MAX_TASKS: Final = 500
 
 # How long poll(2) waits for a request, and trio's other tasks wait for their turn, in seconds.
 TURN: Final = 0.004

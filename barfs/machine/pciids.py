@@ -9,7 +9,7 @@ programming interfaces.
 import re
 import zlib
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -26,30 +26,38 @@ PATHS: Final = tuple(
 _ENDS: Final = (re.compile(rb"\n[^\t\r\n#]"), re.compile(rb"\n\t?[^\t\r\n#]"))
 
 
-class PciIds:
-    """Names from the first of `paths` that can be read. It is read once, when it is first needed.
+@lru_cache(maxsize=1)
+def _read(path: Path, _seen: tuple[int, int, int]) -> bytes:
+    """All of a file, which is kept until it is seen to have changed."""
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        import gzip  # noqa: PLC0415 - needed only here, and slow to import
 
-    A name is None if there is no such file, or if the file doesn't have it. No table is made of the
-    file, because finding a line in its bytes is faster than parsing all its lines.
+        data = gzip.decompress(data)
+    # With these the first and the last line stand between newlines as all others do.
+    return b"\n" + data + b"\n"
+
+
+class PciIds:
+    """Names from the first of `paths` that can be read.
+
+    It is read when it is first needed, and kept until it changes. A name is None if there is no
+    such file, or if the file doesn't have it. No table is made of the file, because finding a line
+    in its bytes is faster than parsing all its lines.
     """
 
     def __init__(self, paths: Iterable[Path] = PATHS) -> None:
-        self._paths = paths
+        self._paths = tuple(paths)
         self._names: dict[tuple[str, ...], str | None] = {}
 
     @cached_property
     def _text(self) -> bytes:
         for path in self._paths:
             try:
-                data = path.read_bytes()
-                if path.suffix == ".gz":
-                    import gzip  # noqa: PLC0415 - needed only here, and slow to import
-
-                    data = gzip.decompress(data)
+                about = path.stat()
+                return _read(path, (about.st_ino, about.st_size, about.st_mtime_ns))
             except (OSError, EOFError, zlib.error):
                 continue
-            # With these the first and the last line stand between newlines as all others do.
-            return b"\n" + data + b"\n"
         return b""
 
     def _name(self, *starts: str) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Final, Protocol
 
-from barfs.access.files import PAGE_SIZE, RomFile, StrPath, SysfsFile, read_file
+from barfs.access.files import NONBLOCK, PAGE_SIZE, RomFile, StrPath, SysfsFile, read_file
 from barfs.errors import What
 from barfs.machine.presence import PlainPresence, Presence, settled
 from barfs.machine.uevents import Watch
@@ -85,6 +85,10 @@ class Source(Protocol):
             return None
 
 
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | NONBLOCK)
+
+
 class _Files(Source):
     """What real and plain files have in common."""
 
@@ -97,9 +101,9 @@ class _Files(Source):
         return read_file(path, length, offset)
 
     def read_all(self, path: StrPath, limit: int | None = None) -> bytes:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_opener) as file:
             if limit is None:
-                return file.readall()
+                return file.readall() or b""  # None: an empty pipe
             pieces, rest = [], limit
             while rest and (piece := file.read(rest)):
                 pieces.append(piece)
@@ -123,7 +127,7 @@ class _Files(Source):
 
     def write(self, path: StrPath, data: bytes) -> None:
         # Not by open(), which would make a file where there is none.
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_WRONLY | NONBLOCK)
         try:
             os.write(fd, data)
         finally:

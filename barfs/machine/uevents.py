@@ -66,4 +66,4 @@ class Watch:
         except OSError as error:
             # ENOBUFS: there were more than the socket holds (netlink(7)).
             self._heard += 1
-            log.warning("uevents were lost: %s", error.strerror)
+            log.warning("uevents were lost: %s", error.strerror or error)

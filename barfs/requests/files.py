@@ -11,14 +11,14 @@ from typing import Final, ParamSpec, TypeVar
 import trio
 
 from barfs.access.files import Buffer
-from barfs.errors import BadRequest, BarfsError, PastEnd
+from barfs.errors import BadRequest, BarfsError, NoThreads, PastEnd
 from barfs.journal.records import Caller, Journal, Open, Opened, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import Allocate, Kind, Node, Tree, View
 from barfs.requests.bounce import Bounce
 from barfs.requests.pieces import Fresh, Line, Typed
 from barfs.requests.refusals import Asked, Asking
-from barfs.requests.workers import AT_ONCE, OPEN_AT_ONCE, Device, Pace, Place, Workers
+from barfs.requests.workers import AT_ONCE, Device, Never, Pace, Place, Workers
 from barfs.spans.views import GoneView
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
@@ -48,6 +48,8 @@ class OpenFile:
         # Config space and ROM are paced on their own, all views of a BAR as one. What belongs to no
         # function is paced by the open file: there is no end to physical ranges.
         self._pace = device.paces[node.kind, node.bar] if node.address else Pace()
+        if node.kind.waits:
+            self._pace = Never()
         self._workers = workers
         self._is_text = node.view.is_text
         self.typed = None if view.lines is None else Typed(view.lines)
@@ -189,21 +191,21 @@ class OpenFiles:
     async def open(self, node: Node, flags: int, caller: Caller) -> int:
         """Open what is behind a node; of the `flags`, the access mode and O_TRUNC count.
 
-        In a worker thread if it took long the last time: a device may have to wake up.
+        In a worker thread, unless the device is known to be awake: it may have to wake up.
         """
         mode = flags & os.O_ACCMODE
         fresh = Fresh(0) if flags & os.O_TRUNC else None
         device = self._devices[node.address or node.kind]
-        call = partial(self._tree.open, node, writable=mode != os.O_RDONLY)
-        started = perf_counter()
+
+        def call() -> tuple[View, float]:
+            started = perf_counter()
+            return self._tree.open(node, writable=mode != os.O_RDONLY), perf_counter() - started
+
+        is_awake = device.is_awake
+        device.fall_asleep()  # unless it is opened fast again
+        view, took = call() if is_awake else await self._in_thread(call, device, caller)
         try:
-            if device.opens_at_once:
-                view = call()
-            else:
-                view = await self._workers.run(call, Place(range(0), device, caller.uid))
-        finally:
-            device.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
-        try:
+            device.note_open(took)
             opened = Opened(caller, self._tree.subject(node))
             file = OpenFile(node, view, opened, device, self._workers, fresh=fresh)
             if file.recorded:
@@ -216,6 +218,14 @@ class OpenFiles:
         if fresh is not None:
             self._truncated[handle] = node, caller.pid, fresh
         return handle
+
+    async def _in_thread(self, call: Callable[[], R], device: Device, caller: Caller) -> R:
+        """What a call returns. Without threads others have to wait for it."""
+        try:
+            place = Place(range(0), device, caller.uid, opening=True)
+            return await self._workers.run(call, place)
+        except NoThreads:
+            return call()
 
     def asking(self, handle: int, offset: int, what: int | bytes | None = None) -> Asking:
         """A request to an open file, for the log: of so many bytes, or to write these."""

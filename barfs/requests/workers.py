@@ -8,12 +8,13 @@ under way or wait that nobody else is held up by them; what is more is refused.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from time import perf_counter
 from typing import Final, NamedTuple, TypeVar
 
 import trio
 
 from barfs.access.contract import overlap
-from barfs.errors import MountEnded, TooManyRequests
+from barfs.errors import MountEnded, NoThreads, TooManyRequests
 
 T = TypeVar("T")
 
@@ -21,13 +22,15 @@ T = TypeVar("T")
 AT_ONCE: Final = 0.001
 
 # How long opening may. A function that has to wake up takes 10 ms and more (PCI Power Management
-# 1.2, 5.6.1: D3hot to D0), one that is awake 0.1 ms.
+# 1.2, 5.6.1: D3hot to D0), one that is awake 0.1 ms. And for how long one that was opened so fast
+# is taken for awake, in seconds.
 OPEN_AT_ONCE: Final = 0.005
+AWAKE: Final = 0.1
 
-# A read of a register takes about 1 us on PCIe: what is tried at once before anything is measured,
-# and the most that ever is, in bytes. That is more than any request, so that where all are made at
-# once none is measured.
-FIRST_TRY: Final = 4096
+# What is tried at once before anything is measured, in bytes: one access, as an access to a device
+# that does not answer may take 50 ms. And the most that ever is. That is more than any request, so
+# that where all are made at once none is measured.
+FIRST_TRY: Final = 8
 LARGEST: Final = 2 << 20
 
 # The most threads for one device and user; more requests wait for their turn, so that one device's
@@ -40,6 +43,11 @@ THREADS: Final = 64
 PER_USER: Final = 32
 OF_USERS: Final = 128
 OF_ROOT: Final = 192
+
+# The same for files that are being opened, so that who waits for a slow device may open others.
+OPENS_PER_USER: Final = 16
+OPENS_OF_USERS: Final = 48
+OPENS_OF_ROOT: Final = 48
 
 # How much data one user's writes may keep waiting, in bytes.
 DATA_PER_USER: Final = 8 << 20
@@ -62,39 +70,94 @@ class Pace:
             self.at_once = min(2 * length, LARGEST)
 
 
-class Device:
-    """What the requests of one device share: its threads, and how fast each of its parts is.
-
-    `opens_at_once` is whether it did not take long the last time that a file of it was opened.
-    """
+class Never(Pace):
+    """Nothing is done at once."""
 
     def __init__(self) -> None:
-        self.opens_at_once = True
+        super().__init__()
+        self.at_once = -1
+
+    def note(self, length: int, took: float, *, done: bool = True) -> None:
+        """It is so whatever is measured."""
+
+
+class Device:
+    """What the requests of one device share: its threads, and how fast each of its parts is."""
+
+    def __init__(self) -> None:
+        self._awake_until = 0.0
         self.paces: defaultdict[Hashable, Pace] = defaultdict(Pace)
-        self._threads: dict[int, trio.CapacityLimiter] = {}  # of users that have requests
+        # By user who has requests, and whether they open files.
+        self._threads: dict[tuple[int, bool], trio.CapacityLimiter] = {}
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether it was opened fast a moment ago, so that it won't have to wake up."""
+        return perf_counter() < self._awake_until
+
+    def note_open(self, took: float) -> None:
+        """Opening a file of it took so many seconds."""
+        if took < OPEN_AT_ONCE:
+            self._awake_until = perf_counter() + AWAKE
+
+    def fall_asleep(self) -> None:
+        """It may have fallen asleep, for all that is known."""
+        self._awake_until = 0.0
 
     @contextmanager
-    def threads_for(self, uid: int) -> Iterator[trio.CapacityLimiter]:
+    def threads_for(self, uid: int, *, opening: bool) -> Iterator[trio.CapacityLimiter]:
         """What a user's threads are counted by, for a request."""
-        threads = self._threads.setdefault(uid, trio.CapacityLimiter(PER_DEVICE))
+        threads = self._threads.setdefault((uid, opening), trio.CapacityLimiter(PER_DEVICE))
         try:
             yield threads
         finally:
             used = threads.statistics()
             if not used.borrowed_tokens and not used.tasks_waiting:
-                self._threads.pop(uid, None)
+                self._threads.pop((uid, opening), None)
 
 
 class Place(NamedTuple):
     """What a request is for: its addresses on the bus, whose they are, and who opened the file.
 
-    `data` is how many bytes it keeps as long as it waits.
+    `data` is how many bytes it keeps as long as it waits, `opening` whether it opens the file.
     """
 
     reach: range
     device: Device
     uid: int = 0
     data: int = 0
+    opening: bool = False
+
+
+class _Crowd:
+    """The requests that wait or are under way, and how many there may be."""
+
+    def __init__(self, per_user: int, of_users: int, of_root: int) -> None:
+        self._per_user, self._of_users, self._of_root = per_user, of_users, of_root
+        self._requests: Counter[int] = Counter()  # by user
+        self._data: Counter[int] = Counter()  # by user, in bytes
+
+    @contextmanager
+    def admitted(self, place: Place) -> Iterator[None]:
+        """Count a request; TooManyRequests."""
+        uid = place.uid
+        mine = self._requests[uid]
+        if uid:
+            others = self._requests.total() - self._requests[0]
+            full = mine >= self._per_user or others >= self._of_users
+        else:
+            full = mine >= self._of_root
+        if full or (place.data and self._data[uid] + place.data > DATA_PER_USER):
+            raise TooManyRequests(f"{mine} requests of user {uid} wait already; try again later")
+        self._requests[uid] += 1
+        self._data[uid] += place.data
+        try:
+            yield
+        finally:
+            for counter, amount in ((self._requests, 1), (self._data, place.data)):
+                counter[uid] -= amount
+                if not counter[uid]:
+                    del counter[uid]
 
 
 class _Claim:
@@ -122,8 +185,8 @@ class Workers:
         self._changed = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS)
         self._roots_threads = trio.CapacityLimiter(THREADS)
-        self._requests: Counter[int] = Counter()  # by user
-        self._data: Counter[int] = Counter()  # by user, in bytes
+        self._requests = _Crowd(PER_USER, OF_USERS, OF_ROOT)
+        self._opens = _Crowd(OPENS_PER_USER, OPENS_OF_USERS, OPENS_OF_ROOT)
         self._waiting: set[trio.CancelScope] = set()
         self._ended = False
 
@@ -149,9 +212,11 @@ class Workers:
         TooManyRequests if its user has too many already. One that is cancelled in its thread is
         left to itself: that happens at the end of the mount only.
         """
+        self.check()
+        admitted = (self._opens if place.opening else self._requests).admitted(place)
         claimed = self._claimed(place.reach, alone=alone)
-        threads_for = place.device.threads_for(place.uid)
-        with self._admitted(place), self._away(), claimed as earlier, threads_for as threads:
+        threads_for = place.device.threads_for(place.uid, opening=place.opening)
+        with admitted, self._away(), claimed as earlier, threads_for as threads:
             with trio.CancelScope() as scope:
                 self._waiting.add(scope)
                 try:
@@ -163,28 +228,6 @@ class Workers:
                 finally:
                     self._waiting.discard(scope)
             raise MountEnded("the mount ends")
-
-    @contextmanager
-    def _admitted(self, place: Place) -> Iterator[None]:
-        """Count a request; TooManyRequests."""
-        uid = place.uid
-        self.check()
-        mine = self._requests[uid]
-        if uid:
-            full = mine >= PER_USER or self._requests.total() - self._requests[0] >= OF_USERS
-        else:
-            full = mine >= OF_ROOT
-        if full or (place.data and self._data[uid] + place.data > DATA_PER_USER):
-            raise TooManyRequests(f"{mine} requests of user {uid} wait already; try again later")
-        self._requests[uid] += 1
-        self._data[uid] += place.data
-        try:
-            yield
-        finally:
-            for counter, amount in ((self._requests, 1), (self._data, place.data)):
-                counter[uid] -= amount
-                if not counter[uid]:
-                    del counter[uid]
 
     @contextmanager
     def _claimed(self, reach: range, *, alone: bool) -> Iterator[set[_Claim]]:
@@ -214,4 +257,4 @@ class Workers:
         except RuntimeError as error:
             if begun:
                 raise
-            raise TooManyRequests("no thread can be started for it; try again later") from error
+            raise NoThreads("no thread can be started for it; try again later") from error

@@ -10,7 +10,7 @@ from barfs.spans.views import SysfsView
 from barfs.tree.functions import Part, check_present
 from barfs.tree.views import MEMORY_BLKSIZE
 
-ROM: Final = Kind("rom", share=Share.READ)
+ROM: Final = Kind("rom", share=Share.READ, waits=True)
 
 
 class Rom(Part):

@@ -224,3 +224,25 @@ def test_a_flood_of_refusals_takes_nothing_from_the_log(machine, public, tmp_pat
     assert file.stat().st_size < 1 << 20
     assert mount.log_path.stat().st_size < 1 << 20
     assert mount.end() == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sys/bus/pci/devices/0000:00:04.0/" + name for name in ("vendor", "resource", "config")),
+        *("sys/bus/pci/devices/0000:00:04.0/" + name for name in ("resource0", "power_state")),
+        *("proc/iomem", "mem"),
+    ],
+)
+def test_a_pipe_in_a_saved_tree_holds_nobody_up(machine, tmp_path, name):
+    """Nobody ever opens its other end."""
+    file = machine.sysfs.parent / name
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+    mount = Mount(machine, tmp_path)
+    for path in ("1af4:1110/bar0", "pci/0000:00:04.0/info", "phys", "status", "8086:100e/bar0"):
+        command = f"timeout 10 head -c 4 {mount.path}/{path}; timeout 10 ls {mount.path}/{path}"
+        assert sh(command).returncode != 124, path
+    assert sh(f"timeout 10 head -c 4 {mount.path}/pci/0000:00:03.0/config").returncode == 0
+    assert mount.end() == 0
+    assert "Traceback" not in mount.log

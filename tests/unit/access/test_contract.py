@@ -222,9 +222,13 @@ def test_a_value_is_a_line_of_its_width_that_parses_to_it(width, line):
 
 def test_a_message_shows_only_the_beginning_of_a_long_text():
     """It goes to the log, whose memory is bounded in lines."""
-    for text in (b"x" * (1 << 20), b"\0" * (1 << 20), b"9" + b" " * (1 << 20) + b"9"):
+    for text in (b"x" * 4096, b"\0" * 4096, b"9" + b" " * 4094 + b"9"):
         with pytest.raises(BadRequest, match=r"\.\.\. is no number") as caught:
             parse_update(text, 4)
         assert len(str(caught.value)) < 500
+    for text in (b"5" + b" " * 4096, b"5" + b" " * (1 << 20), b"x" * 4097):
+        with pytest.raises(BadRequest, match="are no number: a text has 4096 at the most"):
+            parse_update(text, 4)
+    assert parse_update(b"5" + b" " * 4095, 4).value == 5
     with pytest.raises(BadRequest, match=r"^b'0x100' is too big for a width of 1$"):
         parse_update(b"0x100", 1)

@@ -10,7 +10,7 @@ import trio.testing
 from tasks import until
 
 from barfs.daemon.loop import MAX_TASKS
-from barfs.errors import BarfsError, MountEnded, TooManyRequests
+from barfs.errors import BarfsError, MountEnded, NoThreads, TooManyRequests
 from barfs.requests.workers import (
     AT_ONCE,
     DATA_PER_USER,
@@ -18,10 +18,14 @@ from barfs.requests.workers import (
     LARGEST,
     OF_ROOT,
     OF_USERS,
+    OPENS_OF_ROOT,
+    OPENS_OF_USERS,
+    OPENS_PER_USER,
     PER_DEVICE,
     PER_USER,
     THREADS,
     Device,
+    Never,
     Pace,
     Place,
     Workers,
@@ -38,10 +42,11 @@ FAST, SLOW = AT_ONCE / 10, AT_ONCE * 10
         ([(FIRST_TRY, FAST)], 2 * FIRST_TRY),
         ([(FIRST_TRY, AT_ONCE * 0.7)], FIRST_TRY),
         ([(1 << 20, FAST)], LARGEST),
-        ([(4096, SLOW)], 204),  # half of what can be done in time
-        ([(1 << 20, 4.0)], 131),
+        ([(4096, SLOW)], FIRST_TRY),
+        ([(4096, FAST), (4096, SLOW)], 204),  # half of what can be done in time
+        ([(1 << 20, FAST), (1 << 20, 4.0)], 131),
         ([(4, SLOW)], 0),  # so the next one is made in a thread
-        ([(4096, SLOW), (1 << 20, SLOW)], 204),
+        ([(4096, FAST), (4096, SLOW), (1 << 20, SLOW)], 204),
         ([(4, SLOW), (4, FAST)], 8),  # it was something else that took its time
         ([(1, SLOW), (1, FAST), (2, FAST), (4, FAST)], 8),
         ([(0, FAST)], FIRST_TRY),
@@ -53,6 +58,12 @@ def test_how_much_is_done_at_once_is_learnt(requests, at_once):
     for length, took in requests:
         pace.note(length, took)
     assert pace.at_once == at_once
+
+
+def test_what_waits_is_never_done_at_once():
+    pace = Never()
+    pace.note(1 << 20, FAST)
+    assert pace.at_once < 0
 
 
 def test_what_failed_only_tells_how_slow_it_is():
@@ -308,12 +319,12 @@ class Crowd:
         self.outcomes = {}
         self.go_on = threading.Event()
 
-    async def come(self, uid, count, *, device=None, data=0):
+    async def come(self, uid, count, *, device=None, data=0, opening=False):
         """So many requests; how many of the user's are refused by now."""
         device = device or Device()
         outcomes = self.outcomes.setdefault(uid, [])
         for _ in range(count):
-            place = Place(range(0), device, uid, data)
+            place = Place(range(0), device, uid, data, opening)
             self.nursery.start_soon(outcome, self.workers, self._call, place, outcomes)
         await trio.testing.wait_all_tasks_blocked()
         return len(outcomes)
@@ -347,8 +358,18 @@ def test_one_user_has_only_so_many_requests_and_others_have_theirs():
         await until(lambda: len(crowd.outcomes[1000]) == PER_USER + 6)
         assert crowd.outcomes[1000].count("done") == PER_USER
         await until(lambda: len(crowd.outcomes[1001]) == PER_USER)
-        assert await crowd.come(1000, 1) == PER_USER + 7, "it is done at once: the rest has gone"
-        assert crowd.outcomes[1000][-1] == "done"
+        await crowd.come(1000, 1)
+        await until(lambda: len(crowd.outcomes[1000]) == PER_USER + 7)
+        assert crowd.outcomes[1000][-1] == "done", "as the others have gone"
+
+    crowded(scenario)
+
+
+def test_who_waits_may_open_files():
+    async def scenario(crowd):
+        assert await crowd.come(1000, PER_USER) == 0
+        assert await crowd.come(1000, OPENS_PER_USER, opening=True) == 0
+        assert await crowd.come(1000, 1, opening=True) == 1
 
     crowded(scenario)
 
@@ -359,7 +380,7 @@ def test_many_users_leave_room_for_root():
         refused = [await crowd.come(uid, PER_USER) for uid in users]
         assert refused == [0] * (len(users) - 1) + [PER_USER]
         assert await crowd.come(0, OF_ROOT + 1) == 1
-        assert OF_USERS + OF_ROOT < MAX_TASKS - 50
+        assert OF_USERS + OF_ROOT + OPENS_OF_USERS + OPENS_OF_ROOT < MAX_TASKS - 50
 
     crowded(scenario)
 
@@ -411,7 +432,7 @@ def test_a_thread_that_cannot_be_started_is_an_error_of_the_request(monkeypatch)
             broken.setattr("trio._threads.start_thread_soon", fail)
             await outcome(workers, lambda: 42, place, outcomes, alone=True)
         await outcome(workers, lambda: 42, place, outcomes, alone=True)
-        assert outcomes == [TooManyRequests, 42]
+        assert outcomes == [NoThreads, 42]
         with pytest.raises(RuntimeError, match="its own"):
             await workers.run(lambda: (_ for _ in ()).throw(RuntimeError("its own")), place)
 
