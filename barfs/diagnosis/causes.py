@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from barfs.access.contract import overlap
 from barfs.devmem import PhysicalMemory
-from barfs.diagnosis import obstacles
+from barfs.diagnosis import mends
 from barfs.diagnosis.text import printable
 from barfs.errors import (
     BarfsError,
@@ -157,7 +157,7 @@ def driver_owns(pci: Functions, address: PciAddress, driver: str) -> Cause:
     """Why a function is refused: its driver has claimed its BARs, and the kernel keeps them."""
     return Cause(
         f"driver {driver} owns it, and {IO_STRICT.sentence}",
-        obstacles.mend_driver(pci, address),
+        mends.take_from_driver(pci, address),
         f"or {_RELAX}",
     )
 
@@ -206,7 +206,7 @@ def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
         return None
     return Cause(
         "when it is back, open the file again; this looks for it",
-        obstacles.mend_absence(machine.pci),
+        mends.look_for_functions(machine.pci),
     )
 
 

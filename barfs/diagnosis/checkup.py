@@ -8,19 +8,19 @@ sleeping function is not read, because that would wake it.
 import enum
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.diagnosis import causes, obstacles
+from barfs.diagnosis import causes, mends
 from barfs.diagnosis.causes import Machine
+from barfs.diagnosis.obstacles import NO_ADDRESS, Obstacles
 from barfs.diagnosis.text import printable
 from barfs.errors import Cause, DeviceGone, NoSuchAddress
 from barfs.machine import kernel
-from barfs.machine.configspace import COMMAND_ABSENT, command_of
 from barfs.machine.functions import Functions
 from barfs.machine.kernel import Kernel
+from barfs.machine.power import sleeping
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
 
@@ -193,20 +193,27 @@ def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> lis
     """What does not work, or one finding that everything does. Raises DeviceGone."""
     pci = machine.pci
     # This comes first, because what follows may wake the function.
-    sleep = obstacles.sleeping(pci, address)
+    sleep = sleeping(pci, address)
     bars = pci.known(address, pci.bars) or {}  # a saved copy may not have them
     found = [*_claims(machine, facts, address, bars)]
     if sleep is not None:
-        found.append(_sleep(pci, address, sleep, bars))
-        command = None
+        return [*found, _sleep(pci, address, sleep, bars), *_without_address(address, bars)]
+    look = pci.known(address, Obstacles(pci).look)
+    found += _link(pci, address)
+    if look is None:
+        found += _without_address(address, bars)
+        return found or [_note(address, Cause("its command register can't be read"))]
+    if look.cause is not None:
+        found.append(_trouble(address, look.cause))
     else:
-        command = pci.known(address, partial(command_of, pci))
-        found += _link(pci, address)
-    if command == COMMAND_ABSENT:
-        found.append(_trouble(address, obstacles.silence(pci, address)))
-    else:
-        found += _obstacles(pci, address, bars, command)
-    return found or [_works(pci, address, bars, command)]
+        found += _concerning(address, {n: look.obstacle(n, bar) for n, bar in bars.items()})
+    return found or [_works(pci, address, bars)]
+
+
+def _without_address(address: PciAddress, bars: dict[int, Resource]) -> Iterator[Finding]:
+    return _concerning(
+        address, {index: None if bar.assigned else NO_ADDRESS for index, bar in bars.items()}
+    )
 
 
 def _trouble(address: PciAddress, cause: Cause) -> Finding:
@@ -219,18 +226,17 @@ def _note(address: PciAddress, cause: Cause) -> Finding:
 
 def _sleep(pci: Functions, address: PciAddress, how: str, bars: dict[int, Resource]) -> Finding:
     if not bars:
-        return _note(address, Cause(f"it sleeps ({how})", obstacles.mend_sleep(pci, address)))
+        return _note(address, Cause(f"it sleeps ({how})", mends.wake(pci, address)))
     sentence = f"it sleeps ({how}): its BARs may not answer, and config space is not read here"
-    return _trouble(address, Cause(sentence, obstacles.mend_sleep(pci, address)))
+    return _trouble(address, Cause(sentence, mends.wake(pci, address)))
 
 
-def _obstacles(
-    pci: Functions, address: PciAddress, bars: dict[int, Resource], command: int | None
+def _concerning(
+    address: PciAddress, causes_by_bar: Mapping[int, Cause | None]
 ) -> Iterator[Finding]:
     """What keeps BARs from answering. Each cause comes once, with the BARs that it concerns."""
     concerned: dict[Cause, list[str]] = {}
-    for index, resource in bars.items():
-        cause = obstacles.obstacle(pci, address, resource, command)
+    for index, cause in causes_by_bar.items():
         if cause is not None:
             concerned.setdefault(cause, []).append(f"bar{index}")
     for cause, names in concerned.items():
@@ -263,15 +269,11 @@ def _link(pci: Functions, address: PciAddress) -> Iterator[Finding]:
     """Whether a bridge's link is down. The kernel reads config space for this attribute."""
     is_bridge = (pci.attribute(address, "class") or "").startswith(_BRIDGE)
     if is_bridge and pci.attribute(address, "current_link_width") == "0":
-        cause = Cause("its link is down: nothing answers behind it", obstacles.mend_absence(pci))
+        cause = Cause("its link is down: nothing answers behind it", mends.look_for_functions(pci))
         yield _note(address, cause)
 
 
-def _works(
-    pci: Functions, address: PciAddress, bars: dict[int, Resource], command: int | None
-) -> Finding:
-    if command is None:
-        return _note(address, Cause("its command register can't be read"))
+def _works(pci: Functions, address: PciAddress, bars: dict[int, Resource]) -> Finding:
     state = pci.attribute(address, "power_state")
     words = [] if state in {None, "", "unknown"} else [state]
     if bars:

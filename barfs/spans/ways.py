@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refuse_mapping
 from barfs.devmem import PhysicalMemory, Segment
+from barfs.diagnosis.obstacles import Obstacles
 from barfs.errors import (
     BarfsError,
     CachingConflict,
@@ -189,6 +190,7 @@ class Ways:
             "devmem": to_memory,
         }
         self.pci = pci
+        self.obstacles = Obstacles(pci)
         self._memory = memory
         self._to_memory = to_memory
         self._to_bars = (Ports(pci), *to_bars[bars_via])

@@ -486,11 +486,11 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
             getattr(bus, name)(IVSHMEM, *arguments)
     bar = Resource(0x1000, 0x1FFF, 0x200)
     for call in (
-        lambda: obstacles.sleeping(bus, IVSHMEM),
+        lambda: power.sleeping(bus, IVSHMEM),
         lambda: obstacles.silence(bus, IVSHMEM),
         lambda: obstacles.obstacle(bus, IVSHMEM, bar, 0),
-        lambda: obstacles.mend_sleep(bus, IVSHMEM),
-        lambda: obstacles.mend_driver(bus, IVSHMEM),
+        lambda: mends.wake(bus, IVSHMEM),
+        lambda: mends.take_from_driver(bus, IVSHMEM),
         lambda: bars.can_combine(bus, IVSHMEM, 2),
     ):
         with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
