@@ -159,6 +159,15 @@ def walk(tree, directory=None):
             yield from walk(tree, node)
 
 
+def set_bar(directory, index, bus_address, *, is_memory=True, is_64bit=False):
+    """Write a BAR's registers in a function's config space; its flags stay."""
+    with (directory / "config").open("r+b") as config:
+        config.seek(0x10 + 4 * index)
+        flags = int.from_bytes(config.read(4), "little") & (0xF if is_memory else 0x3)
+        config.seek(0x10 + 4 * index)
+        config.write((bus_address | flags).to_bytes(8 if is_64bit else 4, "little"))
+
+
 class Fixture:
     """The files of a machine, and what is made of them. As made, nothing is amiss."""
 

@@ -152,6 +152,10 @@ class Obstacles:
         self._pci = pci
         self._layouts: dict[PciAddress, tuple[object, _Layout]] = {}
 
+    def of_bar(self, address: PciAddress, index: int, resource: Resource) -> Cause | None:
+        """What keeps one BAR from answering; None if nothing is known. Raises DeviceGone."""
+        return self.look(address).obstacle(index, resource) if resource.assigned else NO_ADDRESS
+
     def look(self, address: PciAddress) -> Look:
         """Look at a function and at the bridges above it. Raises DeviceGone.
 

@@ -1,7 +1,8 @@
 """What a function is, for people and for grep.
 
-From sysfs, and from config space what sysfs has no file for: the command register. What an older
-kernel or a saved copy of sysfs does not have is unknown; only a function that is gone is an error.
+The facts come from sysfs. Only the command register comes from config space, since sysfs has no
+file for it. A fact that an older kernel or a saved copy of sysfs does not have is unknown. Only a
+function that is gone is an error.
 """
 
 import re
@@ -51,7 +52,7 @@ class Class(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A BAR or the expansion ROM; `file` is its path in the mount, None if it has none there."""
+    """A BAR or the expansion ROM. `file` is its path in the mount, None if it has no file."""
 
     name: str
     resource: Resource
@@ -71,16 +72,16 @@ class Asked:
         self.ids = ids
 
     def known(self, ask: Callable[[PciAddress], T]) -> T | None:
-        """What `ask` finds; None if it can't be had of a function that is there. DeviceGone."""
+        """What `ask` finds. None if the function is there and lacks it. Raises DeviceGone."""
         return self.pci.known(self.address, ask)
 
     def attribute(self, name: str, pattern: str) -> str | None:
-        """An attribute if it is as the kernel prints it."""
+        """An attribute. None if it is not as the kernel prints it."""
         text = self.pci.attribute(self.address, name) or ""
         return text if re.fullmatch(pattern, text) else None
 
     def number(self, name: str, bits: int) -> int | None:
-        """An attribute that is a number in hex."""
+        """An attribute that is a number in hex. None if it is none."""
         try:
             return parse_hex(self.pci.attribute(self.address, name) or "", bits=bits)
         except ValueError:
@@ -90,8 +91,8 @@ class Asked:
     def command(self) -> int | None:
         """The command register. It is read once, which may wake the function up."""
         command = self.known(partial(command_of, self.pci))
-        # All ones are what the kernel gives for a function that does not answer
-        # (drivers/pci/access.c); of a real command register the upper bits are 0.
+        # The kernel gives all ones for a function that does not answer (drivers/pci/access.c). The
+        # upper bits of a real command register are 0.
         return None if command == COMMAND_ABSENT else command
 
 
@@ -153,7 +154,7 @@ def _on(bit: bool) -> str:  # noqa: FBT001 - the bit itself
 
 
 def size_text(size: int) -> str:
-    """Bytes, in the largest of K, M, G, T (of 1024) that leaves no fraction: `256`, `128K`."""
+    """A number of bytes in the largest unit (K, M, G, T) that leaves no fraction: `256`, `128K`."""
     for unit in ("", "K", "M", "G"):
         if size % 1024:
             return f"{size}{unit}"
@@ -176,7 +177,7 @@ def _part_object(part: Part) -> dict[str, object]:
     resource = part.resource
     return {
         "name": part.name,  # bar0 ... bar5, rom
-        "address": resource.start if resource.assigned else None,  # of port I/O a port
+        "address": resource.start if resource.assigned else None,  # for port I/O it is a port
         "size": resource.size,  # in bytes
         "space": "memory" if resource.is_memory else "io",
         "64bit": resource.is_64bit,
@@ -189,9 +190,9 @@ def _part_object(part: Part) -> dict[str, object]:
 class Field(Generic[T]):
     """A fact about a function, said once.
 
-    `ask` finds it, None if it is unknown; DeviceGone. `text` is what stands behind the label in
-    `info`, and `rows` are several lines of label and text in its place. `keys` are its values in
-    JSON, by their keys; they are null if it is unknown.
+    `ask` finds the fact, or None if it is unknown. It may raise DeviceGone. `text` gives the text
+    behind the label in `info`; `rows` gives several lines of label and text instead. `keys` give
+    its values in JSON, by their keys. They are null if the fact is unknown.
     """
 
     label: str
@@ -203,7 +204,7 @@ class Field(Generic[T]):
     in_config_space: bool = False  # asking may wake the function up
 
     def lines(self, value: T | None) -> Iterator[str]:
-        """Those of `info`."""
+        """The lines of `info`."""
         if value is None:
             yield f"{self.label}: {self.unknown}"
         elif self.rows is None:
@@ -212,7 +213,7 @@ class Field(Generic[T]):
             yield from (f"{label}: {text}" for label, text in self.rows(value))
 
     def objects(self, value: T | None) -> dict[str, object]:
-        """What JSON says, by keys."""
+        """The values in JSON, by keys."""
         return {key: None if value is None else say(value) for key, say in self.keys.items()}
 
 
@@ -234,7 +235,7 @@ SUBSYSTEM: Final = Field[Identity](
         "subsystem_vendor_name": lambda it: it.vendor_name,
         "subsystem_name": lambda it: it.device_name,
     },
-    # As bridges have it.
+    # Bridges have 0000:0000.
     text=lambda it: "none" if it.id == DeviceId(0, 0) else str(it),
 )
 CLASS: Final = Field[Class](
@@ -248,7 +249,7 @@ PARTS: Final = Field[list[Part]](
     rows=lambda parts: [(part.name, _part_text(part)) for part in parts],
 )
 
-# All that is said of a function, in this order.
+# All facts about a function, in the order in which they are shown.
 FIELDS: Final[tuple[Field[Any], ...]] = (
     ADDRESS,
     ID,
@@ -292,7 +293,7 @@ class Function:
     found: Mapping[Field[Any], Any]
 
     def __getitem__(self, asked_for: Field[T]) -> T | None:
-        """What is known; None is unknown."""
+        """A fact. None if it is unknown."""
         value: T | None = self.found.get(asked_for)
         return value
 
@@ -303,27 +304,28 @@ class Function:
 
     @property
     def as_object(self) -> dict[str, object]:
-        """For JSON: null is unknown, where the field says nothing else."""
+        """The object for JSON. null means unknown, if the field says nothing else."""
         return {key: value for one in FIELDS for key, value in one.objects(self[one]).items()}
 
 
 def inspect(pci: Functions, address: PciAddress, ids: PciIds) -> Function:
-    """What sysfs has files for, with names. DeviceGone. Reads no config space."""
+    """The facts that sysfs has files for, with names. Raises DeviceGone. Reads no config space."""
     asked = Asked(pci, address, ids)
     return Function(address, {one: one.ask(asked) for one in FIELDS if not one.in_config_space})
 
 
 def complete(pci: Functions, function: Function, ids: PciIds) -> Function:
-    """The same with what is read from config space, which may wake it up. DeviceGone."""
+    """The same with facts from config space, which may wake it up. Raises DeviceGone."""
     asked = Asked(pci, function.address, ids)
     more = {one: one.ask(asked) for one in FIELDS if one.in_config_space}
     return Function(function.address, {**function.found, **more})
 
 
 def describe(pci: Functions, address: PciAddress, pci_ids: Iterable[Path] = PATHS) -> str:
-    """The text of `info`, with names from the first of `pci_ids` that can be read. DeviceGone.
+    """The text of `info`, with names from the first of `pci_ids` that can be read.
 
-    Reads the command register, after the power state: it may wake the function up.
+    The command register is read after the power state, because reading it may wake the function up.
+    Raises DeviceGone.
     """
     ids = PciIds(pci_ids)
     return complete(pci, inspect(pci, address, ids), ids).text

@@ -20,11 +20,11 @@ Form: TypeAlias = Literal["table", "text", "json"]
 def show(
     sysfs: Path, pattern: str | None, form: Form, pci_ids: Iterable[Path] = PATHS
 ) -> Iterator[str]:
-    """The lines to print of the functions that match `pattern`, of all if it is None.
+    """The lines to print for the functions that match `pattern`, or for all if it is None.
 
-    A table takes only what sysfs has files for; `text`, the same as `info`, and `json` read the
-    command registers of what they show. What vanishes meanwhile is left out. NoSuchNode if nothing
-    matches, or there is no such directory.
+    A table needs only what sysfs has files for. `text`, which is that of `info`, and `json` also
+    read the command registers of the functions that they show. A function that vanishes meanwhile
+    is left out. NoSuchNode if nothing matches, or if there is no such directory.
     """
     if not sysfs.is_dir():
         raise NoSuchNode(f"--sysfs {sysfs} is not a directory")
@@ -47,7 +47,7 @@ def show(
 
 
 def inspect_all(pci: Functions, ids: PciIds) -> Iterator[Function]:
-    """All functions; what vanishes meanwhile is left out. Reads no config space."""
+    """All functions. One that vanishes meanwhile is left out. Reads no config space."""
     for address in pci.addresses():
         try:
             yield info.inspect(pci, address, ids)
@@ -64,11 +64,12 @@ def _completed(pci: Functions, functions: Iterable[Function], ids: PciIds) -> It
 
 
 def select(functions: Iterable[Function], pattern: str) -> list[Function]:
-    """Those of all of a machine's functions that a pattern means, in either case.
+    """The functions that a pattern matches, in either case. `functions` are all of a machine.
 
-    A PCI address is that function. A link's name, `1af4:1110.1`, is the function that the link
-    points to; without an instance, `1af4:1110` or `1af4:1110:1af4:1100`, it is all of that name.
-    Anything else is a part of the address, of ids and names as `info` shows them, or of the driver.
+    A PCI address matches that function. The name of a link, `1af4:1110.1`, matches the function
+    that the link points to. A name without an instance, `1af4:1110` or `1af4:1110:1af4:1100`,
+    matches all functions of that name. Any other pattern matches a part of the address, of the ids
+    and names as `info` shows them, or of the driver.
     """
     pattern = pattern.lower()
     address = PciAddress.parse(pattern)
@@ -105,7 +106,7 @@ def _names(function: Function) -> list[str]:
 
 
 def table(functions: Iterable[Function]) -> Iterator[str]:
-    """A line a function: address, id, name of the device or else its class, driver, BARs."""
+    """A line for each function: address, id, name of the device or its class, driver, BARs."""
     rows = [_row(function) for function in functions]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

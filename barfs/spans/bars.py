@@ -1,4 +1,4 @@
-"""Opening BARs: what is asked before the first access, and then the ways to them."""
+"""Opening BARs: first it is checked that they answer, then the ways to them are tried."""
 
 from barfs.access.apertures import Aperture
 from barfs.errors import FunctionPart, NotDecoded
@@ -11,8 +11,8 @@ from barfs.spans.ways import BarPart, Ways
 def can_combine(pci: Functions, address: PciAddress, index: int) -> bool:
     """Whether the kernel offers to map a BAR write-combining.
 
-    It does for prefetchable ones, on machines with such mappings (drivers/pci/pci-sysfs.c,
-    pci_create_resource_files).
+    It offers that for prefetchable BARs, on machines that have such mappings
+    (drivers/pci/pci-sysfs.c, pci_create_resource_files).
     """
     return pci.source.exists(pci.path(address, f"resource{index}_wc"))
 
@@ -30,10 +30,10 @@ def open_bar(
 ) -> Aperture:
     """Open a BAR, or `size` bytes of it from `offset`. A memory BAR is mapped uncached.
 
-    `resource` is the BAR's, where it is known already. With `combine` it is mapped
-    write-combining, if it can be (`can_combine`). Reads the command register, not the BAR.
-    Raises NotDecoded, DriverOwns, KernelRefused, DeviceGone, NoSuchNode, ReadOnly, and
-    NoSuchAddress for a part that is not inside.
+    `resource` is that of the BAR, if it is known already. With `combine` the BAR is mapped
+    write-combining; `can_combine` tells whether it can be. This reads the command register, and not
+    the BAR. Raises NotDecoded, DriverOwns, KernelRefused, DeviceGone, NoSuchNode, ReadOnly, and
+    NoSuchAddress if the part is not inside the BAR.
     """
     pci = ways.pci
     if resource is None:
@@ -57,6 +57,6 @@ def check_answers(ways: Ways, address: PciAddress, index: int, resource: Resourc
 
     Reads config space, unless the function sleeps.
     """
-    cause = ways.obstacles.look(address).obstacle(index, resource)
+    cause = ways.obstacles.of_bar(address, index, resource)
     if cause is not None:
         raise NotDecoded(str(cause), what=FunctionPart(address, BarName(index)))

@@ -1,8 +1,8 @@
-"""Which addresses are mapped write-combining, so that nothing is accessed exactly there meanwhile.
+"""Which addresses are mapped write-combining, so that no exact access is made there meanwhile.
 
-The CPU may merge stores to a write-combining mapping, or make them in another order. And all
-mappings of a page are what the first of them is (arch/x86/mm/pat/memtype.c, reserve_pfn_range):
-one that is to be exact would be write-combining too, and nobody would be told.
+The CPU may merge stores to a write-combining mapping, or make them in another order. All mappings
+of a page have the caching type of the first one (arch/x86/mm/pat/memtype.c, reserve_pfn_range). So
+a mapping for exact accesses would be write-combining too, and nobody would be told.
 """
 
 import threading
@@ -20,15 +20,15 @@ _MEND: Final = "close it there, or mount without --write-combining"
 
 @dataclass(eq=False)
 class _Claim:
-    """That of one open file: two of the same span are two claims."""
+    """The claim of one open file. Two claims of the same span are different claims."""
 
     span: range
 
 
 class Combining:
-    """The claims of all open files of a mount. Spans are addresses on the bus, of whole pages.
+    """The claims of all open files of a mount. Spans are bus addresses, and cover whole pages.
 
-    Several threads may use it at once. What a method returns gives the claim up.
+    Several threads may use it at once. A method returns a function that gives the claim up.
     """
 
     def __init__(self) -> None:
@@ -37,14 +37,14 @@ class Combining:
         self._exact: set[_Claim] = set()
 
     def combine(self, span: range) -> Release | None:
-        """Claim a span for write-combining; None if part of it is to be accessed exactly."""
+        """Claim a span for write-combining. None if part of it is claimed for exact accesses."""
         with self._lock:
             if any(overlap(span, other.span) for other in self._exact):
                 return None
             return self._add(self._combined, span)
 
     def keep_exact(self, span: range, what: str) -> Release:
-        """Claim a span for exact accesses; CombinedElsewhere if part of it is write-combining."""
+        """Claim a span for exact accesses. CombinedElsewhere if part of it is write-combining."""
         with self._lock:
             if any(overlap(span, other.span) for other in self._combined):
                 raise CombinedElsewhere(
@@ -55,7 +55,7 @@ class Combining:
             return self._add(self._exact, span)
 
     def _add(self, claims: set[_Claim], span: range) -> Release:
-        """The caller holds the lock, which releasing takes."""
+        """Add a claim. The caller holds the lock; the returned function takes it."""
         claim = _Claim(span)
         claims.add(claim)
 

@@ -1,4 +1,4 @@
-"""Decoding turned on for as long as a file is open: what `--enable` does."""
+"""Decoding, turned on as long as a file is open. `--enable` does this."""
 
 import logging
 from collections import defaultdict
@@ -28,13 +28,13 @@ DECODING = COMMAND_IO | COMMAND_MEMORY
 
 @dataclass
 class _Hold:
-    """What was done to a function for those that have a file of it open."""
+    """What was done to a function for those who have a file of it open."""
 
-    presence: Presence  # what is plugged in later is none of its business
+    presence: Presence  # a device that is plugged in later is another one
     users: int = 0
-    driver: str | None = None  # that was bound when decoding was first turned on
-    enabled: bool = False  # counted in the kernel's `enable`
-    bits: int = 0  # of the command register, that were off before
+    driver: str | None = None  # the driver when decoding was first turned on
+    enabled: bool = False  # whether the kernel's `enable` counts it
+    bits: int = 0  # the bits of the command register that were off before
 
     @property
     def is_present(self) -> bool:
@@ -46,22 +46,24 @@ class _Hold:
 
 
 class Decoder:
-    """Turns decoding of a function on with the first file that needs it, and back with the last.
+    """Turns decoding of a function on with the first file that needs it, and off with the last.
 
-    What a driver or somebody else turned on is left alone, and so is a function that may only be
-    read. After kill -9 it stays on. May be used by several threads.
+    Decoding that a driver or somebody else turned on is left as it is. A function that may only be
+    read is left as it is, too. After kill -9 decoding stays on. Several threads may use this.
     """
 
     def __init__(self, pci: Functions) -> None:
         self._pci = pci
         self._holds: dict[PciAddress, _Hold] = {}
-        # One for each function: the first file may have to wait until the device has woken up.
+        # There is one for each function, because the first file may have to wait until the device
+        # has woken up.
         self._locks: defaultdict[PciAddress, Lock] = defaultdict(Lock)
 
     def hold(self, address: PciAddress, index: int) -> Callable[[], None]:
-        """Have a BAR decoded; the function that is returned has to be called once, at the end.
+        """Have a BAR decoded until the returned function is called. It has to be called once.
 
-        Reads the command register, and writes it if the bit is off. DeviceGone, KernelRefused.
+        Reads the command register, and writes it if the bit is off. Raises DeviceGone and
+        KernelRefused.
         """
         bit = COMMAND_MEMORY if self._pci.bar(address, index).is_memory else COMMAND_IO
         with self._locks[address]:
@@ -84,7 +86,7 @@ class Decoder:
         return release
 
     def _hold(self, address: PciAddress) -> _Hold:
-        """The hold on a function as it is now; one on a former function is left to its users."""
+        """The hold on a function as it is now. A hold on a former one is left to its users."""
         hold = self._holds.get(address)
         if hold is None or not hold.is_present:
             hold = self._holds[address] = _Hold(self._pci.presence(address))
@@ -104,9 +106,9 @@ class Decoder:
     def _turn_on(self, address: PciAddress, bit: int, before: int, hold: _Hold) -> None:
         if not hold.enabled and not hold.bits:
             hold.driver = self._pci.driver(address)
-        # First the kernel's way, which wakes the function up and claims its resources; it writes
-        # the register only when its count goes from 0 to 1, and refuses where there is a driver
-        # (drivers/pci/pci-sysfs.c, enable_store).
+        # The kernel's way comes first: it wakes the function up and claims its resources. The
+        # kernel writes the register only when its count goes from 0 to 1. It refuses if there is a
+        # driver (drivers/pci/pci-sysfs.c, enable_store).
         if not hold.enabled and self._pci.attribute(address, "enable") == "0":
             try:
                 self._set_enable(address, "1")
@@ -128,7 +130,7 @@ class Decoder:
         hold.users -= 1
         if hold.users:
             return
-        # It may be one on a former function.
+        # The hold may be one on a former function.
         if self._holds.get(address) is hold:
             del self._holds[address]
         try:
@@ -154,7 +156,7 @@ class Decoder:
             log.info("%s: decoding turned off again", address)
 
     def _set_enable(self, address: PciAddress, text: str) -> None:
-        """Write the kernel's `enable`. DeviceGone, ReadOnly, or what else the kernel says."""
+        """Write the kernel's `enable`. Raises DeviceGone, ReadOnly, or what the kernel says."""
         path = self._pci.path(address, "enable")
         self._pci.check_writable(address, path)
         try:
@@ -163,7 +165,7 @@ class Decoder:
             raise refusal(FunctionPart(address), Setting(path, text), error) from error
 
     def _set_command(self, address: PciAddress, value: int) -> None:
-        """Write the command register, 2 bytes of config space. DeviceGone, KernelRefused."""
+        """Write the command register, 2 bytes of config space. Raises DeviceGone, KernelRefused."""
         config = self._pci.open_config(address, writable=True)
         try:
             config.write(COMMAND_OFFSET, value.to_bytes(2, "little"))

@@ -1,6 +1,6 @@
 """Ways to bytes: sysfs's `resourceN`, and /dev/mem mapped or copied. They are tried in order.
 
-A way is a class here, or elsewhere, and a line in `Ways`.
+A new way is a class, and a place in the lists of `Ways`.
 """
 
 import errno
@@ -24,15 +24,15 @@ from barfs.machine.functions import Allowed
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
 
-# What --bars-via names: the way to memory BARs.
+# The values of --bars-via. They name the way to memory BARs.
 BarsVia: TypeAlias = Literal["resource", "devmem"]
 
-# What the kernel says of one way, while another one may be open.
+# The kernel refused one way. Another way may still lead there.
 Refused: TypeAlias = KernelRefused | DriverOwns
 
 
 class BarPart(NamedTuple):
-    """`size` bytes of a function's BAR from `offset`; messages call it `what`."""
+    """`size` bytes of a function's BAR from `offset`. Messages call it `what`."""
 
     what: What
     address: PciAddress
@@ -40,7 +40,7 @@ class BarPart(NamedTuple):
     resource: Resource
     offset: int
     size: int
-    combine: bool  # to be mapped write-combining
+    combine: bool  # whether to map it write-combining
 
     @property
     def base(self) -> int:
@@ -48,7 +48,7 @@ class BarPart(NamedTuple):
         return self.resource.start + self.offset
 
 
-# What is to be reached: part of a BAR, or of physical memory.
+# The thing to be reached: part of a BAR, or of physical memory.
 Place: TypeAlias = BarPart | Segment
 
 
@@ -58,16 +58,15 @@ class Way(Protocol):
     name: str
 
     def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
-        """An aperture over a place; None if this way does not lead there.
+        """An aperture over a place. None if this way does not lead there.
 
-        `refused` is what the kernel said to the first of the ways before, if it said something.
-        KernelRefused and DriverOwns leave the place to the ways after this one. Any other error
-        is final.
+        `refused` is the first refusal of the ways before, if there was one. When this raises
+        KernelRefused or DriverOwns, the next way is tried. Any other error is final.
         """
 
 
 class Ports:
-    """I/O ports: sysfs's `resourceN` read and written."""
+    """The way to I/O ports: sysfs's `resourceN` is read and written."""
 
     name = "resource"
 
@@ -75,7 +74,6 @@ class Ports:
         self._pci = pci
 
     def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
-        """See Way."""
         del refused
         if not isinstance(place, BarPart) or place.resource.is_memory:
             return None
@@ -88,7 +86,7 @@ class Ports:
 
 
 class MappedResource:
-    """Memory BARs: sysfs's `resourceN` mapped, uncached or write-combining."""
+    """A way to memory BARs: sysfs's `resourceN` is mapped, uncached or write-combining."""
 
     name = "resource"
 
@@ -96,7 +94,6 @@ class MappedResource:
         self._pci = pci
 
     def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
-        """See Way."""
         del refused
         if not isinstance(place, BarPart) or not place.resource.is_memory:
             return None
@@ -117,17 +114,17 @@ class MappedResource:
     def _refuse(
         self, what: What, during: Mmap, error: OSError, start: int, *, address: PciAddress
     ) -> BarfsError:
-        """What the kernel means when it does not map `resourceN`."""
+        """The error when the kernel does not map `resourceN`."""
         if error.errno != errno.EINVAL:
             return refuse_mapping(what, during, error, start)
-        # iomem_is_exclusive(): a driver has the range and IO_STRICT_DEVMEM is on.
+        # iomem_is_exclusive() gives EINVAL if a driver has the range and IO_STRICT_DEVMEM is on.
         driver = self._pci.driver(address)
         owner = f"the driver {driver}" if driver else "a driver (see /proc/iomem)"
         return DriverOwns(f"{owner} owns the range", what=what, during=during, system=error)
 
 
 class MappedDevMem:
-    """/dev/mem mapped: System RAM as the kernel has it, all else uncached."""
+    """/dev/mem is mapped: System RAM as the kernel has it, and everything else uncached."""
 
     name = "devmem"
 
@@ -135,7 +132,6 @@ class MappedDevMem:
         self._memory = memory
 
     def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
-        """See Way."""
         del refused
         if isinstance(place, BarPart):
             what, start, is_ram = place.what, place.base, False
@@ -156,13 +152,13 @@ class MappedDevMem:
         except CachingConflict:
             if is_ram:
                 raise
-            # Tables that firmware left in reserved memory (ACPI's) are in use by the kernel as
-            # cached memory, and must not be mapped in a second caching type.
+            # The kernel uses tables that firmware left in reserved memory (ACPI's) as cached
+            # memory. They must not be mapped in a second caching type.
             return opened(uncached=False)
 
 
 class CopiedDevMem:
-    """System RAM that can't be mapped: /dev/mem read and written."""
+    """The way to System RAM that can't be mapped: /dev/mem is read and written."""
 
     name = "devmem, copied"
 
@@ -170,7 +166,6 @@ class CopiedDevMem:
         self._memory = memory
 
     def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
-        """See Way."""
         if not isinstance(refused, (CachingConflict, NotMappable)):
             return None
         if isinstance(place, BarPart) or not place.can_be_copied:
@@ -179,7 +174,7 @@ class CopiedDevMem:
 
 
 class Ways:
-    """The ways of one machine. `bars_via` names the one to memory BARs."""
+    """The ways of one machine. `bars_via` names the way to memory BARs."""
 
     def __init__(
         self, pci: Allowed, memory: PhysicalMemory, bars_via: BarsVia = "resource"
@@ -196,11 +191,11 @@ class Ways:
         self._to_bars = (Ports(pci), *to_bars[bars_via])
 
     def open_part(self, part: BarPart, *, writable: bool) -> Aperture:
-        """Open part of a BAR. Raises what the ways do."""
+        """Open part of a BAR. Raises what the ways raise."""
         return _first(self._to_bars, part, part.what, writable=writable)
 
     def open_physical(self, start: int, size: int, *, writable: bool) -> list[Aperture]:
-        """Open physical memory, an aperture for each stretch of one kind, ascending.
+        """Open physical memory. There is an aperture for each segment of one kind, ascending.
 
         System RAM is memory-like. Raises NoSuchAddress, and KernelRefused under lockdown and
         STRICT_DEVMEM.
@@ -218,7 +213,7 @@ class Ways:
 
 
 def _first(ways: Sequence[Way], place: Place, what: What, *, writable: bool) -> Aperture:
-    """By the first way that leads to a place; the first refusal if none does."""
+    """The aperture of the first way that leads to a place. The first refusal if none does."""
     refused: Refused | None = None
     try:
         for way in ways:
@@ -232,4 +227,4 @@ def _first(ways: Sequence[Way], place: Place, what: What, *, writable: bool) -> 
                 return aperture
         raise refused or BarfsError("no way leads there", what=what)
     finally:
-        refused = None  # its traceback has this very frame
+        refused = None  # its traceback holds this frame, and this frame would hold it

@@ -21,7 +21,7 @@ def _attributes(node: Node, bar: Resource) -> Attributes:
 
 
 class Bars(Branch):
-    """The BARs that exist, by their indexes, in a function's directory and in its views."""
+    """The BARs that exist, in a function's directory and in its views."""
 
     kinds = (BAR,)
     under = (FUNCTION,)
@@ -31,7 +31,6 @@ class Bars(Branch):
         self._spans = spans
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         try:
             found = self._pci.bars(directory.function)
         except DeviceGone:
@@ -40,7 +39,6 @@ class Bars(Branch):
             yield f"bar{index}", Node(BAR, directory.address, index, directory.view)
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         wanted = BarName.parse(name)
         if wanted is None:
             return None
@@ -57,25 +55,20 @@ class Bars(Branch):
         return Found(node, _attributes(node, resource))
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         window = f"@{node.start:x}+{node.size:x}" if node.size else ""
         return f"{directory_of(node)}/bar{node.bar}{window}"
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         return _attributes(node, self._pci.bar(node.function, node.bar))
 
     def subject(self, node: Node) -> Subject:
-        """See Branch."""
         return super().subject(node)._replace(bar=node.bar, start=node.start)
 
     def why_read_only(self, node: Node) -> ReadOnly | None:
-        """See Branch."""
         what = FunctionPart(node.function, BarName(node.bar))
         return self._pci.why_read_only(node.function, what)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch."""
         return self._spans.bar(
             node.function,
             node.bar,

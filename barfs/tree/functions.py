@@ -1,4 +1,4 @@
-"""`pci/`, the directories of functions in it, and what each function has once."""
+"""`pci/`, the directories of functions in it, and files that a function has once."""
 
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -15,7 +15,7 @@ FUNCTION: Final = Kind("function", Type.DIRECTORY, share=Share.READ)
 
 
 def directory_of(node: Node) -> str:
-    """The path of the directory that a function's node is in, or is."""
+    """The path of a function's directory, with the view of a node in it or of itself."""
     view = f"/{node.view.label}" if node.view else ""
     return f"pci/{node.address}{view}"
 
@@ -27,25 +27,23 @@ def check_present(pci: Functions, node: Node, path: str) -> None:
 
 
 class Pci(Single):
-    """`pci`, with the functions' addresses in it."""
+    """The directory `pci`."""
 
     kind = PCI
     kinds = (PCI,)
     under = (ROOT,)
 
     def missing(self, directory: Node, name: str) -> str:
-        """See Branch."""
         del directory
         return f"pci: there is no function {name!a}"
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         del node
         return DIRECTORY
 
 
 class FunctionDirectories(Branch):
-    """The directories of functions in `pci`, by their addresses."""
+    """The directories of functions in `pci`. Their names are PCI addresses."""
 
     kinds = (FUNCTION,)
     under = (PCI,)
@@ -54,14 +52,12 @@ class FunctionDirectories(Branch):
         self._pci = pci
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         del directory
         for address in self._pci.addresses():
             if self._pci.exists(address):
                 yield str(address), Node(FUNCTION, address)
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         del directory
         address = PciAddress.parse(name)
         if address is None or not self._pci.exists(address):
@@ -69,21 +65,18 @@ class FunctionDirectories(Branch):
         return Found(Node(FUNCTION, address), DIRECTORY)
 
     def names_of(self, address: PciAddress) -> Iterable[tuple[Node, str]]:
-        """See Branch."""
         return [(Node(PCI), str(address))]
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return directory_of(node)
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         check_present(self._pci, node, self.path(node))
         return DIRECTORY
 
 
 class Part(Single):
-    """What a function has once, whatever its BARs are: not in the directories of its views."""
+    """A file that a function has once. It is not in the directories of views."""
 
     under = (FUNCTION,)
 
@@ -91,7 +84,6 @@ class Part(Single):
         self._pci = pci
 
     def node_in(self, directory: Node) -> Node | None:
-        """See Single."""
         if directory.view or not self.is_in(directory.function):
             return None
         return Node(self.kind, directory.address)
@@ -101,5 +93,4 @@ class Part(Single):
         return self._pci.exists(address)
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return f"{directory_of(node)}/{self.kind.name}"

@@ -17,11 +17,11 @@ class Info(Part):
     kinds = (INFO,)
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree. As in /proc, how long it is shows when it is read."""
+        # As in /proc, the length shows only when it is read.
         check_present(self._pci, node, self.path(node))
         return Attributes(0)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch. May wake the function up."""
+        """Make the text. That may wake the function up."""
         del writable
         return SnapshotView(describe(self._pci, node.function))

@@ -28,7 +28,6 @@ class Links(Branch):
         self._pci = pci
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         del directory
         instances: Counter[object] = Counter()
         for address in self._pci.addresses():
@@ -41,7 +40,6 @@ class Links(Branch):
                 instances[device] += 1
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         del directory
         wanted = LinkName.parse(name)
         if wanted is None:
@@ -54,7 +52,7 @@ class Links(Branch):
         raise NoSuchNode(f"there is no device {name} ({others} of that name)")
 
     def _meant(self, wanted: LinkName, *, fresh: bool) -> PciAddress | None:
-        """The function of a link's name; None if there is none, or it has another id by now."""
+        """The function of a link's name. None if there is none, or if it has another id by now."""
         found = next(islice(self._named(wanted, fresh=fresh), wanted.instance, None), None)
         try:
             return found if found and self._pci.id(found) == wanted.id else None
@@ -74,13 +72,10 @@ class Links(Branch):
         return filter(fits, candidates) if wanted.subsystem else candidates
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return directory_of(node)
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         return Attributes(len(self.target(node)))
 
     def target(self, node: Node) -> str:
-        """See Branch."""
         return directory_of(node)

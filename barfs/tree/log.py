@@ -7,7 +7,7 @@ from barfs.nodes import Attributes, Kind, Node, View
 from barfs.tree.root import ROOT
 from barfs.tree.single import Single
 
-# Reading it leaves no records, or it would never end.
+# Reading it makes no records. Otherwise it would never end.
 LOG: Final = Kind("log", grows=True, recorded=False)
 
 
@@ -22,12 +22,10 @@ class Log(Single):
         self._stream = Stream(journal)
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         del node
         self._stream.refresh()
         return Attributes(self._stream.size, modified=self._stream.modified)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch."""
         del node, writable
         return LogView(self._stream)

@@ -1,4 +1,4 @@
-"""`phys/`: ranges of physical addresses. Those of /proc/iomem are listed, and any other opens."""
+"""`phys/`: ranges of physical addresses. The ranges of /proc/iomem are listed, any other opens."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -12,8 +12,8 @@ from barfs.tree.root import ROOT
 from barfs.tree.single import Single
 from barfs.tree.views import attributes_of, view_in, views_in
 
-# Nothing of it is opened to others: it is everything there is, and /proc/iomem shows its addresses
-# to root alone.
+# Nobody but the owner gets in: access to physical memory is access to everything, and /proc/iomem
+# shows its addresses to root alone.
 PHYS: Final = Kind("phys", Type.DIRECTORY, steady=True)
 RANGE: Final = Kind("range", writable=True)
 
@@ -30,16 +30,13 @@ class Physical(Single):
     under = (ROOT,)
 
     def missing(self, directory: Node, name: str) -> str:
-        """See Branch."""
         del directory
         return f"phys: {name!a} is no <addr>, <addr>+<length> or <start>-<end> in hex"
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return _directory_of(node)
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         del node
         return DIRECTORY
 
@@ -55,14 +52,12 @@ class Ranges(Branch):
         self._spans = spans
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         yield from views_in(directory)
         for entry in self._memory.ranges():
             size = entry.end + 1 - entry.start
             yield str(entry), Node(RANGE, view=directory.view, start=entry.start, size=size)
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         view = view_in(directory, name)
         if view is not None:
             return Found(view, DIRECTORY)
@@ -73,20 +68,16 @@ class Ranges(Branch):
         return Found(Node(RANGE, view=directory.view, start=start, size=size))
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return f"{_directory_of(node)}/{node.start:08x}-{node.start + node.size - 1:08x}"
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         ram = self._memory.is_ram(node.start, node.size)
         return attributes_of(node.view, node.size, memory_like=ram)
 
     def subject(self, node: Node) -> Subject:
-        """See Branch."""
         return super().subject(node)._replace(start=node.start, unit="address")
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch."""
         return self._spans.physical(
             node.start, node.size, node.view, writable=writable, what=self.path(node)
         )

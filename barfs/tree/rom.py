@@ -12,21 +12,18 @@ ROM: Final = Kind("rom", share=Share.READ)
 
 
 class Rom(Part):
-    """`rom`, which is there only where the function has one."""
+    """`rom`, which is there only if the function has one."""
 
     kind = ROM
     kinds = (ROM,)
 
     def is_in(self, address: PciAddress) -> bool:
-        """See Part."""
         return bool(self._pci.rom_size(address))
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         check_present(self._pci, node, self.path(node))
         return Attributes(self._pci.rom_size(node.function) or 0, MEMORY_BLKSIZE)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch."""
         del writable
         return SysfsView(self._pci.open_rom(node.function))

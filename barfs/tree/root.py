@@ -8,21 +8,18 @@ ROOT: Final = Kind("root", Type.DIRECTORY, share=Share.READ, steady=True)
 
 
 class Root(Branch):
-    """The root directory; its names are those of others."""
+    """The root directory. Other branches have the names in it."""
 
     kinds = (ROOT,)
 
     def missing(self, directory: Node, name: str) -> str:
-        """See Branch."""
         del directory
         return f"there is no {name!a}; a device is <vendor>:<device>, lower case"
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         del node
         return "/"
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         del node
         return DIRECTORY

@@ -23,11 +23,10 @@ class Status(Single):
         self._machine = machine
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree. As in /proc, how long it is shows when it is read."""
+        # As in /proc, the length shows only when it is read.
         del node
         return Attributes(0)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch."""
         del node, writable
         return SnapshotView(status(self._machine))

@@ -1,4 +1,4 @@
-"""`u8/` ... `x64/`: the same files, accessed in one width, or as text."""
+"""`u8/` ... `x64/`: the same files again, accessed in one width, or as text."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,20 +9,20 @@ from barfs.names import VIEWS, ViewKind
 from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Node
 from barfs.tree.functions import FUNCTION
 
-# st_blksize. Tools that buffer ask for this much at a time: on registers no more than one access,
-# elsewhere enough to be fast.
+# st_blksize, in bytes. Tools that buffer read this much at a time. On registers it is one access,
+# elsewhere it is enough to be fast.
 REGISTER_BLKSIZE: Final = 4
 MEMORY_BLKSIZE: Final = 1 << 20
 
 
 def view_in(directory: Node, name: str) -> Node | None:
-    """The view that a name means in a directory that is not one itself; None if it means none."""
+    """The view of a directory that a name means. None if it means none, or this is a view."""
     view = VIEWS.get(name)
     return None if view is None or directory.view else directory._replace(view=view)
 
 
 def views_in(directory: Node) -> Iterator[tuple[str, Node]]:
-    """All views of a directory, none if it is one itself."""
+    """All views of a directory. None if it is a view itself."""
     if not directory.view:
         for name, view in VIEWS.items():
             yield name, directory._replace(view=view)
@@ -38,7 +38,7 @@ def attributes_of(view: ViewKind, size: int, *, memory_like: bool) -> Attributes
 
 
 class Views(Branch):
-    """The views of functions: directories of the same kind, in which the BARs are again."""
+    """The views of functions: directories that have the BARs again."""
 
     under = (FUNCTION,)
 
@@ -46,12 +46,10 @@ class Views(Branch):
         self._pci = pci
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         if self._pci.exists(directory.function):
             yield from views_in(directory)
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         node = view_in(directory, name)
         if node is None or not self._pci.exists(directory.function):
             return None

@@ -20,7 +20,7 @@ from machines import (
 )
 
 from barfs.access.files import REFUSALS, refusal
-from barfs.diagnosis import obstacles
+from barfs.diagnosis import mends, obstacles
 from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import (
     Access,
@@ -39,7 +39,7 @@ from barfs.errors import (
     Opening,
     PhysicalSpan,
 )
-from barfs.machine import simulated
+from barfs.machine import power, simulated
 from barfs.machine.source import BOOT, source_of
 from barfs.names import BarName, PciAddress
 
