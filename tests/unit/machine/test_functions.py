@@ -12,11 +12,11 @@ from machines import Witness, functions_of, machine_of, set_bar, ways_of
 
 from barfs.access.apertures import MappedAperture, PortAperture
 from barfs.access.files import RomFile, SysfsFile
-from barfs.diagnosis import hostaddresses, mends, obstacles
+from barfs.diagnosis import mends, obstacles
 from barfs.diagnosis.obstacles import Obstacles
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded, ReadOnly
 from barfs.machine import power, simulated
-from barfs.machine.configspace import command_of, header_of
+from barfs.machine.configspace import command_of
 from barfs.machine.functions import Functions
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.machine.presence import Presence
@@ -489,13 +489,11 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
             getattr(bus, name)(IVSHMEM, *arguments)
     bar = Resource(0x1000, 0x1FFF, 0x200)
-    header = header_of(bus.everything, IVSHMEM)
     for call in (
         lambda: power.sleeping(bus, IVSHMEM),
         lambda: obstacles.silence(bus, IVSHMEM),
         lambda: Obstacles(bus).look(IVSHMEM),
         lambda: Obstacles(bus).of_bar(IVSHMEM, 0, bar),
-        lambda: hostaddresses.is_in_place(bus, IVSHMEM, header, 0, bar),
         lambda: mends.wake(bus, IVSHMEM),
         lambda: mends.look_anew(bus, IVSHMEM),
         lambda: mends.turn_decoding_on(bus, IVSHMEM, 2),
