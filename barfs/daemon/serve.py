@@ -113,7 +113,7 @@ def machine_of(settings: Settings) -> Machine:
     """The machine that the settings name."""
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
-    memory = PhysicalMemory(source, settings.devmem)
+    memory = PhysicalMemory(source, settings.devmem, unclaimed=settings.unclaimed)
     return Machine(pci, memory, settings.phys, settings.bars_via == "devmem")
 
 
@@ -159,6 +159,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     _raise_limit()
     loop = Loop(settings.loop)
     machine = machine_of(settings)
+    machine.source.listen()
     journal = Journal(reads=settings.log_reads)
     tree = tree_of(settings, machine, journal)
     operations = Operations(tree, machine, journal, _policy_of(settings), Workers(loop.away))

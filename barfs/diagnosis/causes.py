@@ -51,6 +51,11 @@ ROOT_ONLY: Final = "device memory is for root only"
 NO_FUSERMOUNT: Final = Cause("fusermount3 is missing", "sudo apt install fuse3")
 
 _CACHING: Final = Cause("the kernel uses it in another caching type, and refuses a second one")
+_COMBINED: Final = Cause(
+    "a driver or another program has it mapped in another caching type, most likely "
+    "write-combining, and the kernel refuses a second one",
+    advice="close it there, or mount with --write-combining and open it for writing",
+)
 _CONFINED: Final = Cause(
     "something confines this process",
     advice="look at the container, or at DeviceAllow= and PrivateDevices= of the systemd unit",
@@ -188,6 +193,8 @@ def _cause(error: BarfsError, machine: Machine) -> Cause | None:
             return _why_gone(error, machine)
         case DriverOwns():
             return _why_owned(error, machine)
+        case CachingConflict() if isinstance(error.what, FunctionPart):
+            return _COMBINED
         case CachingConflict() | NotMappable():
             return _CACHING
         case KernelRefused() if error.system is not None:

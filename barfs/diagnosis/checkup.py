@@ -156,7 +156,7 @@ def _iomem(machine: Machine) -> Finding:
     except NoSuchAddress as error:
         return Finding("iomem", State.TROUBLE, Cause(f"phys/ is empty: {error}"))
     if not ranges:
-        sentence = f"phys/ is empty: {iomem} shows no addresses, which takes CAP_SYS_ADMIN"
+        sentence = f"phys/ is empty: {machine.memory.why_blank()}"
         return Finding("iomem", State.TROUBLE, Cause(sentence))
     return _ok("iomem", f"{iomem} shows {len(ranges)} ranges")
 

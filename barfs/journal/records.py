@@ -49,6 +49,7 @@ class Subject(NamedTuple):
     start: int = 0
     is_text: bool = False
     unit: Literal["address", "offset"] = "offset"
+    unclaimed: bool = False  # addresses that /proc/iomem does not have: they may hang the machine
 
     def fields(self, offset: int | None = None) -> Iterator[tuple[str, object]]:
         """What a line says of it, and of an offset in it: the offset in the BAR, or the address."""
@@ -57,6 +58,8 @@ class Subject(NamedTuple):
             yield "device", self.device
         if self.bar is not None:
             yield "bar", self.bar
+        if self.unclaimed:
+            yield "unclaimed", True
         if offset is None:
             return
         # A text view is one register, wherever in its line a request begins.

@@ -9,7 +9,7 @@ from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from barfs.access.contract import overlap
 from barfs.access.files import PAGE_SIZE, SysfsFile, refusal
-from barfs.errors import DeviceGone, FunctionPart, PhysicalSpan, ReadOnly, What
+from barfs.errors import DeviceGone, FunctionPart, PhysicalSpan, ReadOnly, What, excerpt
 from barfs.machine.index import IdIndex
 from barfs.machine.patterns import NO_RULES, Form, Rules
 from barfs.machine.presence import Presence
@@ -101,7 +101,9 @@ class Functions(Protocol):
 
     def _text(self, address: PciAddress, name: str) -> str:
         """The text of a sysfs attribute. DeviceGone if it is not there."""
-        return self._bytes(address, name, PAGE_SIZE, 0).decode(errors="replace")
+        raw = self._bytes(address, name, PAGE_SIZE, 0)
+        # tar fills what it saves of sysfs up with NULs.
+        return raw.rstrip(b"\0").decode(errors="replace")
 
     def attribute(self, address: PciAddress, name: str) -> str | None:
         """The text of a sysfs attribute without space around it. None if it can't be read.
@@ -135,7 +137,8 @@ class Functions(Protocol):
         try:
             result = DeviceId(*(parse_hex(word, bits=16) for word in text))
         except ValueError:
-            log.warning("%s: %s or %s is not a number: %a", address, vendor, device, text)
+            shown = ", ".join(map(excerpt, text))
+            log.warning("%s: %s or %s is not a number: %s", address, vendor, device, shown)
             return None
         return result
 

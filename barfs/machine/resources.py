@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from barfs.access.files import OFFSET_END
-from barfs.errors import FunctionPart, NoSuchAddress, NoSuchNode, What
+from barfs.errors import FunctionPart, NoSuchAddress, NoSuchNode, What, excerpt
 from barfs.names import PciAddress
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def parse_resources(address: PciAddress, text: str) -> Mapping[int, Resource]:
     """BARs and expansion ROM in a function's `resource`, by line. Garbage is logged."""
     found, garbage = _parse_resources(text)
     for index, line in garbage:
-        log.warning("%s: line %d of resource is garbage: %a", address, index, line)
+        log.warning("%s: line %d of resource is garbage: %s", address, index, excerpt(line))
     return found
 
 

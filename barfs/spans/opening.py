@@ -18,15 +18,9 @@ from barfs.nodes import View
 from barfs.spans import bars
 from barfs.spans.combining import Combining, Release
 from barfs.spans.enabling import Decoder
-from barfs.spans.views import (
-    FixedView,
-    Guard,
-    GuardedView,
-    HeldView,
-    JoinedView,
-    RawView,
-    TextView,
-)
+from barfs.spans.guards import BarView, Guard, GuardedView, HeldView
+from barfs.spans.roms import RomView
+from barfs.spans.views import FixedView, JoinedView, RawView, TextView
 from barfs.spans.ways import Ways
 
 # A range with more functions in it than this is a part of the bus rather than of a device.
@@ -50,6 +44,7 @@ class _Place(NamedTuple):
     """Where a target is, now that it can't change unseen."""
 
     span: range  # its addresses on the bus
+    check: Callable[[], None] | None  # raises NotDecoded if it does not answer; None: not known
     claim: range | None  # what is mapped in one caching type with it; None: never write-combining
     combines: Callable[[], bool] | None  # whether a raw file may be so; None: it is exact too
     open: _Open
@@ -129,6 +124,7 @@ class Spans:
             memory = resource.is_memory and resource.prefetchable and resource.size >= PAGE_SIZE
             return _Place(
                 range(base, base + (size or resource.size)),
+                partial(bars.check_answers, self._ways, address, index, resource),
                 resource.span if memory else None,
                 partial(bars.can_combine, self._pci, address, index) if memory else None,
                 open_span,
@@ -138,6 +134,10 @@ class Spans:
         owners = [_Owner(0, sys.maxsize, address)]
         target = _Target(what, view, owners, decode, locate)
         return self._open(target, writable=writable)
+
+    def rom(self, address: PciAddress) -> View:
+        """Open a function's expansion ROM, to be read."""
+        return RomView(self._pci, self._ways.obstacles, address)
 
     def physical(self, start: int, size: int, view: ViewKind, *, writable: bool, what: str) -> View:
         """Open `size` bytes from physical address `start`.
@@ -150,7 +150,7 @@ class Spans:
 
         def locate(presences: Sequence[Presence]) -> _Place:
             del presences
-            return _Place(range(start, start + size), accessed, None, open_span)
+            return _Place(range(start, start + size), None, accessed, None, open_span)
 
         def open_span(span: range, *, writable: bool, combine: bool) -> Sequence[Aperture]:
             del combine
@@ -199,6 +199,8 @@ class Spans:
                     closing.callback(aperture.close)
                 opened = _view(apertures, view, what)
                 closing.pop_all()
+            if place.check is not None:
+                return BarView(opened, guards, held.pop_all(), place.check, is_text=view.is_text)
             if guards:
                 return GuardedView(opened, guards, held.pop_all())
             return HeldView(opened, held.pop_all()) if self._combining else opened

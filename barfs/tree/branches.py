@@ -26,7 +26,7 @@ def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
         FunctionDirectories(pci),
         Bars(pci, spans),
         Config(pci),
-        Rom(pci),
+        Rom(pci, spans),
         Info(pci),
         Views(pci),
         *([Physical(), Ranges(memory, spans)] if machine.phys else []),
