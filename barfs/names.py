@@ -1,4 +1,4 @@
-"""The forms of names: PCI addresses, vendor:device links, ranges, BARs, windows, and views.
+"""The forms of names: PCI addresses, vendor:device links, ranges, BARs, windows, views, symbols.
 
 Parsing returns None for a name that is not of the form; what that means is for the caller. A PCI
 address or a link has one spelling only, the one that is listed. Numbers in ranges are hex, with or
@@ -190,3 +190,32 @@ class ViewKind(enum.IntEnum):
 
 # The views by the names of their directories.
 VIEWS: Final = {kind.label: kind for kind in ViewKind if kind}
+
+
+class SymbolName(NamedTuple):
+    """A symbol of the kernel's; further the type that it is of with a path of fields; a window."""
+
+    symbol: str
+    field: str | None = None
+    window: AddressRange | None = None
+
+    def __str__(self) -> str:
+        field = "" if self.field is None else f":{self.field}"
+        if self.window is None:
+            return f"{self.symbol}{field}"
+        start, end = self.window
+        return f"{self.symbol}{field}@{start:x}" + ("" if end is None else f"+{end + 1 - start:x}")
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """`init_uts_ns`, `init_uts_ns:uts_namespace.name`, each with `@41`, `@41+41` or `@41-81`.
+
+        None if a part or the window is empty.
+        """
+        match = re.fullmatch(r"([^:@]+)(?::([^:@]+))?(?:@(.*))?", name)
+        if match is None:
+            return None
+        if match[3] is None:
+            return cls(match[1], match[2])
+        window = AddressRange.parse(match[3])
+        return None if window is None else cls(match[1], match[2], window)

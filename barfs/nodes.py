@@ -89,6 +89,10 @@ Allocate: TypeAlias = Callable[[int], bytearray | memoryview]
 class View(Protocol):
     """An open file. Offsets and lengths are bytes."""
 
+    @property
+    def way(self) -> str:
+        """By which way its bytes are reached; empty where there is only one."""
+
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """Up to `length` bytes, fewer only at the end. `allocate` gives room, if it is needed."""
 

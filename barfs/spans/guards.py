@@ -34,6 +34,7 @@ class HeldView:
     def __init__(self, view: View, held: ExitStack) -> None:
         self.reach = view.reach
         self.width_at = view.width_at
+        self.way = view.way
         self._view = view
         self._held = held
 

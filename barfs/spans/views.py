@@ -15,6 +15,8 @@ from barfs.nodes import Allocate
 class _NoAccesses:
     """Of a view that makes no accesses of its own."""
 
+    way = ""
+
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
         """See View."""
         del offset, length, writing
@@ -40,6 +42,7 @@ class RawView:
 
     def __init__(self, aperture: Aperture, max_width: int | None = None) -> None:
         self.base, self.size = aperture.base, aperture.size
+        self.way = aperture.way
         self._aperture = aperture
         self._max_width = max_width or aperture.max_width
 
@@ -105,6 +108,7 @@ class FixedView:
 
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.base, self.size = aperture.base, aperture.size
+        self.way = aperture.way
         self._aperture = aperture
         self.width = width
 
@@ -157,6 +161,7 @@ class TextView:
     """
 
     def __init__(self, aperture: Aperture, width: int) -> None:
+        self.way = aperture.way
         self._aperture = aperture
         self._width = width
         self._line = b""
@@ -210,6 +215,7 @@ class JoinedView:
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._base = views[0].base
+        self.way = ", ".join(dict.fromkeys(view.way for view in views))
         self._views = views
         self._for_parts = [view.for_parts() for view in views]
         self._width = views[0].width
