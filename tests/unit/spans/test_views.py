@@ -28,11 +28,10 @@ from barfs.machine.patterns import DevicePattern, Rules
 from barfs.names import VIEWS, PciAddress
 from barfs.nodes import Node, Type
 from barfs.spans.enabling import Decoder
+from barfs.spans.guards import Guard, GuardedView
 from barfs.spans.views import (
     ConfigView,
     FixedView,
-    Guard,
-    GuardedView,
     JoinedView,
     RawView,
     SnapshotView,
@@ -56,6 +55,8 @@ IVSHMEM = PciAddress(0, 0, 4, 0)
 
 class Recorder:
     """An aperture that records each single access, and each copy with its length."""
+
+    way = ""
 
     def __init__(self, size=SIZE, *, base=0, max_width=8, memory_like=False):
         self.size, self.base, self.max_width = size, base, max_width
