@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import struct
 from pathlib import Path
 
 from barfs.devmem import PhysicalMemory
@@ -166,6 +167,14 @@ def walk(tree, directory=None):
             yield from walk(tree, node)
 
 
+# A core file without ranges: the header of an ELF file, and no program headers.
+NO_RANGES = struct.pack(
+    "=16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 4, 62, 1, 0, 64, 0, 0, 64, 56, 0, 0, 0, 0
+)
+# BTF without types: its header, and a text of one empty name.
+NO_TYPES = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 0, 0, 1) + b"\0"
+
+
 def set_bar(directory, index, bus_address, *, is_memory=True, is_64bit=False):
     """Write a BAR's registers in a function's config space; its flags stay."""
     with (directory / "config").open("r+b") as config:
@@ -188,8 +197,11 @@ class Fixture:
         self.fuse.touch()
         self.devices = self.paths.sysfs / "bus/pci/devices"
         self.security = self.paths.sysfs / "kernel/security"
-        for path in (self.boot, self.security, self.proc / "self"):
+        self.btf = self.paths.sysfs / "kernel/btf/vmlinux"
+        for path in (self.boot, self.security, self.proc / "self", self.btf.parent):
             path.mkdir(parents=True)
+        (self.proc / "kcore").write_bytes(NO_RANGES)
+        self.btf.write_bytes(NO_TYPES)
         (self.proc / "sys/kernel/osrelease").write_text("6.12.0-sim\n")
         self.set_process()
         self.set_config(*OPEN)

@@ -9,7 +9,7 @@ from barfs.nodes import Node, Tree, Type
 
 
 def draw(tree: Tree, directory: Node | None = None, prefix: str = "") -> Iterator[str]:
-    """The lines of a drawn tree: names, where links point to, sizes in bytes. Touches no device.
+    """The lines of a drawn tree: names, targets of links, sizes in bytes. Touches no device.
 
     The directories that show the same files in another way are named in one line.
     """
@@ -31,7 +31,7 @@ def draw(tree: Tree, directory: Node | None = None, prefix: str = "") -> Iterato
 
 
 def suggestions(mountpoint: Path, tree: Tree) -> Iterator[str]:
-    """Three commands to try; fewer if the tree does not have what they are about."""
+    """Three commands to try. There are fewer if the tree lacks the files for them."""
     commands = [
         ("1af4:1110", "printf 'Dunia,vipi?\\r' | dd of={}/bar2 bs=1"),
         ("1af4:1110", "hd -n 32 {}/bar2"),

@@ -220,8 +220,8 @@ def _kcore(core: CoreFile) -> Finding:
         advice = "it takes CAP_SYS_RAWIO, and lockdown=confidentiality refuses it"
         return Finding("kcore", State.NOTE, Cause(sentence, advice=advice))
     sentence = (
-        f"{core.path} opens: System RAM that /dev/mem keeps back is read through it, where pages "
-        "that the kernel withholds (ballooned, poisoned, offline) are zeros"
+        f"{core.path} opens: what /dev/mem keeps back of System RAM is read through it (pages "
+        "that are ballooned, poisoned or offline are zeros there)"
     )
     return _ok("kcore", sentence)
 

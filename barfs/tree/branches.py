@@ -16,6 +16,7 @@ from barfs.tree.physical import Physical, Ranges
 from barfs.tree.rom import Rom
 from barfs.tree.root import Root
 from barfs.tree.status import Status
+from barfs.tree.sysfs import Sysfs
 from barfs.tree.views import Views
 
 
@@ -30,6 +31,7 @@ def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
         Config(pci),
         Rom(pci, spans),
         Info(pci),
+        Sysfs(pci),
         Views(pci),
         *([Physical(), Ranges(memory, spans)] if machine.phys else []),
         *_kernel_memory(machine, spans),

@@ -138,7 +138,7 @@ def test_one_register_as_text(shared):
         (" 7 ", 7),
         ("0x2:0xff", 0x11223302),
         ("0xffff0000:0xff000000", 0xFF223344),
-        ("1:0", 0x11223344),
+        ("1:0x0", 0x11223344),
     ],
 )
 def test_writing_a_register_as_text(shared, text, value):
@@ -286,7 +286,7 @@ def test_rom(shared):
 
 def test_listings_of_views(shared):
     views = ["u16", "u32", "u64", "u8", "x16", "x32", "x64", "x8"]
-    files = ["bar0", "bar1", "config", "info", "rom"]
+    files = ["bar0", "bar1", "config", "info", "rom", "sysfs"]
     assert sorted(os.listdir(shared.path / NIC)) == sorted([*files, *views])
     phys = sorted(set(os.listdir(shared.path / "phys")) - set(views))
     for view in views:

@@ -1,15 +1,18 @@
 """The tree: names, inode numbers and attributes."""
 
+import dataclasses
 import errno
 import itertools
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import PCI, PHYS, ROOT, machine_of, tree_of, walk
 
-from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
+from barfs.errors import BarfsError, DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import simulated
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.names import VIEWS, PciAddress, ViewKind
@@ -23,6 +26,7 @@ from barfs.tree.physical import PHYS as PHYS_KIND
 from barfs.tree.physical import RANGE
 from barfs.tree.rom import ROM
 from barfs.tree.status import STATUS
+from barfs.tree.sysfs import SYSFS
 
 E1000 = PciAddress(0, 0, 3, 0)
 FIRST = PciAddress(0, 0, 4, 0)
@@ -183,7 +187,7 @@ def test_every_listed_name_is_found_as_it_was_listed(tree):
 def test_a_function_lists_its_bars_and_each_of_its_views_the_same_ones(tree, address, bars, rom):
     directory = Node(FUNCTION, address)
     listed = dict(tree.entries(directory))
-    assert list(listed) == [*bars, "config", *rom, "info", *VIEWS]
+    assert list(listed) == [*bars, "config", *rom, "info", "sysfs", *VIEWS]
     assert list(VIEWS) == ["u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64"]
     for name, view in VIEWS.items():
         assert listed[name] == Node(FUNCTION, address, view=view)
@@ -266,7 +270,7 @@ def test_an_empty_or_misspelt_window_and_one_of_no_bar_are_no_name(tree, view, n
 
 @pytest.mark.parametrize("view", list(VIEWS.values()), ids=list(VIEWS))
 def test_a_view_has_bars_and_ranges_only(tree, view):
-    for name in ("config", "rom", "info", *VIEWS, "..", ""):
+    for name in ("config", "rom", "info", "sysfs", *VIEWS, "..", ""):
         for address in (E1000, FIRST):
             with pytest.raises(NoSuchNode):
                 tree.lookup(Node(FUNCTION, address, view=view), name)
@@ -413,15 +417,33 @@ def test_what_is_not_there_is_empty_and_has_no_attributes(tree):
     for view in ViewKind:
         directory = Node(FUNCTION, ABSENT, view=view)
         assert list(tree.entries(directory)) == []
-        for name in ("bar0", "bar0@40", "rom", "info", "u8"):
+        for name in ("bar0", "bar0@40", "rom", "info", "sysfs", "u8"):
             with pytest.raises(NoSuchNode):
                 tree.lookup(directory, name)
 
 
-@pytest.mark.parametrize("kind", [ROM, INFO])
-def test_rom_and_info_of_a_device_that_is_gone_have_no_attributes_either(tree, kind):
+@pytest.mark.parametrize("kind", [ROM, INFO, SYSFS])
+def test_rom_info_and_sysfs_of_a_device_that_is_gone_have_no_attributes_either(tree, kind):
     with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
         tree.attributes(Node(kind, ABSENT))
+
+
+@pytest.mark.parametrize("directory", ["sys", "\udcff\N{SNOWMAN}"])
+def test_sysfs_leads_to_the_functions_own_directory(tmp_path, monkeypatch, devices, directory):
+    """Also where it was named by a relative path, and whatever bytes are in that."""
+    paths = simulated.build(tmp_path)
+    sysfs = paths.sysfs.rename(tmp_path / directory)
+    monkeypatch.chdir(tmp_path)
+    tree = tree_of(machine_of(dataclasses.replace(paths, sysfs=Path(directory))))
+    for address in (E1000, FIRST, SECOND, NVME):
+        link = tree.lookup(Node(FUNCTION, address), "sysfs")
+        assert link == Node(SYSFS, address)
+        assert tree.target(link) == f"{sysfs}/bus/pci/devices/{address}"
+        assert os.path.isdir(tree.target(link))
+        assert tree.attributes(link).size == len(os.fsencode(tree.target(link)))
+        assert tree.path(link) == f"pci/{address}/sysfs"
+    with pytest.raises(BarfsError, match="config is not a link"):
+        tree.target(Node(CONFIG, FIRST))
 
 
 def ruled(tmp_path, allow=(), read_only=(), *, phys=True):
@@ -457,7 +479,7 @@ def test_what_is_not_allowed_has_no_name(tree, tmp_path, devices):
         for name in (*names, "1af4:1110:1af4:1100", "bar0@4", "bar0@40+4"):
             with pytest.raises(NoSuchNode):
                 hidden.lookup(parent, name)
-    for kind in (FUNCTION, CONFIG, INFO, ROM, BAR):
+    for kind in (FUNCTION, CONFIG, INFO, ROM, SYSFS, BAR):
         with pytest.raises(DeviceGone, match=r"0000:00:04\.0"):
             hidden.attributes(Node(kind, FIRST))
     assert [name for name, _ in hidden.entries(PCI)] == ["0000:01:00.0"]

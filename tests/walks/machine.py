@@ -261,7 +261,7 @@ class Machine:
         if view:
             return bars
         rom = {"rom"} if 6 in function.resources else set()
-        return bars | rom | {"config", "info"} | set(VIEWS[1:])
+        return bars | rom | {"config", "info", "sysfs"} | set(VIEWS[1:])
 
 
 def written_pages(fd):

@@ -780,7 +780,7 @@ def test_directories_and_links_are_no_files(tree):
         *(("phys/feb20000-feb200ff", True), ("phys/u32/feb20000+100", True)),
         *(("phys/c0000000-febfffff", True), ("phys/feb200fe+4", True), ("phys/fea00000", True)),
         *(("phys/x32/feb20040", True), ("phys/feb21000+100", False), ("phys/feb20100+10", False)),
-        # Of a text view only its register is opened, though the name means all up to the end.
+        # A text view opens only its register, though the name means everything up to the end.
         *(("phys/x32/feb1fffc", False), ("phys/x64/feb20100", False)),
         *(("pci/0000:00:04.0/x32/bar0@8", True), ("pci/0000:00:04.0/config", True)),
         *(("pci/0000:00:04.0/bar2@8+4", True), ("pci/0000:00:05.0/bar0", False)),
