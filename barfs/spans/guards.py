@@ -95,9 +95,10 @@ class BarView(GuardedView):
         self._empty = _EMPTY_TEXT if is_text else _EMPTY
         self._asked = monotonic()
 
-    def _ask(self) -> None:
+    def _ask(self, offset: int, length: int) -> None:
         now = monotonic()
         if now - self._asked > BELIEVED:
+            self._check(offset, length)  # what is gone does not answer, and that says more
             self._check_answers()
             self._asked = now
 
@@ -105,10 +106,10 @@ class BarView(GuardedView):
         """DeviceGone, before any access; NotDecoded, after one that got no answer."""
         data = super().read(offset, length, allocate)
         if len(data) and not bytes(data[:_BEGINNING]).strip(self._empty):
-            self._ask()
+            self._ask(offset, length)
         return data
 
     def write(self, offset: int, data: bytes) -> int:
         """DeviceGone and NotDecoded, before any access."""
-        self._ask()
+        self._ask(offset, len(data))
         return super().write(offset, data)
