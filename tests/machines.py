@@ -13,6 +13,8 @@ from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.patterns import NO_RULES
 from barfs.machine.source import PlainSource
 from barfs.nodes import Node, Tree, Type
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import BUILT_IN, MapFiles
 from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
 from barfs.tree import functions, log, physical, root
@@ -130,12 +132,15 @@ def machine_of(
     boot=NOWHERE,
     bars_via_devmem=False,
     source=PlainSource,
+    registers=(BUILT_IN,),
     kernel=(None, None),
 ):
     """The machine that is made of the files of a simulated one; `kernel` is symbols and core."""
     source = source(paths.sysfs, paths.proc, boot)
     pci = Allowed(AllFunctions(source), rules)
-    return Machine(pci, PhysicalMemory(source, paths.devmem), phys, bars_via_devmem, *kernel)
+    memory = PhysicalMemory(source, paths.devmem)
+    maps = DeviceMaps(pci, memory, MapFiles(registers))
+    return Machine(pci, memory, maps, phys, bars_via_devmem, *kernel)
 
 
 def ways_of(machine):

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from barfs.machine.simulated import NODENAME_ADDRESS
 from barfs.names import VIEWS, quoted
 from barfs.nodes import Node, Tree, Type
+
+# Directories that would fill the screen.
+FOLDED: Final = ("regs", "decode")
 
 
 def draw(tree: Tree, directory: Node | None = None, prefix: str = "") -> Iterator[str]:
@@ -19,13 +23,15 @@ def draw(tree: Tree, directory: Node | None = None, prefix: str = "") -> Iterato
         yield f"{prefix}|-- {'/ '.join(VIEWS)}/"
     for name, node in entries:
         last = name == entries[-1][0]
-        text = name
+        text = f"{name}/" if name in FOLDED else name
         if node.kind.type is Type.LINK:
             text += f" -> {tree.target(node)}"
         elif node.kind.type is Type.FILE:
             size = tree.attributes(node).size
             text += f"  {size:#x}" if size or node.kind.grows else ""
         yield f"{prefix}{'`-- ' if last else '|-- '}{text}"
+        if name in FOLDED:
+            continue
         if node.kind.type is Type.DIRECTORY:
             yield from draw(tree, node, prefix + ("    " if last else "|   "))
 

@@ -40,6 +40,8 @@ from barfs.machine.kcore import CoreFile
 from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.machine.symbols import Symbols
 from barfs.nodes import Tree
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import MapFiles
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.combining import Combining
@@ -116,11 +118,12 @@ def machine_of(settings: Settings) -> Machine:
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem, unclaimed=settings.unclaimed)
+    maps = DeviceMaps(pci, memory, MapFiles(settings.map_directories))
     # They are opened here, before rights are given up, and kept.
     symbols = Symbols(source.proc) if settings.phys else None
     core = CoreFile(source.proc) if settings.phys and settings.kcore else None
     via_devmem = settings.bars_via == "devmem"
-    return Machine(pci, memory, settings.phys, via_devmem, symbols, core)
+    return Machine(pci, memory, maps, settings.phys, via_devmem, symbols, core)
 
 
 def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:

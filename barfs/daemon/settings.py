@@ -15,6 +15,7 @@ from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
+from barfs.registers.files import DIRECTORIES
 
 REAL_DEVMEM: Final = Path("/dev/mem")
 
@@ -29,6 +30,13 @@ LoopName: TypeAlias = Literal["fast", "stock"]
 
 SYSFS: Final = Option("--sysfs", "instead of /sys", takes="DIR", parse=Path)
 PROC: Final = Option("--proc", "instead of /proc", takes="DIR", parse=Path)
+REGISTERS: Final = Option(
+    "--registers",
+    "look for maps of registers in DIR first; may be repeated",
+    takes="DIR",
+    parse=lambda text: Path(text).absolute(),
+    repeated=True,
+)
 DEVMEM: Final = Option("--devmem", "instead of /dev/mem", takes="PATH", parse=Path)
 
 
@@ -119,6 +127,7 @@ class Settings:
     read_only_device: Annotated[
         tuple[DevicePattern, ...], _devices("--read-only-device", "never write to these functions")
     ] = ()
+    registers: Annotated[tuple[Path, ...], REGISTERS] = ()
     phys: Annotated[bool, Option("--no-phys", "leave physical memory out", given=False)] = True
     kcore: Annotated[
         bool,
@@ -143,6 +152,11 @@ class Settings:
     def rules(self) -> Rules:
         """Which functions there are for this mount, and which only to read."""
         return Rules(self.allow_device, self.read_only_device)
+
+    @property
+    def map_directories(self) -> tuple[Path, ...]:
+        """Where maps of registers are looked for."""
+        return (*self.registers, *DIRECTORIES)
 
     @property
     def uses_devmem(self) -> bool:
@@ -173,10 +187,11 @@ def check(settings: Settings) -> None:
         raise MountError("--write-combining maps through sysfs; leave --bars-via devmem out")
     _check_sharing(settings)
     check_free(settings.mountpoint, replace_dead=settings.force)
-    if not settings.sysfs.is_dir():
-        raise MountError(f"--sysfs {settings.sysfs} is not a directory")
-    if settings.phys and not settings.proc.is_dir():
-        raise MountError(f"--proc {settings.proc} is not a directory")
+    directories = [("sysfs", settings.sysfs), *(("registers", d) for d in settings.registers)]
+    directories += [("proc", settings.proc)] if settings.phys else []
+    for option, directory in directories:
+        if not directory.is_dir():
+            raise MountError(f"--{option} {directory} is not a directory")
     _check_covered(settings)
     fuse = check_fuse(FUSE_DEVICE)
     if fuse.state is not State.OK:
@@ -217,7 +232,7 @@ def _check_covered(settings: Settings) -> None:
     """A mount over what barfs itself reads would wait for itself for ever."""
     mounts = mount_table()
     mountpoint = resolve(settings.mountpoint, mounts)
-    paths = [settings.sysfs / "bus/pci/devices"]
+    paths = [settings.sysfs / "bus/pci/devices", *settings.map_directories]
     if settings.phys:
         paths.append(settings.proc / "iomem")
     if settings.uses_devmem:

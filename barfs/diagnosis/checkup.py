@@ -104,6 +104,7 @@ def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Find
         yield _iomem(machine)
     if source.is_directory(source.sysfs / "kernel"):
         yield _lockdown(machine, facts)
+    yield from _maps(machine)
     if facts.config is not None or source.exists(source.proc / "sys/kernel/osrelease"):
         yield from _strictness(machine, facts)
         yield from _kernel_memory(machine)
@@ -172,6 +173,14 @@ def _lockdown(machine: Machine, facts: Kernel) -> Finding:
     if facts.lockdown is None:
         return Finding("lockdown", State.NOTE, causes.lockdown_unknown(machine))
     return _ok("lockdown", "lockdown is not in force")
+
+
+def _maps(machine: Machine) -> Iterator[Finding]:
+    """Maps of registers that are none."""
+    for concerned, found in machine.maps.refused():
+        cause = Cause(f"the map {found.file} is refused: {found.refusal}")
+        device = concerned if isinstance(concerned, PciAddress) else None
+        yield Finding(str(concerned), State.TROUBLE, cause, device)
 
 
 def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-from barfs.errors import Access, ReadOnly
-
 # What is kept for readers that come late: records that nobody has looked at, bytes of lines.
 RECORDS: Final = 8192
 STREAM_BYTES: Final = 1 << 20
@@ -40,7 +38,7 @@ class Subject(NamedTuple):
     """What is asked for: a path in the mount, and the function and BAR if it is of one.
 
     `start` is where the file begins: its offset in the BAR, or its physical address. `unit` says
-    which of the two a place in it is.
+    which of the two a place in it is. `register` and `field` are names that a map gives.
     """
 
     path: str
@@ -50,6 +48,8 @@ class Subject(NamedTuple):
     is_text: bool = False
     unit: Literal["address", "offset"] = "offset"
     unclaimed: bool = False  # addresses that /proc/iomem does not have: they may hang the machine
+    register: str | None = None
+    field: str | None = None
 
     def fields(self, offset: int | None = None) -> Iterator[tuple[str, object]]:
         """What a line says of it, and of an offset in it: the offset in the BAR, or the address."""
@@ -60,6 +60,10 @@ class Subject(NamedTuple):
             yield "bar", self.bar
         if self.unclaimed:
             yield "unclaimed", True
+        if self.register is not None:
+            yield "register", self.register
+        if self.field is not None:
+            yield "field", self.field
         if offset is None:
             return
         # A text view is one register, wherever in its line a request begins.
@@ -103,7 +107,8 @@ class Open(NamedTuple):
 class Transfer(NamedTuple):
     """A read or write was done; `data` are None if they are more than a record shows.
 
-    `width` is that of all its accesses, in bytes; None if they differ, or if it made none.
+    `width` is that of all its accesses, in bytes; None if they differ, or if it made none. `raw` is
+    what a write by name wrote in one access.
     """
 
     event: str  # read, write
@@ -112,6 +117,7 @@ class Transfer(NamedTuple):
     length: int
     width: int | None
     data: bytes | None
+    raw: int | None = None
 
     def fields(self) -> Iterator[tuple[str, object]]:
         """What the line says: of one access its value, of others the bytes."""
@@ -125,6 +131,8 @@ class Transfer(NamedTuple):
             return
         if self.opened.subject.is_text:
             yield "value", self.data.decode("latin-1").strip()
+            if self.raw is not None:
+                yield "raw", f"{self.raw:#0{2 + 2 * (width or 0)}x}"
         elif width == self.length:
             yield "value", f"{int.from_bytes(self.data, sys.byteorder):#0{2 + 2 * width}x}"
         else:
@@ -270,6 +278,7 @@ class LogView:
     """
 
     way = ""
+    raw: int | None = None
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -301,21 +310,3 @@ class LogView:
             drop = self._text.rfind(b"\n", 0, excess) + 1
             self._text = self._text[drop:]
             self._start += drop
-
-    def write(self, offset: int, data: bytes) -> int:
-        """Refused."""
-        during = Access("write", offset, len(data))
-        raise ReadOnly(" of a read-only file", what="log", during=during)
-
-    @staticmethod
-    def reach(offset: int, length: int, *, writing: bool) -> range:
-        """Nothing on the bus."""
-        del offset, length, writing
-        return range(0)
-
-    @staticmethod
-    def width_at(offset: int, length: int) -> None:
-        """It is made of no accesses."""
-
-    def close(self) -> None:
-        """There is nothing behind it."""

@@ -16,6 +16,8 @@ LOCAL: Final = Path("/etc/barfs/registers")
 # Those that come with barfs are code: whoever may write them may write the modules beside them.
 BUILT_IN: Final = Path(__file__).parent / "maps"
 
+DIRECTORIES: Final = (LOCAL, BUILT_IN)
+
 # Other subjects that a map is for, by subject; so that one file is enough for a family.
 ALIASES: Final = "aliases.json"
 
@@ -35,9 +37,9 @@ class Found(NamedTuple):
 class MapFiles:
     """The maps in some directories, those of the first ones before those of the last."""
 
-    def __init__(self, directories: Sequence[Path] = (LOCAL, BUILT_IN)) -> None:
+    def __init__(self, directories: Sequence[Path] = DIRECTORIES) -> None:
         self.directories = tuple(directories)
-        self._kept: OrderedDict[Path, tuple[object, Any]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[object, Any]] = OrderedDict()
 
     def find(self, subjects: Sequence[str], revision: int | None = None) -> Found | None:
         """The map for the first of `subjects`, the most particular first, that there is one for.
@@ -53,34 +55,37 @@ class MapFiles:
         return None
 
     def _in(self, directory: Path, subject: str, revision: int | None) -> Found | None:
-        for name in (subject, self._alias(directory, subject)):
-            file = directory / f"{name}.json"
+        for alias in (False, True):
+            name = self._alias(directory, subject) if alias else subject
+            file = f"{directory}/{name}.json"
             try:
                 found = None if name is None else self._load(file)
             except MapRefused as error:
-                return Found(file, None, str(error))
+                return Found(Path(file), None, str(error))
             if found is None:
                 continue
             if subject not in found.subjects:
-                return Found(file, None, f"it is not for {subject}: {', '.join(found.subjects)}")
+                return Found(
+                    Path(file), None, f"it is not for {subject}: {', '.join(found.subjects)}"
+                )
             if revision is None or not found.revisions or revision in found.revisions:
-                return Found(file, found)
+                return Found(Path(file), found)
         return None
 
     def _alias(self, directory: Path, subject: str) -> str | None:
         """The name under which a directory has a subject. A list of names that is bad is none."""
         try:
-            aliases = self._kept_content(directory / ALIASES, _parse_aliases)
+            aliases = self._kept_content(f"{directory}/{ALIASES}", _parse_aliases)
         except MapRefused:
             return None
         name = (aliases or {}).get(subject)
         return name if type(name) is str and "/" not in name else None
 
-    def _load(self, file: Path) -> Map | None:
+    def _load(self, file: str) -> Map | None:
         found = self._kept_content(file, Map.parse)
         return found if isinstance(found, Map) else None
 
-    def _kept_content(self, file: Path, parse: Any) -> Any:
+    def _kept_content(self, file: str, parse: Any) -> Any:
         """What is in a file, as it is now; None if there is none. MapRefused."""
         try:
             was = os.stat(file)
@@ -92,7 +97,7 @@ class MapFiles:
         kept = self._kept.get(file)
         if kept is None or kept[0] != stamp:
             try:
-                content = parse(self._read(file))
+                content = parse(self._read(Path(file)))
             except MapRefused as error:
                 content = error
             kept = self._kept[file] = (stamp, content)

@@ -293,6 +293,7 @@ class Block:
         self.path = path
         self.blocks: dict[str, Block] = {}
         self._sources = sources
+        self._made: dict[str, Entry] = {}
 
     @cached_property
     def _items(self) -> dict[str, tuple[_Source, Mapping[str, Any]]]:
@@ -321,6 +322,12 @@ class Block:
         return found
 
     def _entry(self, name: str) -> "Entry":
+        found = self._made.get(name)
+        if found is None:
+            found = self._made[name] = self._make(name)
+        return found
+
+    def _make(self, name: str) -> "Entry":
         (where, start, _, top), item = self._items[name]
         top = top or self
         path = f"{self.path}/{name}" if self.path else name
@@ -394,15 +401,19 @@ class Map:
         """Its directory on a machine of which nothing is known."""
         return self.top([Place(part.space, part.bar, 0, None) for part in self.parts])
 
-    def top(self, places: Sequence[Place | None]) -> Block:
-        """The directory of its parts, each in its place, without those that are nowhere."""
+    def top(self, places: Sequence[Place | None], path: str = "") -> Block:
+        """The directory of its parts, each in its place, without those that are nowhere.
+
+        It is at `path` in a larger one, if that is not empty.
+        """
         sources: dict[str, list[_Source]] = {}
         for part, place in zip(self.parts, places, strict=True):
             if place is not None:
                 source = _Source(Where(place), place.start + part.offset, part.registers)
                 sources.setdefault(part.directory, []).append(source)
-        top = Block("", sources.pop("", []))
-        top.blocks.update({name: Block(name, found) for name, found in sources.items()})
+        top = Block(path, sources.pop("", []))
+        for name, found in sources.items():
+            top.blocks[name] = Block(f"{path}/{name}" if path else name, found)
         return top
 
 

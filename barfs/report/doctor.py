@@ -15,6 +15,8 @@ from barfs.machine.kcore import CoreFile
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.source import BOOT, source_of
 from barfs.machine.symbols import Symbols
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import MapFiles
 from barfs.report.listing import inspect_all
 from barfs.report.looks import GAP, PLAIN, Look, columns, line, paragraph
 from barfs.report.selecting import select
@@ -45,7 +47,9 @@ def findings(
         found = select(inspect_all(pci, PciIds(pci_ids)), pattern)
         addresses = [function.address for function in found]
     symbols, core = Symbols(source.proc), CoreFile(source.proc)
-    machine = Machine(pci, PhysicalMemory(source, devmem), symbols=symbols, core=core)
+    memory = PhysicalMemory(source, devmem)
+    maps = DeviceMaps(pci, memory, MapFiles())
+    machine = Machine(pci, memory, maps, symbols=symbols, core=core)
     try:
         return examine(machine, addresses, fuse)
     finally:

@@ -43,6 +43,11 @@ class OpenFile:
         self._users = 0
         self._former: list[View] = []
 
+    @property
+    def raw(self) -> int | None:
+        """As View.raw."""
+        return self._view.raw
+
     def place(self, offset: int, length: int, *, writing: bool) -> Place:
         """What a request is for."""
         return Place(self._view.reach(offset, length, writing=writing), self._device)
@@ -59,7 +64,7 @@ class OpenFile:
 
     def wants_to_be_alone(self, data: bytes) -> bool:
         """Whether a write reads first, and nothing of this mount may come between the two."""
-        return self._is_text and b":" in data
+        return self._is_text and (b":" in data or self.opened.subject.field is not None)
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray) -> Buffer:
         """As View.read."""
@@ -215,7 +220,7 @@ class OpenFiles:
     def _record_write(self, file: OpenFile, offset: int, data: bytes, done: int) -> None:
         shown = data[:done] if done <= file.opened.data_limit else None
         width = file.width_at(offset, done)
-        self._journal.add(Transfer("write", file.opened, offset, done, width, shown))
+        self._journal.add(Transfer("write", file.opened, offset, done, width, shown, file.raw))
 
     def close(self, handle: int) -> None:
         """Close a file."""

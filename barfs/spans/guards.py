@@ -15,8 +15,8 @@ BELIEVED: Final = 0.01
 
 # What data without an answer is made of: all ones on hardware, zeros in some virtual machines. It
 # is told from its beginning, and may be true: it only makes config space worth a look.
-_EMPTY: Final = b"\0\xff"
-_EMPTY_TEXT: Final = b"0xf\n"
+EMPTY: Final = b"\0\xff"
+EMPTY_TEXT: Final = b"0xf\n"
 _BEGINNING: Final = 16
 
 
@@ -37,6 +37,10 @@ class HeldView:
         self.way = view.way
         self._view = view
         self._held = held
+
+    @property
+    def raw(self) -> int | None:
+        return self._view.raw
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         return self._view.read(offset, length, allocate)
@@ -78,7 +82,8 @@ class BarView(GuardedView):
     """A view of a BAR that has answered when it was opened, and may cease to.
 
     `check` raises NotDecoded if it does not answer. It is asked before a write, and after a read
-    that gave nothing but what a BAR without an answer gives.
+    that gave nothing but `empty`, bytes of which data without an answer are made; if that is None,
+    after every read.
     """
 
     def __init__(
@@ -87,12 +92,11 @@ class BarView(GuardedView):
         guards: Sequence[Guard],
         held: ExitStack,
         check: Callable[[], None],
-        *,
-        is_text: bool,
+        empty: bytes | None,
     ) -> None:
         super().__init__(view, guards, held)
         self._check_answers = check
-        self._empty = _EMPTY_TEXT if is_text else _EMPTY
+        self._empty = empty
         self._asked = monotonic()
 
     def _ask(self, offset: int, length: int) -> None:
@@ -105,7 +109,8 @@ class BarView(GuardedView):
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """DeviceGone, before any access; NotDecoded, after one that got no answer."""
         data = super().read(offset, length, allocate)
-        if len(data) and not bytes(data[:_BEGINNING]).strip(self._empty):
+        empty = self._empty
+        if len(data) and (empty is None or not bytes(data[:_BEGINNING]).strip(empty)):
             self._ask(offset, length)
         return data
 

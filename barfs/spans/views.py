@@ -8,23 +8,8 @@ from typing import Final
 from barfs.access import contract
 from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, SysfsFile
-from barfs.errors import Access, DeviceGone, KernelRefused, ReadOnly, Request
-from barfs.nodes import Allocate
-
-
-class _NoAccesses:
-    """Of a view that makes no accesses of its own."""
-
-    way = ""
-
-    def reach(self, offset: int, length: int, *, writing: bool) -> range:
-        """See View."""
-        del offset, length, writing
-        return range(0)
-
-    @staticmethod
-    def width_at(offset: int, length: int) -> None:
-        """See View."""
+from barfs.errors import DeviceGone, KernelRefused, Request
+from barfs.nodes import Allocate, View
 
 
 def _reach(base: int, size: int, offset: int, length: int) -> range:
@@ -38,6 +23,7 @@ class RawView:
     Memory-like apertures are copied instead, in any widths.
     """
 
+    raw: int | None = None
     width = 1  # what every request is made of
 
     def __init__(self, aperture: Aperture, max_width: int | None = None) -> None:
@@ -106,6 +92,8 @@ class RawView:
 class FixedView:
     """Only accesses of `width` bytes, ascending. BadRequest for what is not made of whole ones."""
 
+    raw: int | None = None
+
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.base, self.size = aperture.base, aperture.size
         self.way = aperture.way
@@ -160,6 +148,8 @@ class TextView:
     with nothing of this mount between them.
     """
 
+    raw: int | None = None
+
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.way = aperture.way
         self._aperture = aperture
@@ -212,6 +202,8 @@ class JoinedView:
 
     All of one width, at whose multiples each begins and ends.
     """
+
+    raw: int | None = None
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._base = views[0].base
@@ -275,7 +267,7 @@ class JoinedView:
             view.close()
 
 
-class SysfsView(_NoAccesses):
+class SysfsView(View):
     """Config space or the expansion ROM; the kernel does the accesses."""
 
     def __init__(self, file: SysfsFile) -> None:
@@ -311,7 +303,7 @@ class ConfigView(SysfsView):
         return data
 
 
-class SnapshotView(_NoAccesses):
+class SnapshotView(View):
     """Text made when the file was opened."""
 
     def __init__(self, text: str) -> None:
@@ -321,18 +313,11 @@ class SnapshotView(_NoAccesses):
         """See View."""
         return self._text[offset : offset + length]
 
-    def write(self, offset: int, data: bytes) -> int:
-        """Refused."""
-        raise ReadOnly(" of a read-only file", during=Access("write", offset, len(data)))
-
-    def close(self) -> None:
-        """There is nothing behind it."""
-
 
 _GONE: Final = "the device is gone"
 
 
-class GoneView(_NoAccesses):
+class GoneView(View):
     """What is left of a file whose device is gone."""
 
     def __init__(self, path: str) -> None:
@@ -345,6 +330,3 @@ class GoneView(_NoAccesses):
     def write(self, offset: int, data: bytes) -> int:
         """DeviceGone."""
         raise DeviceGone(_GONE, what=self._path, during=Request("write", offset, len(data)))
-
-    def close(self) -> None:
-        """There is nothing behind it."""

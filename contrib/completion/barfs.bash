@@ -1,24 +1,28 @@
 # Made by tools/completion with shtab; docs/install.md says where it goes.
 
-_shtab_barfs_subparsers=(mount umount demo ls doctor ksym)
+_shtab_barfs_subparsers=(mount umount demo ls doctor ksym log regs)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys --no-kcore --read-only)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys --no-kcore --read-only)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json -s -d --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_ksym_option_strings=(-h --help --json --sysfs --proc --devmem)
+_shtab_barfs_log_option_strings=(-h --help -f --follow)
+_shtab_barfs_regs_option_strings=(-h --help --json -o --output --for --bar --offset --include --top --perl --registers --sysfs --proc)
 _shtab_barfs_option_strings=(-h --help --version)
 
 _shtab_barfs_mount_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_mount___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_mount___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_mount___devmem_COMPGEN=_shtab_compgen_files
+_shtab_barfs_mount___registers_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_umount_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo___devmem_COMPGEN=_shtab_compgen_files
+_shtab_barfs_demo___registers_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_ls___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_doctor___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_doctor___proc_COMPGEN=_shtab_compgen_dirs
@@ -26,12 +30,18 @@ _shtab_barfs_doctor___devmem_COMPGEN=_shtab_compgen_files
 _shtab_barfs_ksym___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_ksym___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_ksym___devmem_COMPGEN=_shtab_compgen_files
+_shtab_barfs_log_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_regs___include_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_regs___registers_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_regs___sysfs_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_regs___proc_COMPGEN=_shtab_compgen_dirs
 
 _shtab_barfs_mount___bars_via_choices=(resource devmem)
 _shtab_barfs_mount___loop_choices=(fast stock)
 _shtab_barfs_demo___bars_via_choices=(resource devmem)
 _shtab_barfs_demo___loop_choices=(fast stock)
-_shtab_barfs_pos_0_choices=(mount umount demo ls doctor ksym)
+_shtab_barfs_regs___bar_choices=(0 1 2 3 4 5)
+_shtab_barfs_pos_0_choices=(mount umount demo ls doctor ksym log regs)
 
 _shtab_barfs_mount__h_nargs=0
 _shtab_barfs_mount___help_nargs=0
@@ -71,6 +81,15 @@ _shtab_barfs_doctor___json_nargs=0
 _shtab_barfs_ksym__h_nargs=0
 _shtab_barfs_ksym___help_nargs=0
 _shtab_barfs_ksym___json_nargs=0
+_shtab_barfs_log__h_nargs=0
+_shtab_barfs_log___help_nargs=0
+_shtab_barfs_log__f_nargs=0
+_shtab_barfs_log___follow_nargs=0
+_shtab_barfs_regs_pos_1_nargs='*'
+_shtab_barfs_regs__h_nargs=0
+_shtab_barfs_regs___help_nargs=0
+_shtab_barfs_regs___json_nargs=0
+_shtab_barfs_regs___perl_nargs=0
 _shtab_barfs_pos_0_nargs=A...
 _shtab_barfs__h_nargs=0
 _shtab_barfs___help_nargs=0

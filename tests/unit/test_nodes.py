@@ -24,6 +24,7 @@ from barfs.tree.info import INFO
 from barfs.tree.links import LINK
 from barfs.tree.physical import PHYS as PHYS_KIND
 from barfs.tree.physical import RANGE
+from barfs.tree.registers import CONFIG_REGISTER, PHYS_REGISTER, REGISTER
 from barfs.tree.rom import ROM
 from barfs.tree.status import STATUS
 from barfs.tree.sysfs import SYSFS
@@ -34,6 +35,8 @@ SECOND = PciAddress(0, 0, 5, 0)
 NVME = PciAddress(0, 1, 0, 0)
 ABSENT = PciAddress(0, 0, 2, 0)
 DIRECTORY = Node(FUNCTION, FIRST)
+
+REGISTERS = {REGISTER, CONFIG_REGISTER, PHYS_REGISTER}  # what each may the maps say
 
 
 @pytest.fixture
@@ -187,7 +190,7 @@ def test_every_listed_name_is_found_as_it_was_listed(tree):
 def test_a_function_lists_its_bars_and_each_of_its_views_the_same_ones(tree, address, bars, rom):
     directory = Node(FUNCTION, address)
     listed = dict(tree.entries(directory))
-    assert list(listed) == [*bars, "config", *rom, "info", "sysfs", *VIEWS]
+    assert list(listed) == [*bars, "config", *rom, "info", "regs", "decode", "sysfs", *VIEWS]
     assert list(VIEWS) == ["u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64"]
     for name, view in VIEWS.items():
         assert listed[name] == Node(FUNCTION, address, view=view)
@@ -197,8 +200,8 @@ def test_a_function_lists_its_bars_and_each_of_its_views_the_same_ones(tree, add
 
 def test_the_views_of_phys_list_the_same_ranges(tree):
     listed = dict(tree.entries(PHYS))
-    ranges = {name: node for name, node in listed.items() if name not in VIEWS}
-    assert list(listed) == [*VIEWS, *ranges]
+    ranges = {name: node for name, node in listed.items() if name not in {*VIEWS, "regs"}}
+    assert list(listed) == [*VIEWS, *ranges, "regs"]
     assert len(ranges) == sum(line[0] != " " for line in simulated.IOMEM.splitlines())
     for name, view in VIEWS.items():
         assert listed[name] == Node(PHYS_KIND, view=view)
@@ -490,7 +493,8 @@ def test_what_is_not_allowed_has_no_name(tree, tmp_path, devices):
 
 def test_which_files_are_writable(tree, tmp_path):
     files = [node for *_, node in walk(tree) if node.kind.writable]
-    assert {node.kind for node in files} == {BAR, CONFIG, RANGE}
+    assert {node.kind for node in files} == {BAR, CONFIG, RANGE, *REGISTERS}
+    files = [node for node in files if node.kind not in REGISTERS]
     assert all(map(tree.is_writable, files))
     assert not any(tree.is_writable(node) for *_, node in walk(tree) if not node.kind.writable)
     tree = ruled(tmp_path, read_only=["0000:00:04.0"])

@@ -40,6 +40,9 @@ RESERVED = {
     "mmap": {"requests.bounce"},
     "systemrdl.compiler": {"registers.systemrdl"},
     "lxml": {"registers.svd"},
+    # What compiles maps never comes near the daemon.
+    "barfs.registers.systemrdl": {"commands.regs"},
+    "barfs.registers.svd": {"commands.regs"},
 }
 
 BARFS = Path(barfs.__file__).parent

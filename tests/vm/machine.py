@@ -119,6 +119,7 @@ class Guest:
             # Firmware keeps room for what is plugged in later only if it is told how much.
             *("-device", "pcie-root-port,id=slot1,chassis=1,slot=1,addr=0x18,mem-reserve=8M"),
             *("-device", "pcie-root-port,id=slot2,chassis=2,slot=2,addr=0x19,mem-reserve=8M"),
+            *("-device", "sdhci-pci,addr=0x1a"),
         ]
         with (directory / "qemu-stderr").open("wb") as stderr:
             self.process = subprocess.Popen(

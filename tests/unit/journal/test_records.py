@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from barfs.errors import ReadOnly
 from barfs.journal import records
 from barfs.journal.records import (
     RECORDS,
@@ -374,12 +373,3 @@ def test_readers_at_the_end_wait_for_what_comes():
     assert view.read(len(text), 4096) == b""
     filled(1, journal)
     assert numbers(view.read(len(text), 4096)) == [2]
-
-
-def test_the_log_is_not_written_and_makes_no_accesses():
-    view = LogView(Stream(Journal()))
-    with pytest.raises(ReadOnly, match="log: write of 0x3 bytes at 0x10"):
-        view.write(16, b"abc")
-    assert len(view.reach(0, 131072, writing=False)) == 0
-    assert view.width_at(0, 4) is None
-    view.close()
