@@ -8,14 +8,14 @@ sleeping function is not read, because that would wake it.
 import enum
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs.diagnosis import causes, mends
 from barfs.diagnosis.causes import Machine
-from barfs.diagnosis.obstacles import NO_ADDRESS, Obstacles
+from barfs.diagnosis.obstacles import Look, Obstacles
 from barfs.diagnosis.text import printable
 from barfs.errors import Cause, DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import kernel
@@ -246,23 +246,16 @@ def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> lis
     bars = pci.known(address, pci.bars) or {}  # a saved copy may not have them
     found = [*_claims(machine, facts, address, bars)]
     if sleep is not None:
-        return [*found, _sleep(pci, address, sleep, bars), *_without_address(address, bars)]
+        found.append(_sleep(pci, address, sleep, bars))
+        return [*found, *_silent(address, Look(pci, address), bars)]
     look = pci.known(address, Obstacles(pci).look)
     found += _link(pci, address)
-    if look is None:
-        found += _without_address(address, bars)
-        return found or [_note(address, Cause("its command register can't be read"))]
-    if look.cause is not None:
-        found.append(_trouble(address, look.cause))
-    else:
-        found += _concerning(address, {n: look.obstacle(n, bar) for n, bar in bars.items()})
+    if look is not None and look.cause is not None:
+        return [*found, _trouble(address, look.cause)]
+    found += _silent(address, look or Look(pci, address), bars)
+    if look is None and not found:
+        return [_note(address, Cause("its command register can't be read"))]
     return found or [_works(pci, address, bars)]
-
-
-def _without_address(address: PciAddress, bars: dict[int, Resource]) -> Iterator[Finding]:
-    return _concerning(
-        address, {index: None if bar.assigned else NO_ADDRESS for index, bar in bars.items()}
-    )
 
 
 def _trouble(address: PciAddress, cause: Cause) -> Finding:
@@ -280,16 +273,10 @@ def _sleep(pci: Functions, address: PciAddress, how: str, bars: dict[int, Resour
     return _trouble(address, Cause(sentence, mends.wake(pci, address)))
 
 
-def _concerning(
-    address: PciAddress, causes_by_bar: Mapping[int, Cause | None]
-) -> Iterator[Finding]:
-    """What keeps BARs from answering. Each cause comes once, with the BARs that it concerns."""
-    concerned: dict[Cause, list[str]] = {}
-    for index, cause in causes_by_bar.items():
-        if cause is not None:
-            concerned.setdefault(cause, []).append(f"bar{index}")
-    for cause, names in concerned.items():
-        yield _trouble(address, cause._replace(sentence=f"{', '.join(names)}: {cause.sentence}"))
+def _silent(address: PciAddress, look: Look, bars: dict[int, Resource]) -> Iterator[Finding]:
+    """BARs that don't answer."""
+    for names, cause in look.obstacles(bars):
+        yield _trouble(address, cause._replace(sentence=f"{names}: {cause.sentence}"))
 
 
 def _claims(

@@ -83,7 +83,8 @@ def is_in_place(
         if other == offset:
             return True
         told = True
-    if told:
+    # A CPU may number ports from elsewhere than 0, but never from below what is on the bus.
+    if told or (offset < 0 and not resource.is_memory):
         return False
     for sibling, other_bar in functions.resources(address).items():
         found = register_of(header, sibling, other_bar)

@@ -4,7 +4,7 @@ It decides by config space and sysfs alone: the BAR is not touched. A BAR that d
 all ones on hardware, and zeros in some virtual machines, which is no data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from barfs.diagnosis import mends
@@ -71,6 +71,18 @@ class Look:
         if self.cause is not None or self.header is None:
             return self.cause
         return next(self._obstacles(self.header, index, resource), None)
+
+    def obstacles(self, bars: Mapping[int, Resource]) -> list[tuple[str, Cause]]:
+        """What keeps BARs from answering: each cause once, with the names of the BARs concerned.
+
+        Raises DeviceGone.
+        """
+        concerned: dict[Cause, list[str]] = {}
+        for index, resource in bars.items():
+            cause = self.obstacle(index, resource)
+            if cause is not None:
+                concerned.setdefault(cause, []).append(f"bar{index}")
+        return [(", ".join(names), cause) for cause, names in concerned.items()]
 
     def lost(self, index: int, resource: Resource) -> bool:
         """Whether a BAR in config space is not where the kernel has put it. Raises DeviceGone."""
