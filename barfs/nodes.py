@@ -14,7 +14,7 @@ from itertools import count
 from typing import ClassVar, Final, NamedTuple, Protocol, TypeAlias
 
 from barfs.access.files import Buffer
-from barfs.errors import Access, BadRequest, BarfsError, DeviceGone, NoSuchNode, ReadOnly
+from barfs.errors import Access, BadRequest, BarfsError, DeviceGone, NoSuchNode, OnlyRead, ReadOnly
 from barfs.journal.records import Subject
 from barfs.names import PciAddress, ViewKind
 
@@ -103,7 +103,7 @@ class View(Protocol):
 
     def write(self, offset: int, data: bytes) -> int:
         """How many bytes were written, fewer only at the end. PastEnd at the end and beyond."""
-        raise ReadOnly(" of a read-only file", during=Access("write", offset, len(data)))
+        raise OnlyRead(" of a read-only file", during=Access("write", offset, len(data)))
 
     def width_at(self, offset: int, length: int) -> int | None:
         """The width of all accesses of a request, in bytes. None if they differ or have none."""
@@ -208,9 +208,13 @@ class Tree:
 
     def __init__(self, branches: Sequence[Branch]) -> None:
         self._branches = branches
-        self._owners = {kind: branch for branch in branches for kind in branch.kinds}
+        self._owners: dict[Kind, Branch] = {}
         self._under: defaultdict[Kind, list[Branch]] = defaultdict(list)
         for branch in branches:
+            for kind in branch.kinds:
+                if kind in self._owners:
+                    raise ValueError(f"two branches answer for {kind.name}")
+                self._owners[kind] = branch
             for kind in branch.under:
                 self._under[kind].append(branch)
         self.kinds = tuple(self._owners)
@@ -270,11 +274,11 @@ class Tree:
         """What the log calls a node."""
         return self._owner(node).subject(node)
 
-    def why_read_only(self, node: Node) -> ReadOnly | None:
+    def why_read_only(self, node: Node) -> OnlyRead | ReadOnly | None:
         """Why a node may not be written. None if it may, unless the whole mount is read-only."""
         owner = self._owner(node)
         if not node.kind.writable:
-            return ReadOnly(" is read-only", what=owner.path(node))
+            return OnlyRead(" is read-only", what=owner.path(node))
         return owner.why_read_only(node)
 
     def is_writable(self, node: Node) -> bool:
@@ -282,7 +286,7 @@ class Tree:
         return node.kind.writable and self.why_read_only(node) is None
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """Open a file. Raises ReadOnly, BadRequest, and what opening an aperture raises."""
+        """Open a file. Raises why_read_only's, BadRequest, and what opening an aperture raises."""
         if writable:
             refusal = self.why_read_only(node)
             if refusal is not None:

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 from barfs.devmem import PhysicalMemory
+from barfs.diagnosis import causes, checkup
 from barfs.diagnosis.causes import Machine
 from barfs.journal.records import Journal
 from barfs.machine import simulated
@@ -15,6 +16,7 @@ from barfs.machine.source import PlainSource
 from barfs.nodes import Node, Tree, Type
 from barfs.registers.devices import DeviceMaps
 from barfs.registers.files import BUILT_IN, MapFiles
+from barfs.spans.choosing import ways_to_bars
 from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
 from barfs.tree import functions, log, physical, root
@@ -146,7 +148,8 @@ def machine_of(
 def ways_of(machine):
     """The ways to a machine's bytes."""
     via = "devmem" if machine.bars_via_devmem else "resource"
-    return Ways(machine.pci, machine.memory, via, machine.core)
+    bars = ways_to_bars(machine.pci, machine.memory, via, None)
+    return Ways(machine.pci, machine.memory, bars, core=machine.core)
 
 
 def tree_of(machine, journal=None, **wanted):
@@ -187,6 +190,17 @@ def set_bar(directory, index, bus_address, *, is_memory=True, is_64bit=False):
         flags = int.from_bytes(config.read(4), "little") & (0xF if is_memory else 0x3)
         config.seek(0x10 + 4 * index)
         config.write((bus_address | flags).to_bytes(8 if is_64bit else 4, "little"))
+
+
+def as_this_machine(fixture, monkeypatch):
+    """A fixture's files count as those of the machine that barfs runs on: what mends it, helps."""
+    for module in (causes, checkup):
+        for name, path in (
+            ("REAL_SYSFS", fixture.paths.sysfs),
+            ("REAL_PROC", fixture.proc),
+            ("REAL_DEVMEM", fixture.paths.devmem),
+        ):
+            monkeypatch.setattr(module, name, path, raising=False)
 
 
 class Fixture:

@@ -1,4 +1,4 @@
-"""`barfs log`: who read and wrote what through a mount, readable."""
+"""`barfs log`: print who read and wrote what through a mount, for people."""
 
 import argparse
 import errno
@@ -26,14 +26,14 @@ from barfs.names import PciAddress, quoted
 
 FOLLOW: Final = Option("-f --follow", "go on with what is added, until Ctrl-C or the mount's end")
 
-# How often it looks for more, in seconds.
+# How often it looks for more lines, in seconds.
 _INTERVAL: Final = 0.2
 
 _PIECE: Final = 1 << 20
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """See the module."""
+    """Run the command."""
     words = [word for word in (arguments.mountpoint, arguments.pattern) if word is not None]
     places = [word for word in words if _is_path(word)]
     patterns = [word for word in words if not _is_path(word)]
@@ -51,9 +51,9 @@ def _is_path(word: str) -> bool:
 
 
 def log_of(place: Path | None) -> Path:
-    """The `log` of a mount, of the only one if `place` is None; or a file that --log has written.
+    """The `log` of a mount, or a file that --log has written. A `place` of None: the only mount.
 
-    MountError if there is none, or it does not answer.
+    MountError if there is no such mount, or if it does not answer.
     """
     table = mount_table()
     if place is None:
@@ -77,8 +77,8 @@ def log_of(place: Path | None) -> Path:
 
 
 def _print(path: Path, pattern: str | None, *, follow: bool) -> None:
-    """Print what a log has, and with `follow` what it gets. MountError if it may not be read."""
-    # Not needed by the other commands, so that they start faster.
+    """Print the lines of a log, and with `follow` also new ones. MountError if it can't be read."""
+    # The other commands do not need this, and start faster without it.
     from barfs.report import history  # noqa: PLC0415
 
     as_seen = look()
@@ -103,7 +103,9 @@ def _print(path: Path, pattern: str | None, *, follow: bool) -> None:
 
 
 def _pieces(fd: int, *, follow: bool) -> Iterator[list[bytes]]:
-    """The lines of a log, as many at a time as there are; with `follow` until its mount ends."""
+    """The lines of a log, as many at a time as there are. With `follow` it goes on until the mount
+    ends.
+    """
     rest = b""
     while True:
         try:
@@ -122,7 +124,7 @@ def _pieces(fd: int, *, follow: bool) -> Iterator[list[bytes]]:
 
 
 def _filter(path: Path, pattern: str | None) -> Callable[[dict[str, Any], str], bool]:
-    """Whether a record, and its text, is meant."""
+    """A function that tells whether a record, with its text, is wanted."""
     if pattern is None:
         return lambda _record, _text: True
     devices = DevicePattern.parse(pattern)
@@ -136,9 +138,9 @@ def _filter(path: Path, pattern: str | None) -> Callable[[dict[str, Any], str], 
 
 
 def _addresses(mount: Path, pattern: DevicePattern) -> Iterator[str]:
-    """The PCI addresses of the functions in a mount that a pattern of ids means now.
+    """The PCI addresses of the functions in a mount that match a pattern of ids now.
 
-    Their ids are read in sysfs, where the mount's links lead. MountError if there is no mount.
+    The ids are read in sysfs, where the mount's links lead. MountError if there is no mount.
     """
     from barfs.machine.functions import AllFunctions  # noqa: PLC0415
     from barfs.machine.source import source_of  # noqa: PLC0415

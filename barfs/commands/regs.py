@@ -1,4 +1,4 @@
-"""`barfs regs`: maps of registers, without a mount: what is in them, and how they are made."""
+"""`barfs regs`: show maps of registers, and make them, without a mount."""
 
 import argparse
 import json
@@ -44,7 +44,7 @@ PERL: Final = Option("--perl", "run the Perl in <%% %%> of SystemRDL files")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """See the module."""
+    """Run the command."""
     action, words = arguments.action, arguments.word
     if action == "compile":
         if not words or arguments.output is None:
@@ -65,11 +65,11 @@ def run(arguments: argparse.Namespace) -> None:
 def _tops(
     pattern: str | None, arguments: argparse.Namespace, *, config: bool
 ) -> "Iterator[tuple[str, Block]]":
-    """What maps are there, and of what: of functions, else those whose file a pattern names.
+    """The maps of functions that match a pattern, or else the maps whose files it names.
 
-    Config space is read only if its registers are wanted: it has the lists of capabilities.
+    Config space is read only if its registers are wanted, because it has the lists of capabilities.
     """
-    # Not needed by the other commands, so that they start faster.
+    # The other commands do not need this, and start faster without it.
     from barfs.devmem import PhysicalMemory  # noqa: PLC0415
     from barfs.machine.functions import AllFunctions  # noqa: PLC0415
     from barfs.machine.pciids import PATHS, PciIds  # noqa: PLC0415
@@ -152,7 +152,7 @@ def _access(register: "Register") -> str:
 
 
 def _as_object(owner: str, register: "Register") -> dict[str, object]:
-    """A register for JSON: offset and widths in bytes, bits counted from 0."""
+    """A register for JSON. Offset and widths are in bytes. Bits count from 0."""
     from barfs.registers.texts import how_written  # noqa: PLC0415
 
     place = register.place
@@ -190,7 +190,7 @@ def _field_object(register: "Register", field: "Field") -> dict[str, object]:
 
 
 def _show(name: str, arguments: argparse.Namespace) -> Iterator[str]:
-    """The datasheet of a register or a field, of each map that has it."""
+    """The datasheets of a register or a field, from each map that has it."""
     from barfs.registers.maps import Register, find  # noqa: PLC0415
     from barfs.registers.texts import datasheet  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""What to mount, where and how, and what can be said of it before it is mounted."""
+"""What to mount, where and how, and the mistakes that can be seen before it is mounted."""
 
 import grp
 import os
@@ -11,13 +11,13 @@ from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
 
 from barfs.daemon.mountpoint import MountError, absolute, check_free, mount_table, resolve
 from barfs.daemon.options import Option, options_of, pattern, share_mode
+from barfs.devmem import REAL_DEVMEM
 from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
+from barfs.names import BarsVia
 from barfs.registers.files import DIRECTORIES
-
-REAL_DEVMEM: Final = Path("/dev/mem")
 
 # Mount options that break barfs, and why.
 REFUSED_OPTIONS: Final = {
@@ -25,7 +25,6 @@ REFUSED_OPTIONS: Final = {
     "writeback_cache": "writes later than asked, in other pieces",
 }
 
-BarsVia: TypeAlias = Literal["resource", "devmem"]
 LoopName: TypeAlias = Literal["fast", "stock"]
 
 SYSFS: Final = Option("--sysfs", "instead of /sys", takes="DIR", parse=Path)
@@ -47,7 +46,7 @@ def _devices(spelling: str, what: str) -> Option:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to mount, where, and how; a field with an Option is an option of `barfs mount`."""
+    """What to mount, where, and how. A field with an Option is an option of `barfs mount`."""
 
     mountpoint: Path
     options: Annotated[
@@ -68,10 +67,18 @@ class Settings:
         BarsVia,
         Option(
             "--bars-via",
-            "map BARs through sysfs's resourceN (default) or through /dev/mem at their addresses",
+            "reach BARs through sysfs's resourceN (default), through /dev/mem at their addresses,"
+            " or through VFIO, where vfio-pci is their driver",
             choices=get_args(BarsVia),
         ),
     ] = "resource"
+    noiommu: Annotated[
+        bool,
+        Option(
+            "--noiommu",
+            "with --bars-via vfio: functions without an IOMMU too, whose DMA reaches all memory",
+        ),
+    ] = False
     write_combining: Annotated[
         bool,
         Option(
@@ -140,7 +147,7 @@ class Settings:
 
     @classmethod
     def of(cls, mountpoint: Path, given: Mapping[str, object]) -> Self:
-        """With what was given of the options, by their names; None is not given.
+        """Settings with the options that were given, by their names. None means not given.
 
         Relative paths count from the working directory.
         """
@@ -150,12 +157,12 @@ class Settings:
 
     @property
     def rules(self) -> Rules:
-        """Which functions there are for this mount, and which only to read."""
+        """Which functions this mount has, and which of them may only be read."""
         return Rules(self.allow_device, self.read_only_device)
 
     @property
     def map_directories(self) -> tuple[Path, ...]:
-        """Where maps of registers are looked for."""
+        """The directories in which maps of registers are searched."""
         return (*self.registers, *DIRECTORIES)
 
     @property
@@ -165,7 +172,9 @@ class Settings:
 
     @property
     def read_only(self) -> bool:
-        """Of ro and rw the last one counts, as for mount(8)."""
+        """Whether the whole mount is read-only. The last one of ro and rw counts, as in
+        mount(8).
+        """
         chosen = [option for option in self.options if option in ("ro", "rw")]
         return bool(chosen) and chosen[-1] == "ro"
 
@@ -178,13 +187,12 @@ OPTIONS: Final = (
 
 
 def check(settings: Settings) -> None:
-    """Raise MountError for what can be known before mounting. Changes nothing."""
+    """Raise MountError for mistakes that can be seen before mounting. Changes nothing."""
     for option in settings.options:
         reason = REFUSED_OPTIONS.get(option.partition("=")[0])
         if reason:
             raise MountError(f"-o {option} {reason}; leave it out")
-    if settings.write_combining and settings.bars_via == "devmem":
-        raise MountError("--write-combining maps through sysfs; leave --bars-via devmem out")
+    _check_ways(settings)
     _check_sharing(settings)
     check_free(settings.mountpoint, replace_dead=settings.force)
     directories = [("sysfs", settings.sysfs), *(("registers", d) for d in settings.registers)]
@@ -198,14 +206,25 @@ def check(settings: Settings) -> None:
         raise MountError(str(fuse.cause))
     if os.geteuid() != 0:
         devmem = settings.devmem if settings.uses_devmem else None
-        if settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM:
+        # VFIO gives a function to whoever owns its file.
+        by_vfio = settings.bars_via == "vfio" and not settings.uses_devmem
+        if (settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM) and not by_vfio:
             raise MountError(f"{ROOT_ONLY}; run it with sudo, or try: barfs demo")
         if shutil.which("fusermount3") is None:
             raise MountError(str(NO_FUSERMOUNT))
 
 
+def _check_ways(settings: Settings) -> None:
+    """MountError for options that mean nothing together."""
+    if settings.write_combining and settings.bars_via != "resource":
+        via = settings.bars_via
+        raise MountError(f"--write-combining maps through sysfs; leave --bars-via {via} out")
+    if settings.noiommu and settings.bars_via != "vfio":
+        raise MountError("--noiommu is for VFIO; add --bars-via vfio")
+
+
 def _check_sharing(settings: Settings) -> None:
-    """Rights that nobody could use are a mistake."""
+    """MountError for rights that nobody could use."""
     if settings.group is None and settings.mode is None:
         return
     if settings.mode is None:
@@ -216,10 +235,10 @@ def _check_sharing(settings: Settings) -> None:
 
 
 def group_id(settings: Settings) -> int:
-    """Of the group that --group names, else the daemon's own. MountError if there is none."""
+    """The group that --group names, or else the daemon's own. MountError if there is none."""
     if settings.group is None:
         return os.getgid()
-    # Numbers that no group has are as good as those that one has; -1 means none to the kernel.
+    # A number need not be that of a group. To the kernel -1 means no group.
     if re.fullmatch("[0-9]{1,10}", settings.group) and int(settings.group) < (1 << 32) - 1:
         return int(settings.group)
     try:
@@ -229,7 +248,9 @@ def group_id(settings: Settings) -> int:
 
 
 def _check_covered(settings: Settings) -> None:
-    """A mount over what barfs itself reads would wait for itself for ever."""
+    """MountError if the mount would cover files that barfs reads: it would wait for itself for
+    ever.
+    """
     mounts = mount_table()
     mountpoint = resolve(settings.mountpoint, mounts)
     paths = [settings.sysfs / "bus/pci/devices", *settings.map_directories]

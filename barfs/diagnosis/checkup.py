@@ -25,6 +25,7 @@ from barfs.machine.kcore import BadCore, CoreFile
 from barfs.machine.kernel import Kernel
 from barfs.machine.power import sleeping
 from barfs.machine.resources import Resource
+from barfs.machine.source import REAL_PROC
 from barfs.names import PciAddress
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
@@ -59,6 +60,7 @@ def examine(
     for address in addresses:
         try:
             found += _about_function(machine, facts, address)
+            found += _around_lockdown(machine, facts, address)
         except DeviceGone:
             continue
     order = list(State)
@@ -87,6 +89,29 @@ def text(findings: Iterable[Finding]) -> str:
 def status(machine: Machine) -> str:
     """The text of `status`."""
     return text(examine(machine, machine.pci.addresses()))
+
+
+def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> Iterator[Finding]:
+    """How the BARs of a function can be reached though the kernel is locked down, if at all.
+
+    Only for a function that no driver uses: the others the system may need.
+    """
+    pci = machine.pci
+    group = pci.everything.group(address)
+    if facts.lockdown in {None, "none"} or not group or pci.driver(address) is not None:
+        return
+    if all(not bar.is_memory for bar in pci.bars(address).values()):
+        return
+    others = [
+        f"{other} ({pci.everything.driver(other) or 'no driver'})"
+        for other in group
+        if other != address
+    ]
+    along = f"; its IOMMU group takes along {', '.join(others)}" if others else ""
+    sentence = f"lockdown leaves VFIO open: bind it to vfio-pci, which resets it{along}"
+    advice = "then mount with --bars-via vfio"
+    cause = Cause(sentence, mends.bind_to_vfio(pci, address), advice)
+    yield Finding(str(address), State.NOTE, cause, address)
 
 
 # The whole machine
@@ -119,7 +144,7 @@ def _rights(machine: Machine) -> Finding:
     if process is None:
         sentence = f"{machine.source.proc}/self/status does not say what this process may"
         return Finding("root", State.NOTE, Cause(sentence))
-    cause = causes.unprivileged(process)
+    cause = causes.lacking(machine)
     if cause is not None:
         return Finding("root", State.TROUBLE, cause)
     return _ok("root", "this is root, with the capabilities that barfs needs")
@@ -187,7 +212,8 @@ def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
     if facts.config is None:
         files = kernel.config_files(machine.source)
         sentence = f"how the kernel was built is in none of {', '.join(map(str, files))}"
-        yield Finding("kernel", State.NOTE, Cause(sentence, "modprobe configs"))
+        mend = "modprobe configs" if machine.source.proc == REAL_PROC else None
+        yield Finding("kernel", State.NOTE, Cause(sentence, mend))
     if facts.strict:
         yield Finding("System RAM", State.NOTE, causes.STRICT)
     elif facts.strict is not None:

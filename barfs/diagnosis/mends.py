@@ -73,6 +73,14 @@ def take_from_driver(pci: Functions, address: PciAddress) -> str:
     return f"echo {address} > {_quoted(pci, address, 'driver/unbind')}"
 
 
+def bind_to_vfio(pci: Functions, address: PciAddress) -> str:
+    """The command that binds a function to vfio-pci, which takes it from its driver."""
+    unbind = f" && {take_from_driver(pci, address)}" if pci.driver(address) is not None else ""
+    probe = shlex.quote(str(pci.source.sysfs / "bus/pci/drivers_probe"))
+    override = _quoted(pci, address, "driver_override")
+    return f"echo vfio-pci > {override}{unbind} && echo {address} > {probe}"
+
+
 def open_window(pci: Functions, bridge: PciAddress, window: Resource, first: int) -> str:
     """The command that sets a bridge's window as the kernel has it, from bus address `first`."""
     last = first + window.size - 1

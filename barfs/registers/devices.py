@@ -1,6 +1,6 @@
-"""Which map of registers a function or a physical range has, and where its parts are.
+"""The map of registers of a function or a physical range, and the places of its parts.
 
-Config space is read for what is found by its capabilities, and nothing else of a device.
+Config space is read for parts that its capabilities tell. Nothing else of a device is read.
 """
 
 import re
@@ -20,7 +20,7 @@ from barfs.registers.maps import Block, Map, Part, Place, Register, Space, regis
 _VIRTIO_VENDOR: Final = 0x1AF4
 _VIRTIO_DEVICES: Final = range(0x1000, 0x1080)
 
-# PCI Code and ID Assignment Specification: PCI-to-PCI and CardBus bridges, by the header they have.
+# PCI Code and ID Assignment Specification: PCI-to-PCI and CardBus bridges, by their type of header.
 _HEADERS: Final = {0x0604: 1, 0x0607: 2}
 _HEADER_TYPE: Final = 0x0E
 
@@ -34,7 +34,7 @@ _NOTHING: Final = Block("", [])
 
 
 class PhysicalMap(NamedTuple):
-    """The map of a physical range: its directory, and where it is."""
+    """The map of a physical range: its directory and its place."""
 
     name: str
     found: Found
@@ -43,7 +43,7 @@ class PhysicalMap(NamedTuple):
 
 
 class DeviceMaps:
-    """The maps of one machine's functions and, unless `memory` is None, of physical ranges."""
+    """The maps of a machine's functions. If `memory` is not None, also those of physical ranges."""
 
     def __init__(self, pci: Functions, memory: PhysicalMemory | None, files: MapFiles) -> None:
         self._pci = pci
@@ -51,6 +51,7 @@ class DeviceMaps:
         self.files = files
         self._subjects: dict[PciAddress, tuple[object, list[str], int | None]] = {}
         self._tops: dict[object, tuple[object, Block]] = {}
+        self._walked: dict[PciAddress, tuple[object, Block]] = {}
 
     def _number(self, address: PciAddress, name: str, bits: int) -> int | None:
         try:
@@ -59,7 +60,7 @@ class DeviceMaps:
             return None
 
     def _asked(self, address: PciAddress) -> tuple[list[str], int | None]:
-        """What maps of a function are named after, the most particular first; its revision."""
+        """The subjects of a function's maps, the most particular first, and its revision."""
         stamp = self._pci.source.stamp()
         kept = self._subjects.get(address)
         if kept is not None and stamp is not None and kept[0] == stamp:
@@ -79,7 +80,7 @@ class DeviceMaps:
         return subjects, revision
 
     def found(self, address: PciAddress) -> Found | None:
-        """The map of a function, or why its file is none; None if it has no file. DeviceGone.
+        """The map of a function, or why its file is no map. None if there is no file.
 
         Reads no config space.
         """
@@ -95,9 +96,9 @@ class DeviceMaps:
         return (found if refusal is None else Found(found.file, None, refusal)), bars or {}
 
     def top(self, address: PciAddress) -> Block:
-        """The registers in a function's BARs; none without a map. DeviceGone.
+        """The registers in a function's BARs. There are none without a map. Raises DeviceGone.
 
-        Only for virtio devices config space is read.
+        Config space is read only for virtio devices.
         """
         found, bars = self._fitting(address)
         if found is None or found.map is None:
@@ -108,7 +109,7 @@ class DeviceMaps:
     def _kept(
         self, key: object, found: Map, places: Sequence[Place | None], path: str = ""
     ) -> Block:
-        """The directory of a map in its places, which is made anew if any of them is another."""
+        """The directory of a map in its places. It is made anew if a place has changed."""
         stamp = (id(found), *places)
         kept = self._tops.get(key)
         if kept is None or kept[0] != stamp:
@@ -130,19 +131,24 @@ class DeviceMaps:
         return None
 
     def config(self, address: PciAddress, *, capabilities: bool) -> Block:
-        """The registers in config space. DeviceGone.
+        """The registers in config space. Raises DeviceGone.
 
-        Config space is read only if the `capabilities` are wanted, too.
+        Config space is read only if `capabilities` are wanted.
         """
         found = self.files.find(["config"])
         if found is None or found.map is None:
             return _NOTHING
+        # Where capabilities are is fixed as long as the function is there.
+        stamp = (self._pci.source.stamp(), id(found.map))
+        kept = self._walked.get(address)
+        if kept is not None and stamp[0] is not None and kept[0] == stamp and capabilities:
+            return kept[1]
         read, size = self._reader(address)
         known = list(walk(read, size)) if capabilities else []
         kind = self._header(address)
 
         def asked(offset: int, width: int) -> int | None:
-            # What header it is the class says, too, and nothing has to be read for it.
+            # The class tells the type of header, too, and needs no read.
             return kind if (offset, width) == (_HEADER_TYPE, 1) else read(offset, width)
 
         places = [
@@ -150,14 +156,17 @@ class DeviceMaps:
             for part in found.map.parts
             for place in [place_in_config(part, asked, size, known)]
         ]
-        return found.map.top(places, CONFIG)
+        top = found.map.top(places, CONFIG)
+        if known:
+            self._walked[address] = (stamp, top)
+        return top
 
     def _header(self, address: PciAddress) -> int:
         code = self._number(address, "class", 24)
         return 0 if code is None else _HEADERS.get(code >> 8, 0)
 
     def _reader(self, address: PciAddress) -> tuple[Read, int]:
-        """What reads a function's config space, and how large that is."""
+        """A function that reads config space, and the size of config space."""
 
         def read(offset: int, width: int) -> int | None:
             data = self._pci.known(address, lambda one: self._pci.read_config(one, offset, width))
@@ -166,7 +175,7 @@ class DeviceMaps:
         return read, self._pci.known(address, self._pci.config_size) or 0
 
     def in_physical_ranges(self) -> Iterator[PhysicalMap]:
-        """The maps of ranges that /proc/iomem names. Touches no memory."""
+        """The maps of the ranges in /proc/iomem. Touches no memory."""
         try:
             ranges = self._memory.within(*_EVERYWHERE) if self._memory else []
         except NoSuchAddress:
@@ -197,7 +206,7 @@ class DeviceMaps:
         return self._kept(wanted.name, found, places, wanted.name)
 
     def refused(self) -> Iterator[tuple[PciAddress | str, Found]]:
-        """The maps that are none, and of what they were to be. Reads no config space."""
+        """The refusals of bad maps, and what each map is for. Reads no config space."""
         for address in self._pci.addresses():
             try:
                 found = self.found(address)
@@ -211,7 +220,7 @@ class DeviceMaps:
 
 
 def _past_the_end(found: Map, bars: dict[int, Resource]) -> str | None:
-    """What of a map its BARs have no room for; None if they have room for all of it."""
+    """The part of a map that does not fit into its BAR. None if everything fits."""
     for part in found.parts:
         if part.bar is None:
             continue

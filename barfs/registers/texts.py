@@ -1,6 +1,6 @@
-"""Registers and fields as text: what is read, what is written, and what they are.
+"""Registers and fields as text: to read, to write, and to describe.
 
-A register is the line that `x32/` has, a field its value with the name that the map gives it.
+A register is the same line as in `x32/`. A field is its value, with the name that the map gives it.
 """
 
 import re
@@ -32,7 +32,7 @@ _ACCESSES: Final = {"rw1": "rw once", "w1": "w once", "na": "no access"}
 
 
 def value_of(field: Field, value: int) -> str:
-    """A field's value: `1`, `0x2`, and the name that it has: `0x2 FULL`."""
+    """A field's value: `1`, `0x2`, or with its name, `0x2 FULL`."""
     number = str(value) if field.width == 1 else f"{value:#x}"
     name = next((name for name, known in field.values.items() if known == value), None)
     return number if name is None else f"{number} {name}"
@@ -50,9 +50,9 @@ def longest_line(field: Field) -> int:
 
 
 def parse_field(text: bytes, field: Field) -> Update:
-    """One line of a value, a name of one, or value:mask; BadRequest with the reason if it is none.
+    """Parse one line: a value, the name of one, or value:mask. BadRequest tells what is wrong.
 
-    The numbers are as registers have them.
+    Numbers are written as for registers.
     """
     name = text.strip(b" \t\n").decode("latin-1")
     for known, value in field.values.items():
@@ -70,18 +70,18 @@ def parse_field(text: bytes, field: Field) -> Update:
 
 
 def may_begin(text: bytes, field: Field) -> bool:
-    """Whether more can make one of a field's names of a text."""
+    """Whether a text can be the beginning of one of a field's names."""
     start = text.lstrip(b" \t")
     return any(name.encode().startswith(start) for name in field.values)
 
 
 def bits_of(field: Field) -> str:
-    """`7:6`, `3`."""
+    """The bits of a field: `7:6`, `3`."""
     return f"{field.lsb}" if field.width == 1 else f"{field.msb}:{field.lsb}"
 
 
 def _notes(field: Field) -> Iterator[str]:
-    """What software's accesses do to a field."""
+    """Notes on the effects of accesses to a field."""
     yield _ACCESSES.get(field.access, field.access)
     for effect in (field.on_read, field.on_write):
         if effect is not None:
@@ -91,7 +91,7 @@ def _notes(field: Field) -> Iterator[str]:
 
 
 def first_line(description: str) -> str:
-    """The first line of what is said of something."""
+    """The first line of a description."""
     return description.strip().partition("\n")[0]
 
 
@@ -120,7 +120,7 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def how_written(register: Register, field: Field) -> str:
-    """What a write of a field is on the bus, or why there is none."""
+    """The accesses of a write to a field, or why there are none."""
     if not field.writable:
         return "not writable"
     try:
@@ -131,7 +131,7 @@ def how_written(register: Register, field: Field) -> str:
 
 
 def datasheet(register: Register, fields: Iterable[Field]) -> str:
-    """A register and some of its fields: where, how wide, what they are and what accesses do."""
+    """A register and some of its fields: place, width, description, and effects of accesses."""
     place = f"{register.place}@{register.offset:x}"
     if register.where.base is not None:
         place = f"{register.place}, {register.offset:#x} from {register.where.base.path}"
@@ -158,7 +158,7 @@ def datasheet(register: Register, fields: Iterable[Field]) -> str:
 
 
 def reason_of(effects: dict[str, str]) -> str:
-    """`CTRL.ERR is cleared by reading`; of many with the same effect, one and how many more."""
+    """`CTRL.ERR is cleared by reading`. If many have the same effect, it names one and a number."""
     by_effect: dict[str, list[str]] = {}
     for name, effect in effects.items():
         by_effect.setdefault(effect, []).append(name)

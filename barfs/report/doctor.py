@@ -32,9 +32,9 @@ def findings(
     fuse: Path = FUSE_DEVICE,
     pci_ids: Iterable[Path] = PATHS,
 ) -> list[Finding]:
-    """Of a machine and its functions, or those that `pattern` means, the worst first.
+    """The findings about a machine and its functions, or those that match `pattern`, worst first.
 
-    Reads the command registers of functions that don't sleep. NoSuchNode if nothing matches, or
+    Reads the command registers of functions that don't sleep. NoSuchNode if nothing matches, or if
     there is no such directory.
     """
     for option, path in (("--sysfs", sysfs), ("--proc", proc)):
@@ -62,7 +62,7 @@ _COLOURS: Final = {State.TROUBLE: "red", State.NOTE: "yellow", State.OK: "green"
 
 
 def lines(found: Iterable[Finding], look: Look = PLAIN) -> Iterator[str]:
-    """What to print: the text of `status`; at a terminal with a heading, and sentences that fit.
+    """The lines to print: the text of `status`. At a terminal they have a heading and fit.
 
     A command that mends something stays in one line, so that it can be pasted.
     """
@@ -87,9 +87,11 @@ def lines(found: Iterable[Finding], look: Look = PLAIN) -> Iterator[str]:
 
 
 def is_hopeless(found: Iterable[Finding], pattern: str | None) -> bool:
-    """Whether something keeps barfs from working, or from working on what `pattern` means.
+    """Whether something keeps barfs from working, or from working on functions that match
+    `pattern`.
 
-    The trouble of a function counts only if it was asked for: some always have theirs.
+    Trouble of a function counts only if the user asked for the function, since some always have
+    trouble.
     """
     return any(
         finding.state is State.TROUBLE and (finding.device is None or pattern is not None)
@@ -103,11 +105,11 @@ def as_json(found: Iterable[Finding]) -> str:
     | key | value |
     |---|---|
     | `subject` | what was looked at: `root`, `lockdown`, ..., or a PCI address |
-    | `device` | the PCI address, a string; null: it concerns all of barfs |
+    | `device` | the PCI address, a string; null if it concerns all of barfs |
     | `state` | `trouble`, `note` or `ok` |
     | `sentence` | what was found |
-    | `mend` | the command that mends it; null: there is none |
-    | `advice` | what helps where no command does; null: nothing |
+    | `mend` | the command that mends it; null if there is none |
+    | `advice` | what helps besides, or if there is no command; null if nothing does |
     """
     objects = [
         {

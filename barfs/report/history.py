@@ -1,4 +1,4 @@
-"""The lines of `log` as a person reads them: when, who, what and why."""
+"""The lines of `log` for people: when, who, what and why."""
 
 import datetime as dt
 import json
@@ -13,7 +13,7 @@ _VERBS: Final = {"read": ("read", "from"), "write": ("wrote", "to")}
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The record that a line of `log` holds; None if it is torn."""
+    """The record in a line of `log`. None if the line is torn."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -24,7 +24,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
 def sentence(record: dict[str, Any], look: Look = PLAIN) -> str:
     """A record in one line: when, who, what, and why something was refused.
 
-    The time is local, to the millisecond; at a terminal without the date if it is today's.
+    The time is local, to the millisecond. A terminal does not show today's date.
     """
     words = [_when(str(record.get("time", "")), look), _who(record)]
     what = printable(_what(record))
@@ -43,7 +43,7 @@ def _when(text: str, look: Look) -> str:
 
 
 def _who(record: dict[str, Any]) -> str:
-    """`root bash[731]`; nobody of what the kernel says."""
+    """Who did it: `root bash[731]`. It is empty for messages of the kernel."""
     if "pid" not in record:
         return ""
     name = printable(str(record.get("process") or "?"))
@@ -64,6 +64,8 @@ def _what(record: dict[str, Any]) -> str:
     if event in _VERBS:
         verb, preposition = _VERBS[event]
         return f"{verb} {_data(record)} {preposition} {_place(record)}"
+    if event == "refused" and "times" in record:
+        return str(record.get("message"))
     if event == "refused":
         return f"{record.get('operation')} refused: {record.get('message')} ({record.get('errno')})"
     if "device" in record:
@@ -76,7 +78,7 @@ def _path(record: dict[str, Any]) -> str:
 
 
 def _data(record: dict[str, Any]) -> str:
-    """`0x2a (32 bits)`, `3 bytes (61 62 63)`, `4096 bytes`."""
+    """The data of a record: `0x2a (32 bits)`, `3 bytes (61 62 63)`, `4096 bytes`."""
     length = record.get("length", 0)
     if "value" in record:
         width = record.get("width")
@@ -86,7 +88,7 @@ def _data(record: dict[str, Any]) -> str:
 
 
 def _place(record: dict[str, Any]) -> str:
-    """`0000:00:04.0 bar0 at 0x8`, `phys at 0x1e102c5`, else the path."""
+    """The place of a record: `0000:00:04.0 bar0 at 0x8`, `phys at 0x1e102c5`, or else the path."""
     if "bar" in record:
         return f"{record.get('device')} bar{record['bar']} at {record.get('offset')}"
     if "address" in record:

@@ -1,4 +1,4 @@
-"""What is said of maps: which one a device has, and what of it is not listed."""
+"""Text about maps: which map a device has, and which registers are not listed."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from barfs.registers.texts import first_line, reason_of
 
 
 def map_text(found: Found | None) -> str:
-    """Which map a device has, in one line; `none`."""
+    """The map of a device, in one line. `none` if it has none."""
     if found is None:
         return "none"
     file = found.file.name if found.file.parent == BUILT_IN else str(found.file)

@@ -144,7 +144,13 @@ class Spans:
 
     def rom(self, address: PciAddress) -> View:
         """Open a function's expansion ROM, to be read."""
-        return RomView(self._pci, self._ways.obstacles, address)
+        holder = self._ways.holder
+        file = self._pci.open_rom(address) if holder is None else holder.open_rom(address)
+        return RomView(file, self._pci, self._ways.obstacles, address)
+
+    def note(self, address: PciAddress) -> str | None:
+        """A line for `info` about how a function is held open, if it is."""
+        return None if self._ways.holder is None else self._ways.holder.note(address)
 
     def physical(
         self,

@@ -1,4 +1,4 @@
-"""What an open register or field does: lines of text, made of the accesses that a map tells."""
+"""Open registers and fields: lines of text, made by the accesses that a map tells."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from barfs.registers.plans import Word, plan, words
 class Cells:
     """A register's accesses, through an aperture that has it at `start`, in bytes.
 
-    BadRequest where the aperture does not allow their width.
+    BadRequest if the aperture does not allow their width.
     """
 
     def __init__(self, aperture: Aperture, register: Register, start: int = 0) -> None:
@@ -42,10 +42,10 @@ class Cells:
 
 
 def locate(register: Register, read: Callable[[Register], int], end: int | None) -> int:
-    """Where a register is in its space, whose end is `end`, as far as the device says: in bytes.
+    """The offset of a register in its space, in bytes. The space ends at `end`.
 
-    `read` reads registers that say it. NoSuchNode if the device has fewer of them, BadRequest if
-    what it says is nowhere.
+    `read` reads the registers that tell it. NoSuchNode if the device has fewer registers,
+    BadRequest if they tell a place outside.
     """
     base, limits = register.where.base, register.where.limits
     for owner, field, index in limits:
@@ -61,9 +61,10 @@ def locate(register: Register, read: Callable[[Register], int], end: int | None)
 
 
 class _Named:
-    """What registers and fields have in common: reading is a line, writing is a command.
+    """What registers and fields share: a read gives a line, a write is a command.
 
-    `raw` is what the last write wrote into the register, None if it was more than one access.
+    `raw` is the value that the last write wrote into the register. None if it took several
+    accesses.
     """
 
     def __init__(self, aperture: Aperture, register: Register) -> None:
@@ -82,24 +83,22 @@ class _Named:
         return length > 0 and (offset == 0 or not self._line)
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
-        """See View. One sample at offset 0, further on what is left of its line."""
+        """Read at offset 0, and give the rest of that line at other offsets."""
         if self._samples(offset, length):
             self._line = self._sample()
         return self._line[offset : offset + length]
 
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
-        """See View. The register, whatever the length of the text."""
+        """The addresses of the register, whatever the length of the text."""
         accesses = writing or self._samples(offset, length)
         size = self._register.size if accesses else 0
         return range(self._aperture.base, self._aperture.base + size)
 
     def width_at(self, offset: int, length: int) -> int:
-        """See View."""
         del offset, length
         return self._register.step
 
     def close(self) -> None:
-        """See View."""
         self._aperture.close()
 
     def _check_readable(self, *, readable: bool, name: str) -> None:
@@ -108,7 +107,7 @@ class _Named:
 
 
 class RegisterView(_Named):
-    """A register: the line of `x32/`, and value or value:mask to be written."""
+    """A register. It reads as in `x32/`. A value or value:mask can be written."""
 
     def _sample(self) -> bytes:
         register = self._register
@@ -116,7 +115,7 @@ class RegisterView(_Named):
         return contract.format_value(self._cells.load(words(register)), register.size)
 
     def write(self, offset: int, data: bytes) -> int:
-        """See View. BadRequest, before any access, for what is not one value or value:mask."""
+        """Write one value or value:mask. BadRequest, before any access, for any other text."""
         del offset
         register = self._register
         update = contract.parse_update(data, register.size)
@@ -132,9 +131,9 @@ class RegisterView(_Named):
 
 
 class FieldView(_Named):
-    """A field: its value and the name of it, both of which can be written.
+    """A field. It reads as a value and its name. Either can be written.
 
-    BadRequest, before any access, for a write that would change anything beside the field.
+    A write that would change something beside the field is BadRequest, before any access.
     """
 
     def __init__(self, aperture: Aperture, register: Register, field: Field) -> None:
@@ -152,7 +151,6 @@ class FieldView(_Named):
         return texts.line_of(field, (value & field.mask) >> field.lsb)
 
     def write(self, offset: int, data: bytes) -> int:
-        """See View."""
         del offset
         field = self._field
         update = texts.parse_field(data, field)
@@ -164,7 +162,7 @@ class FieldView(_Named):
 
 
 class SampledText:
-    """Text that is made by accesses: all of it when it is read from its beginning."""
+    """Text that accesses make. All of it is made when it is read from its beginning."""
 
     raw: int | None = None
 
@@ -182,7 +180,6 @@ class SampledText:
         return length > 0 and (offset == 0 or not self._text)
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
-        """See View."""
         if self._samples(offset, length):
             self._text = self._sample(self._aperture).encode()
         return self._text[offset : offset + length]
@@ -192,22 +189,21 @@ class SampledText:
         raise NotImplementedError(offset, data)
 
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
-        """See View."""
         del writing
         return self._span if self._samples(offset, length) else range(0)
 
     def width_at(self, offset: int, length: int) -> int | None:
-        """See View."""
         del offset, length
         return self._width
 
     def close(self) -> None:
-        """See View."""
         self._aperture.close()
 
 
 class ConfigAperture:
-    """A part of config space, one request of the kernel's for each access. Offsets are its own."""
+    """A part of config space. Each access is one request to the kernel. Offsets count in the
+    part.
+    """
 
     memory_like = False
     max_width = 4
@@ -219,7 +215,7 @@ class ConfigAperture:
         self._file = file
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """See Aperture. KernelRefused where the kernel ends config space before its end."""
+        """Load through sysfs. KernelRefused if the kernel ends config space before its end."""
         with memoryview(into) as room:
             for at in range(0, len(room), width):
                 data = self._file.read(self.base + offset + at, width)
@@ -229,18 +225,14 @@ class ConfigAperture:
                 room[at : at + width] = data
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        """See Aperture."""
         for at in range(0, len(data), width):
             self._file.write(self.base + offset + at, bytes(data[at : at + width]))
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """See Aperture. It is not memory-like."""
         raise NotImplementedError(offset, into)
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        """See Aperture. It is not memory-like."""
         raise NotImplementedError(offset, data)
 
     def close(self) -> None:
-        """See Aperture."""
         self._file.close()

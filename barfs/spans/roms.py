@@ -3,7 +3,7 @@
 import errno
 import re
 
-from barfs.access.files import Buffer
+from barfs.access.files import Buffer, ReadFile
 from barfs.diagnosis.obstacles import Obstacles
 from barfs.errors import BarfsError, Cause, FunctionPart, NotDecoded
 from barfs.machine.functions import Functions
@@ -40,8 +40,10 @@ def judge_image(said: str | None) -> Cause:
 class RomView(SysfsView):
     """A function's ROM."""
 
-    def __init__(self, pci: Functions, obstacles: Obstacles, address: PciAddress) -> None:
-        super().__init__(pci.open_rom(address))
+    def __init__(
+        self, file: ReadFile, pci: Functions, obstacles: Obstacles, address: PciAddress
+    ) -> None:
+        super().__init__(file)
         self._pci = pci
         self._obstacles = obstacles
         self._address = address

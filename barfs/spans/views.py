@@ -7,7 +7,7 @@ from typing import Final
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.access.files import Buffer, SysfsFile
+from barfs.access.files import Buffer, ReadFile, SysfsFile
 from barfs.errors import DeviceGone, KernelRefused, Request
 from barfs.nodes import Allocate, View
 
@@ -254,7 +254,7 @@ class JoinedView:
         return _reach(self._base, self._size, offset, length)
 
     def width_at(self, offset: int, length: int) -> int | None:
-        """See View. Of a request that only one of the views has a part in."""
+        """See View. None if the request reaches several of the views."""
         if length == 0:
             return None
         index = bisect_right(self._starts, offset) - 1
@@ -270,7 +270,7 @@ class JoinedView:
 class SysfsView(View):
     """Config space or the expansion ROM; the kernel does the accesses."""
 
-    def __init__(self, file: SysfsFile) -> None:
+    def __init__(self, file: ReadFile) -> None:
         self._file = file
 
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
@@ -282,11 +282,6 @@ class SysfsView(View):
         """See View. A ROM's image may end before its BAR does."""
         return self._file.read(offset, contract.clip_read(offset, length, self._file.size))
 
-    def write(self, offset: int, data: bytes) -> int:
-        """See View."""
-        length = contract.clip_write(offset, len(data), self._file.size)
-        return self._file.write(offset, data[:length])
-
     def close(self) -> None:
         """See View."""
         self._file.close()
@@ -294,6 +289,15 @@ class SysfsView(View):
 
 class ConfigView(SysfsView):
     """Config space, of which the kernel shows 64 bytes to those without CAP_SYS_ADMIN."""
+
+    def __init__(self, file: SysfsFile) -> None:
+        super().__init__(file)
+        self._config = file
+
+    def write(self, offset: int, data: bytes) -> int:
+        """See View."""
+        length = contract.clip_write(offset, len(data), self._config.size)
+        return self._config.write(offset, data[:length])
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View. KernelRefused where the kernel ends config space before its end."""

@@ -34,7 +34,7 @@ def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
         Bars(pci, spans),
         Config(pci),
         Rom(pci, spans),
-        Info(pci, machine.maps),
+        Info(pci, machine.maps, spans),
         FunctionRegisters(maps, spans),
         Readme(maps),
         Decode(maps, spans),

@@ -1,4 +1,4 @@
-"""`decode/`: all fields of one read of a register, as text; in `all`, of all registers."""
+"""`decode/`: all fields of a register as text, from one read. `all` has all registers."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -39,17 +39,17 @@ _LONGEST: Final = 1 << 40
 
 
 class _Sample:
-    """One read of each of some registers, all in the place that an aperture begins with."""
+    """One read of each of some registers. The aperture begins where their place begins."""
 
     def __init__(self, wanted: list[Register]) -> None:
         self._wanted = wanted
 
     def __call__(self, aperture: Aperture) -> str:
-        """Their texts. One that can't be read alone is told of in the others' text."""
+        """Their texts. If one of them can't be read, the text says so."""
         values: dict[str, int] = {}
 
         def read(register: Register) -> int:
-            """Nothing is read twice that says where others are."""
+            """Read a register that tells where others are. None of them is read twice."""
             if register.path not in values:
                 cells = Cells(aperture, register, register.offset)
                 values[register.path] = cells.load(words(register))
@@ -75,7 +75,7 @@ class _Sample:
 
 
 def _open(maps: Maps, spans: Spans, node: Node, wanted: list[Register], what: str) -> View:
-    """The text of registers that are all in one place; they are read when it is."""
+    """The text of registers that are all in one place. They are read when it is read."""
     place = wanted[0].place
     widths = {register.step for register in wanted}
     width = widths.pop() if len(widths) == 1 else None
@@ -102,7 +102,7 @@ def _is_listed(register: Register) -> bool:
 class Decode(Branch):
     """`decode/` of a function: a text for each register that can be read.
 
-    Those whose reading has an effect open by name only.
+    A register whose reading has an effect opens by its name, and is not listed.
     """
 
     kinds = (DECODE, DECODED)
@@ -114,7 +114,6 @@ class Decode(Branch):
         self._spans = spans
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         address = directory.function
         if directory.kind is FUNCTION:
             if not directory.view and self._pci.exists(address):
@@ -131,7 +130,6 @@ class Decode(Branch):
             yield name, self._node(directory, child)
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         address = directory.function
         if directory.kind is FUNCTION:
             known = name == "decode" and not directory.view and self._pci.exists(address)
@@ -148,16 +146,14 @@ class Decode(Branch):
         return Node(kind, directory.address, bar, name=entry.path)
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return f"pci/{node.address}/decode/{node.name}".rstrip("/")
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree. How long a text is shows when it is read."""
         check_present(self._pci, node, self.path(node))
         return DIRECTORY if node.kind is DECODE else Attributes(0)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch. The register is read when the text is."""
+        """Open the text. The register is read when the text is read."""
         del writable
         register = self._maps.in_function(node.function, node.name)
         if not isinstance(register, Register):
@@ -179,20 +175,17 @@ class All(Single):
         self._spans = spans
 
     def node_in(self, directory: Node) -> Node | None:
-        """See Single."""
         return None if directory.name else Node(ALL, directory.address)
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return f"pci/{node.address}/decode/all"
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree. How long it is shows when it is read."""
         check_present(self._maps.pci, node, self.path(node))
         return Attributes(0)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch. The registers are read when the text is."""
+        """Open the text. The registers are read when the text is read."""
         del writable
         tops = [self._maps.in_function(node.function, path, listing=True) for path in ("", CONFIG)]
         found = [r for top in tops if isinstance(top, Block) for r in registers(top)]
@@ -231,7 +224,6 @@ class _Joined:
         return length > 0 and (offset == 0 or not self._text)
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
-        """See View."""
         if self._samples(offset, length):
             texts = [bytes(view.read(0, _LONGEST)) for view in self._views]
             self._text = b"".join([*texts, self._last])
@@ -242,16 +234,15 @@ class _Joined:
         raise NotImplementedError(offset, data)
 
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
-        """See View. What the first one reads."""
+        """The addresses that the first view reads."""
         if not self._samples(offset, length) or not self._views:
             return range(0)
         return self._views[0].reach(0, _LONGEST, writing=writing)
 
     @staticmethod
     def width_at(offset: int, length: int) -> None:
-        """See View. They differ, as a rule."""
+        """None: the widths usually differ."""
         del offset, length
 
     def close(self) -> None:
-        """See View."""
         self._held.close()

@@ -6,6 +6,7 @@ from barfs.machine.functions import Functions
 from barfs.nodes import Attributes, Kind, Node, Share, View
 from barfs.registers.devices import DeviceMaps
 from barfs.report.info import describe
+from barfs.spans.opening import Spans
 from barfs.spans.views import SnapshotView
 from barfs.tree.functions import Part, check_present
 
@@ -18,9 +19,10 @@ class Info(Part):
     kind = INFO
     kinds = (INFO,)
 
-    def __init__(self, pci: Functions, maps: DeviceMaps) -> None:
+    def __init__(self, pci: Functions, maps: DeviceMaps, spans: Spans) -> None:
         super().__init__(pci)
         self._maps = maps
+        self._spans = spans
 
     def attributes(self, node: Node) -> Attributes:
         # As in /proc, the length shows only when it is read.
@@ -30,4 +32,6 @@ class Info(Part):
     def open(self, node: Node, *, writable: bool) -> View:
         """Make the text. That may wake the function up."""
         del writable
-        return SnapshotView(describe(self._pci, node.function, maps=self._maps))
+        text = describe(self._pci, node.function, maps=self._maps)
+        note = self._spans.note(node.function)
+        return SnapshotView(text if note is None else f"{text}{note}\n")

@@ -1,7 +1,7 @@
 """`regs/`: registers and fields by name, and `regs/README`.
 
-A register whose reading has an effect opens, but is not listed: whoever reads all files of a
-directory, as grep -r does, is not to eat an interrupt.
+A register whose reading has an effect opens, but is not listed. So a program that reads all files
+of a directory, such as grep -r, eats no interrupt.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.errors import FunctionPart, NoSuchNode, ReadOnly
+from barfs.errors import BarfsError, FunctionPart, NoSuchNode, ReadOnly
 from barfs.journal.records import Subject
 from barfs.machine.functions import Functions
 from barfs.names import BarName, PciAddress, ViewKind
@@ -28,7 +28,7 @@ from barfs.tree.physical import PHYS
 
 REGS: Final = Kind("regs", Type.DIRECTORY, share=Share.READ)
 REGISTER: Final = Kind("register", share=Share.ALL, writable=True)
-# As of config space itself: never writable by others.
+# As for config space itself: others may never write it.
 CONFIG_REGISTER: Final = Kind("config register", share=Share.READ, writable=True)
 README: Final = Kind("README", share=Share.READ)
 
@@ -39,17 +39,17 @@ _VIEWS: Final = {1: ViewKind.X8, 2: ViewKind.X16, 4: ViewKind.X32, 8: ViewKind.X
 
 
 class Maps:
-    """Entries of maps by their paths, of functions and of physical ranges."""
+    """The entries of maps by their paths, for functions and for physical ranges."""
 
     def __init__(self, pci: Functions, maps: DeviceMaps) -> None:
         self.pci = pci
         self.device = maps
 
     def in_function(self, address: PciAddress, path: str, *, listing: bool = False) -> Entry | None:
-        """What a path leads to in a function's registers; an empty one to all of them.
+        """The entry of a path in a function's registers. An empty path leads to all of them.
 
-        DeviceGone. Reads config space for the names of capabilities, and for a `listing` of them
-        unless that would wake the function up.
+        Reads config space for the names of capabilities, and for a `listing` of them unless that
+        would wake the function up. Raises DeviceGone.
         """
         first, _, rest = path.partition("/")
         if first != CONFIG:
@@ -62,7 +62,7 @@ class Maps:
         return find(top, rest) if rest else top
 
     def in_physical_range(self, path: str) -> Entry | None:
-        """What a path leads to, that begins with the name of a range."""
+        """The entry of a path that begins with the name of a range."""
         first, _, rest = path.partition("/")
         for known in self.device.in_physical_ranges():
             if known.name == first:
@@ -72,7 +72,7 @@ class Maps:
 
 
 class Registers(Branch):
-    """Directories of registers: what functions and physical ranges have in common."""
+    """Directories of registers: what those of functions and physical ranges share."""
 
     directory: ClassVar[Kind]
     _looked_at: tuple[Node, tuple[Register, Field | None]] | tuple[None, None] = (None, None)
@@ -113,7 +113,7 @@ class Registers(Branch):
                 yield f"{name}.{field.name}", self._file(directory, register, field)
 
     def _found(self, directory: Node, name: str) -> Found | None:
-        """What a name is in a directory of registers."""
+        """The node of a name in a directory of registers."""
         first, dot, rest = name.partition(".")
         path = f"{directory.name}/{first}" if directory.name else first
         entry = self._entry(directory, path)
@@ -127,7 +127,7 @@ class Registers(Branch):
         return Found(self._file(directory, entry, field), self._attributes(entry, field))
 
     def _register(self, node: Node) -> tuple[Register, Field | None]:
-        """The register of a file, and the field if it is one; NoSuchNode if the map has changed."""
+        """The register of a file, and the field if it is one. NoSuchNode if the map has changed."""
         path, _, last = node.name.rpartition("/")
         name, dot, rest = last.partition(".")
         entry = self._entry(node, f"{path}/{name}" if path else name)
@@ -137,7 +137,6 @@ class Registers(Branch):
         return entry, field
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         if node.kind.type is Type.DIRECTORY:
             return DIRECTORY
         found = self._register(node)
@@ -145,9 +144,8 @@ class Registers(Branch):
         return self._attributes(*found)
 
     def why_read_only(self, node: Node) -> ReadOnly | None:
-        """See Branch."""
         looked_at, found = self._looked_at
-        # Mode bits are asked for right after the attributes. Nothing else is answered by them.
+        # Mode bits are asked for right after the attributes. Only they use what was found.
         self._looked_at = None, None
         register, field = found if found and looked_at == node else self._register(node)
         if (register if field is None else field).writable:
@@ -156,11 +154,17 @@ class Registers(Branch):
         return ReadOnly(f"the {kind} is read-only", what=self.path(node))
 
     def subject(self, node: Node) -> Subject:
-        """See Branch."""
-        register, field = self._register(node)
-        name = None if field is None else field.name
+        """What the log calls it. A name that a changed map lacks now stays as it was."""
         found = super().subject(node)
-        return found._replace(start=register.offset, register=register.path, field=name)
+        if node.kind.type is Type.DIRECTORY:
+            return found
+        directory, slash, last = node.name.rpartition("/")
+        name, _, field = last.partition(".")
+        found = found._replace(register=f"{directory}{slash}{name}", field=field or None)
+        try:
+            return found._replace(start=self._register(node)[0].offset)
+        except BarfsError:
+            return found
 
 
 def file_of(kind: Kind, parent: Node, register: Register, field: Field | None) -> Node:
@@ -170,7 +174,7 @@ def file_of(kind: Kind, parent: Node, register: Register, field: Field | None) -
 
 
 def view_of(register: Register, field: Field | None, aperture: Aperture) -> View:
-    """The view of a register or a field through an aperture that is just its own."""
+    """The view of a register or a field, through an aperture of its own."""
     if field is None:
         return RegisterView(aperture, register)
     return FieldView(aperture, register, field)
@@ -187,7 +191,7 @@ class FunctionRegisters(Registers):
         self._maps = maps
         self._pci = maps.pci
         self._spans = spans
-        # What registers said of where others are, for the log: it asks no device.
+        # The places that registers told of others. They are for the log, which asks no device.
         self._offsets: dict[tuple[PciAddress, str], int] = {}
 
     def _entry(self, node: Node, path: str, *, listing: bool = False) -> Entry | None:
@@ -198,7 +202,6 @@ class FunctionRegisters(Registers):
         return file_of(kind, parent, register, field)
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         if directory.kind is FUNCTION:
             if not directory.view and self._pci.exists(directory.function):
                 yield "regs", Node(REGS, directory.address)
@@ -208,7 +211,6 @@ class FunctionRegisters(Registers):
         yield from self._listed(directory)
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         if directory.kind is FUNCTION:
             known = name == "regs" and not directory.view
             exists = known and self._pci.exists(directory.function)
@@ -216,22 +218,18 @@ class FunctionRegisters(Registers):
         return self._found(directory, name)
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return f"pci/{node.address}/regs/{node.name}".rstrip("/")
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         check_present(self._pci, node, self.path(node))
         return super().attributes(node)
 
     def why_read_only(self, node: Node) -> ReadOnly | None:
-        """See Branch."""
         is_config = node.kind is CONFIG_REGISTER
         what = FunctionPart(node.function, "config" if is_config else BarName(node.bar))
         return self._pci.why_read_only(node.function, what) or super().why_read_only(node)
 
     def subject(self, node: Node) -> Subject:
-        """See Branch."""
         found = super().subject(node)
         if node.kind is CONFIG_REGISTER:
             return found
@@ -239,7 +237,7 @@ class FunctionRegisters(Registers):
         return found._replace(bar=node.bar, start=start)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch. Reads the registers that say where it is, if others do."""
+        """Open a register. If other registers tell where it is, they are read."""
         register, field = self._register(node)
         if register.place.space is Space.CONFIG:
             file = self._pci.open_config(node.function, writable=writable)
@@ -260,7 +258,7 @@ class FunctionRegisters(Registers):
         )
 
     def _read(self, node: Node, register: Register) -> int:
-        """A register that says where others are."""
+        """Read a register that tells where others are."""
         view = self._spans.bar(
             node.function,
             node.bar,
@@ -278,7 +276,7 @@ class FunctionRegisters(Registers):
 
 
 class Readme(Branch):
-    """`regs/README`: which map it is, and which registers are not listed."""
+    """`regs/README`: the map that is used, and the registers that are not listed."""
 
     kinds = (README,)
     under = (REGS,)
@@ -287,21 +285,17 @@ class Readme(Branch):
         self._maps = maps
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         if not directory.name:
             yield "README", Node(README, directory.address)
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return f"pci/{node.address}/regs/README"
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree. As in /proc, how long it is shows when it is read."""
         check_present(self._maps.pci, node, self.path(node))
         return Attributes(0)
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch."""
         del writable
         maps, address = self._maps.device, node.function
         return SnapshotView(readme(maps.found(address), maps.top(address)))
@@ -326,7 +320,6 @@ class PhysicalRegisters(Registers):
         return file_of(PHYS_REGISTER, parent, register, field)
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         if directory.kind is PHYS:
             if not directory.view:
                 yield "regs", Node(PHYS_REGS)
@@ -337,22 +330,18 @@ class PhysicalRegisters(Registers):
                 yield known.name, Node(PHYS_REGS, name=known.name)
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         if directory.kind is PHYS:
             known = name == "regs" and not directory.view
             return Found(Node(PHYS_REGS), DIRECTORY) if known else None
         return self._found(directory, name)
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return f"phys/regs/{node.name}".rstrip("/")
 
     def subject(self, node: Node) -> Subject:
-        """See Branch."""
         return super().subject(node)._replace(unit="address")
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch."""
         register, field = self._register(node)
         return self._spans.physical(
             register.offset,

@@ -10,7 +10,7 @@ SYSFS: Final = Kind("sysfs", Type.LINK)
 
 
 class Sysfs(Part):
-    """`sysfs`. Its target is an absolute path, which is right wherever the mount is."""
+    """`sysfs`. Its target is an absolute path, so it is right wherever the mount is."""
 
     kind = SYSFS
     kinds = (SYSFS,)

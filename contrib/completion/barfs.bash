@@ -2,9 +2,9 @@
 
 _shtab_barfs_subparsers=(mount umount demo ls doctor ksym log regs)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json -s -d --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_ksym_option_strings=(-h --help --json --sysfs --proc --devmem)
@@ -36,9 +36,9 @@ _shtab_barfs_regs___registers_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_regs___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_regs___proc_COMPGEN=_shtab_compgen_dirs
 
-_shtab_barfs_mount___bars_via_choices=(resource devmem)
+_shtab_barfs_mount___bars_via_choices=(resource devmem vfio)
 _shtab_barfs_mount___loop_choices=(fast stock)
-_shtab_barfs_demo___bars_via_choices=(resource devmem)
+_shtab_barfs_demo___bars_via_choices=(resource devmem vfio)
 _shtab_barfs_demo___loop_choices=(fast stock)
 _shtab_barfs_regs___bar_choices=(0 1 2 3 4 5)
 _shtab_barfs_pos_0_choices=(mount umount demo ls doctor ksym log regs)
@@ -48,6 +48,7 @@ _shtab_barfs_mount___help_nargs=0
 _shtab_barfs_mount__f_nargs=0
 _shtab_barfs_mount___foreground_nargs=0
 _shtab_barfs_mount___force_nargs=0
+_shtab_barfs_mount___noiommu_nargs=0
 _shtab_barfs_mount___write_combining_nargs=0
 _shtab_barfs_mount___enable_nargs=0
 _shtab_barfs_mount___unclaimed_nargs=0
@@ -65,6 +66,7 @@ _shtab_barfs_demo___help_nargs=0
 _shtab_barfs_demo__f_nargs=0
 _shtab_barfs_demo___foreground_nargs=0
 _shtab_barfs_demo___force_nargs=0
+_shtab_barfs_demo___noiommu_nargs=0
 _shtab_barfs_demo___write_combining_nargs=0
 _shtab_barfs_demo___enable_nargs=0
 _shtab_barfs_demo___unclaimed_nargs=0

@@ -166,7 +166,11 @@ def test_a_map_that_is_changed_is_read_anew_and_one_that_is_wrong_is_told_of(mou
     assert "others may write it" in status.read_text()
     file.chmod(0o644)
     assert (regs / "OTHER").read_text() == "0x0f0107ff\n"
+    opened = os.open(regs / "OTHER", os.O_RDONLY | os.O_PATH)
     file.unlink()
+    with pytest.raises(FileNotFoundError):
+        open(f"/proc/self/fd/{opened}").close()
+    os.close(opened)
     assert (regs / "CAP.DSTRD").exists()
 
 
@@ -196,6 +200,42 @@ def test_a_register_in_halves_and_arrays(mount, maps):
     assert sorted(os.listdir(regs / "GRID/1")) == ["0", "1", "2"]
     (regs / "GRID/1/2").write_text("0x1234")
     assert (mount.path / "1b36:0010/x16/bar0@114").read_text() == "0x1234\n"
+
+
+def test_where_registers_say_that_others_are(mount, maps):
+    """As xHCI's operational registers, and its ports."""
+    ports = {"name": "PORT", "offset": 0x20, "count": 8, "stride": 4, "limit": "PARAMS.PORTS"}
+    base = {"name": "OP", "offset": 0, "base": "LENGTH"}
+    write_map(
+        maps,
+        "1b36:0010",
+        [
+            register("LENGTH", 0x100) | {"width": 8},
+            register("PARAMS", 0x104, {"name": "PORTS", "lsb": 4, "msb": 7}),
+            {
+                **base,
+                "registers": [register("CMD", 4), {**ports, "registers": [register("SC", 0)]}],
+            },
+        ],
+    )
+    regs = mount.path / "1b36:0010/regs"
+    (regs / "LENGTH").write_text("0x40")
+    (regs / "PARAMS.PORTS").write_text("3")
+    (regs / "OP/CMD").write_text("0x12345678")
+    assert (mount.path / "1b36:0010/x32/bar0@44").read_text() == "0x12345678\n"
+    (regs / "OP/PORT/2/SC").write_text("7")
+    assert (mount.path / "1b36:0010/x32/bar0@68").read_text() == "0x00000007\n"
+    records = [json.loads(line) for line in (mount.path / "log").read_text().splitlines()]
+    written = [r for r in records if r["event"] == "write" and r.get("register") == "OP/CMD"]
+    assert [r["offset"] for r in written] == ["0x44"]
+    with pytest.raises(FileNotFoundError):
+        (regs / "OP/PORT/3/SC").read_text()
+    text = (mount.path / "1b36:0010/decode/all").read_text()
+    assert "OP/CMD 0x12345678" in text
+    assert "OP/PORT/2/SC 0x00000007" in text
+    assert "OP/PORT/3/SC" not in text
+    (regs / "LENGTH").write_text("0x41")
+    assert refused(regs / "OP/CMD", os.O_RDONLY) == errno.EINVAL
 
 
 def test_config_space_and_physical_ranges(mount):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -64,7 +65,7 @@ def test_its_attributes(shared):
     assert stat.S_ISREG(status.st_mode)
     assert "status" in os.listdir(shared.path)
     for flags in (os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
-        assert opening(path, flags) == errno.EROFS
+        assert opening(path, flags) == errno.EACCES
     assert sh(f"grep -c ^ok {path}").stdout == b"7\n"
     assert sh(f"cp {path} /dev/stdout | cmp - {path}").returncode == 0
 
@@ -158,11 +159,11 @@ def test_no_devmem_in_the_same_words(mount):
     devmem = mount.machine.devmem
     devmem.unlink()
     assert opening(mount.path / f"phys/{NODENAME_ADDRESS:x}") == errno.ENODEV
-    words = f"{devmem} is missing; mknod -m 600 {devmem} c 1 1"
+    # No mend: a device there would be the memory of this machine.
+    words = f"{devmem} is missing"
     assert logged(mount, words).endswith(f"{words} (ENODEV)")
-    sentence, _, mend = words.partition("; ")
     status = (mount.path / "status").read_text()
-    assert f"trouble  devmem        {sentence}\n" in status
-    assert f"  {mend}\n" in status
+    assert re.search(rf"^trouble  devmem +{re.escape(words)}\n(?! )", status, re.MULTILINE)
+    assert "mknod" not in status
     assert doctor(mount.machine).returncode == 1
     assert mount.alive()

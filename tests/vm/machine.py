@@ -67,10 +67,11 @@ class Guest:
     """A running guest. `directory` receives its files: console, trace, memory of devices.
 
     `arguments` are more of the kernel's. With `units`, a directory, its first process is systemd
-    with these units alone; guest.target has to start the agent.
+    with these units alone; guest.target has to start the agent. With `iommu` there is one, which
+    remaps interrupts, too.
     """
 
-    def __init__(self, kernel, directory, arguments="", units=None):
+    def __init__(self, kernel, directory, arguments="", units=None, *, iommu=False):
         self.arguments = arguments
         self.directory = directory
         self.units = units
@@ -89,7 +90,8 @@ class Guest:
         command = [
             "qemu-system-x86_64",
             *("-accel", os.environ.get("BARFS_VM_ACCEL", "tcg,thread=multi")),
-            *("-M", "q35", "-smp", "2", "-m", "512"),
+            *("-M", "q35,kernel-irqchip=split" if iommu else "q35", "-smp", "2", "-m", "512"),
+            *(["-device", "intel-iommu,intremap=on"] if iommu else []),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-serial", f"file:{self.console}"),
             *("-D", self.trace_log, "-d", refused_accesses()),

@@ -70,7 +70,7 @@ def machine(tmp_path):
 @pytest.fixture
 def view(machine):
     pci = functions_of(machine.sysfs, source=Source)
-    view = RomView(pci, Obstacles(pci), E1000)
+    view = RomView(pci.open_rom(E1000), pci, Obstacles(pci), E1000)
     yield view
     view.close()
 
