@@ -199,8 +199,8 @@ class PhysicalMemory:
 
         A range without an end extends to the end of the top-level range that it starts in. A range
         with an end may span several adjacent ranges, but no gap, unless unclaimed addresses count.
-        Of those a range without an end is one register, if its width is given in bytes. Raises
-        NoSuchAddress.
+        Then a range that begins at an unclaimed address and has no end is one register, if its
+        width is given in bytes. Raises NoSuchAddress.
         """
         last = wanted.start - 1
         ranges = self.ranges()

@@ -115,7 +115,7 @@ class Look:
             yield from self._shut(bridges, resource, first, space)
 
     def _bus_address(self, header: Header, index: int, resource: Resource) -> int:
-        """Of the first byte of a BAR or the ROM."""
+        """The bus address of the first byte of a BAR or the ROM."""
         register = None
         if not self._pci.is_virtual(self._address):
             register = register_of(header, index, resource)

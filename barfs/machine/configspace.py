@@ -151,7 +151,7 @@ def find_capability(read: Callable[[int, int], bytes], first: int, wanted: int) 
 
 
 def parse_power_control(position: int, raw: bytes) -> PowerControl | None:
-    """Of the capability's first 6 bytes; None if they are of another one, or too few."""
+    """What the capability's first 6 bytes say. None if they are another one's, or too few."""
     if len(raw) < 6 or raw[0] != CAPABILITY_POWER:
         return None
     control = int.from_bytes(raw[4:6], "little")

@@ -404,7 +404,7 @@ def test_where_no_range_is_shown_nothing_is_unclaimed(unclaimed, tmp_path, text)
 
 def test_what_is_unclaimed_is_always_registers(unclaimed, monkeypatch):
     """Nor is it mapped in the kernel's own caching type, where that differs."""
-    ways = Ways(None, unclaimed)
+    ways = Ways(None, unclaimed, ())
     made = Mappings(monkeypatch, {})
     for aperture in ways.open_physical(0x2FF0, 0x1020, writable=True):
         assert aperture.memory_like == (aperture.base < 0x3000)
