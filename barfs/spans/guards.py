@@ -92,12 +92,14 @@ class BarView(GuardedView):
         guards: Sequence[Guard],
         held: ExitStack,
         check: Callable[[], None],
+        *,
         empty: bytes | None,
+        asked: float,
     ) -> None:
         super().__init__(view, guards, held)
         self._check_answers = check
         self._empty = empty
-        self._asked = monotonic()
+        self._asked = asked  # when it was known to answer
 
     def _ask(self, offset: int, length: int) -> None:
         now = monotonic()

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from time import monotonic
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from barfs.access import contract
@@ -216,6 +217,8 @@ class Spans:
             if view.is_text and size < view.width:
                 raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
             span = place.span[: _accessed(view, size)]
+            empty = None if target.make else EMPTY_TEXT if view.is_text else EMPTY
+            asked = monotonic()  # opening it asks whether it answers
             apertures = place.open(span, writable=writable, combine=combine)
             try:
                 opened = view_of(apertures, view, what, target.make)
@@ -224,8 +227,9 @@ class Spans:
                     aperture.close()
                 raise
             if place.check is not None:
-                empty = None if target.make else EMPTY_TEXT if view.is_text else EMPTY
-                return BarView(opened, guards, held.pop_all(), place.check, empty)
+                return BarView(
+                    opened, guards, held.pop_all(), place.check, empty=empty, asked=asked
+                )
             if guards:
                 return GuardedView(opened, guards, held.pop_all())
             return HeldView(opened, held.pop_all()) if self._combining else opened

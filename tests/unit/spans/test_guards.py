@@ -64,7 +64,10 @@ def clock(monkeypatch):
 
 
 def bar_view(behind, empty=EMPTY):
-    return BarView(behind, [Guard(0, 1 << 40, behind)], ExitStack(), behind.check_answers, empty)
+    watched = [Guard(0, 1 << 40, behind)]
+    now = guards.monotonic()
+    check = behind.check_answers
+    return BarView(behind, watched, ExitStack(), check, empty=empty, asked=now)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def bar_view(behind, empty=EMPTY):
         *((EMPTY, bytes(15) + b"\1", False), (EMPTY, bytes(16) + b"\1", True)),
         *((EMPTY_TEXT, b"0xffffffff\n", True), (EMPTY_TEXT, b"0x00000000\n", True)),
         *((EMPTY_TEXT, b"0x0000002a\n", False), (EMPTY_TEXT, bytes(4), False)),
-        # Of what is spelled in words any text may be that.
+        # What is spelled in words may always be that.
         *((None, b"\x2a\0\0\0", True), (None, b"off", True), (None, b"", False)),
     ],
 )
