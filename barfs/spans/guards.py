@@ -35,6 +35,7 @@ class HeldView:
         self.reach = view.reach
         self.width_at = view.width_at
         self.way = view.way
+        self.lines = view.lines
         self._view = view
         self._held = held
 

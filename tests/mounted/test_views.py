@@ -179,7 +179,7 @@ def test_an_open_text_file_samples_again_from_0(shared):
             # The rest of the line is the one that was begun.
             assert os.pread(fd, 100, 6) == b"%04d\n" % value
             assert os.pread(fd, 100, 11) == b""
-        for value in (b"7", b"8\n"):
+        for value in (b"7\n", b"8\n"):
             os.write(fd, value)
         assert os.pread(fd, 100, 0) == b"0x00000008\n"
     finally:
@@ -286,9 +286,9 @@ def test_rom(shared):
 
 def test_listings_of_views(shared):
     views = ["u16", "u32", "u64", "u8", "x16", "x32", "x64", "x8"]
-    files = ["bar0", "bar1", "config", "info", "rom", "sysfs"]
+    files = ["bar0", "bar1", "config", "decode", "info", "regs", "rom", "sysfs"]
     assert sorted(os.listdir(shared.path / NIC)) == sorted([*files, *views])
-    phys = sorted(set(os.listdir(shared.path / "phys")) - set(views))
+    phys = sorted(set(os.listdir(shared.path / "phys")) - {*views, "regs"})
     for view in views:
         assert os.listdir(shared.path / NIC / view) == ["bar0", "bar1"]
         assert sorted(os.listdir(shared.path / "phys" / view)) == phys

@@ -14,6 +14,7 @@ class Behind:
 
     way = "resource"
     raw = None
+    lines = None
 
     def __init__(self):
         self.made = []
