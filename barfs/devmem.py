@@ -20,6 +20,7 @@ from barfs.errors import (
     NotMappable,
     PhysicalSpan,
     What,
+    excerpt,
 )
 from barfs.machine.source import Source
 from barfs.names import AddressRange, PciAddress
@@ -36,6 +37,8 @@ _REFUSALS: Final = {**REFUSALS, errno.EAGAIN: CachingConflict, errno.EINVAL: Not
 
 # x86 treats System RAM below 1 MiB specially (arch/x86/mm/init.c, devmem_is_allowed).
 _LOW_MEMORY_END: Final = 1 << 20
+
+_EMPTY_COPY: Final = "(tar saves nothing of /proc, cat does)"
 
 
 class IomemRange(NamedTuple):
@@ -66,7 +69,7 @@ def parse_iomem(text: str) -> Sequence[IomemRange]:
     for line in text.splitlines():
         match = re.fullmatch(r"((?:  )*)([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", line)
         if match is None or not int(match[2], 16) <= int(match[3], 16) < OFFSET_END:
-            log.warning("iomem: not a range: %a", line)
+            log.warning("iomem: not a range: %s", excerpt(line))
             continue
         ranges.append(
             IomemRange(int(match[2], 16), int(match[3], 16), match[4], len(match[1]) // 2)
@@ -86,6 +89,7 @@ class Segment(NamedTuple):
     size: int
     is_ram: bool
     shared: bool = False
+    claimed: bool = True  # it is in /proc/iomem
 
     @property
     def span(self) -> PhysicalSpan:
@@ -151,18 +155,36 @@ def _is_pci(name: str) -> bool:
 
 
 class PhysicalMemory:
-    """Physical memory through `devmem` (/dev/mem). The source's /proc/iomem describes it."""
+    """Physical memory through `devmem` (/dev/mem). The source's /proc/iomem describes it.
 
-    def __init__(self, source: Source, devmem: Path) -> None:
+    With `unclaimed`, addresses that /proc/iomem does not have count as well, if they are asked for
+    with a length.
+    """
+
+    def __init__(self, source: Source, devmem: Path, *, unclaimed: bool = False) -> None:
         self.source = source
         self.devmem = devmem
+        self._unclaimed = unclaimed
         self._iomem = source.proc / "iomem"
 
-    def _read(self) -> Sequence[IomemRange]:
+    def _text(self) -> str:
         try:
-            return parse_iomem(self.source.read_all(self._iomem).decode(errors="replace"))
+            raw = self.source.read_all(self._iomem)
         except OSError as error:
             raise NoSuchAddress(what=str(self._iomem), system=error) from error
+        return raw.rstrip(b"\0").decode(errors="replace")
+
+    def _read(self) -> Sequence[IomemRange]:
+        return parse_iomem(self._text())
+
+    def _is_empty(self) -> bool:
+        return not self._text().strip()
+
+    def why_blank(self) -> str:
+        """What is the matter with a /proc/iomem that shows no ranges. Raises NoSuchAddress."""
+        if self._is_empty():
+            return f"{self._iomem} is empty {_EMPTY_COPY}"
+        return f"{self._iomem} shows no addresses, which takes CAP_SYS_ADMIN"
 
     def ranges(self) -> list[IomemRange]:
         """The top-level ranges, ascending. Reads /proc/iomem and touches no memory."""
@@ -172,14 +194,17 @@ class PhysicalMemory:
         """Who has claimed a range: see owner_of. Raises NoSuchAddress. Touches no memory."""
         return owner_of(start, size, self._read())
 
-    def resolve(self, wanted: AddressRange) -> tuple[int, int]:
+    def resolve(self, wanted: AddressRange, register: int | None = None) -> tuple[int, int]:
         """Start and size, in bytes, of the range that a name gives. Touches no memory.
 
         A range without an end extends to the end of the top-level range that it starts in. A range
-        with an end may span several adjacent ranges, but no gap. Raises NoSuchAddress.
+        with an end may span several adjacent ranges, but no gap, unless unclaimed addresses count.
+        Then a range that begins at an unclaimed address and has no end is one register, if its
+        width is given in bytes. Raises NoSuchAddress.
         """
         last = wanted.start - 1
-        for entry in self.ranges():
+        ranges = self.ranges()
+        for entry in ranges:
             if entry.start > last + 1:
                 break
             if entry.end <= last:
@@ -189,10 +214,27 @@ class PhysicalMemory:
                 return wanted.start, last + 1 - wanted.start
             if last >= wanted.end:
                 return wanted.start, wanted.end + 1 - wanted.start
-        raise NoSuchAddress(
-            f"{last + 1:#x} is in no range of {self._iomem} (which shows addresses only to root)",
-            what="phys",
-        )
+        sentence = f"{last + 1:#x} is in no range of {self._iomem}"
+        if ranges and self._unclaimed:
+            size = wanted.end + 1 - wanted.start if wanted.end is not None else register
+            if size and wanted.start + size <= OFFSET_END:
+                return wanted.start, size
+            sentence += f"; it needs a length, as in {wanted.start:x}+4"
+        elif self._is_empty():
+            sentence += f", which is empty {_EMPTY_COPY}"
+        else:
+            sentence += " (which shows addresses only to root)"
+        raise NoSuchAddress(sentence, what="phys")
+
+    def is_claimed(self, start: int, size: int) -> bool:
+        """Whether all of a range is in /proc/iomem. Touches no memory."""
+        if not self._unclaimed:
+            return True  # or it has no name
+        last = start - 1
+        for entry in self.ranges():
+            if entry.start <= last + 1 and entry.end > last:
+                last = entry.end
+        return last >= start + size - 1
 
     def within(self, start: int, size: int) -> list[IomemRange]:
         """All ranges, of any depth, that share bytes with a range. Touches no memory."""
@@ -210,7 +252,8 @@ class PhysicalMemory:
         Touches no memory.
         """
         self.resolve(AddressRange(start, start + size - 1))
-        return split_by_kind(start, size, self._read())
+        found = split_by_kind(start, size, self._read())
+        return [part._replace(claimed=self.is_claimed(part.start, part.size)) for part in found]
 
     def try_open(self) -> None:
         """Open and close /dev/mem. That touches no memory. Raises OSError."""

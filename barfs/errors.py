@@ -7,9 +7,17 @@ from the fields.
 """
 
 import errno
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from barfs.names import BarName, PciAddress
+
+# The most that a message shows of a text that it complains about, in characters.
+_EXCERPT: Final = 80
+
+
+def excerpt(text: str) -> str:
+    """What a message shows of a text that it complains about: ASCII, and little of a long one."""
+    return ascii(text[:_EXCERPT]) + ("..." if len(text) > _EXCERPT else "")
 
 
 class Cause(NamedTuple):

@@ -183,6 +183,15 @@ NO_RANGES = struct.pack(
 NO_TYPES = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 0, 0, 1) + b"\0"
 
 
+def set_bar(directory, index, bus_address, *, is_memory=True, is_64bit=False):
+    """Write a BAR's registers in a function's config space; its flags stay."""
+    with (directory / "config").open("r+b") as config:
+        config.seek(0x10 + 4 * index)
+        flags = int.from_bytes(config.read(4), "little") & (0xF if is_memory else 0x3)
+        config.seek(0x10 + 4 * index)
+        config.write((bus_address | flags).to_bytes(8 if is_64bit else 4, "little"))
+
+
 def as_this_machine(fixture, monkeypatch):
     """A fixture's files count as those of the machine that barfs runs on: what mends it, helps."""
     for module in (causes, checkup):

@@ -140,7 +140,7 @@ def machine_of(settings: Settings) -> Machine:
     """The machine that the settings name."""
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
-    memory = PhysicalMemory(source, settings.devmem)
+    memory = PhysicalMemory(source, settings.devmem, unclaimed=settings.unclaimed)
     maps = DeviceMaps(pci, memory, MapFiles(settings.map_directories))
     # They are opened here and kept, before rights are given up.
     symbols = Symbols(source.proc) if settings.phys else None
@@ -207,6 +207,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     _raise_limit()
     loop = Loop(settings.loop)
     machine = machine_of(settings)
+    machine.source.listen()
     journal = Journal(reads=settings.log_reads)
     vfio = vfio_of(settings, machine, journal)
     tree = tree_of(settings, machine, journal, vfio)

@@ -90,6 +90,13 @@ class Settings:
         bool,
         Option("--enable", "turn on decoding of a device while one of its BARs is open"),
     ] = False
+    unclaimed: Annotated[
+        bool,
+        Option(
+            "--unclaimed",
+            "let phys open addresses that are in no line of /proc/iomem: some hang the machine",
+        ),
+    ] = False
     log_file: Annotated[
         Path | None,
         Option(

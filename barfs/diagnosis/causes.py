@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from barfs.access.contract import overlap
 from barfs.devmem import REAL_DEVMEM, PhysicalMemory
-from barfs.diagnosis import obstacles
+from barfs.diagnosis import mends
 from barfs.diagnosis.text import printable
 from barfs.errors import (
     BarfsError,
@@ -54,6 +54,11 @@ ROOT_ONLY: Final = "device memory is for root only"
 NO_FUSERMOUNT: Final = Cause("fusermount3 is missing", "sudo apt install fuse3")
 
 _CACHING: Final = Cause("the kernel uses it in another caching type, and refuses a second one")
+_COMBINED: Final = Cause(
+    "a driver or another program has it mapped in another caching type, most likely "
+    "write-combining, and the kernel refuses a second one",
+    advice="close it there, or mount with --write-combining and open it for writing",
+)
 _CONFINED: Final = Cause(
     "something confines this process",
     advice="look at the container, or at DeviceAllow= and PrivateDevices= of the systemd unit",
@@ -175,7 +180,7 @@ def driver_owns(pci: Functions, address: PciAddress, driver: str) -> Cause:
     """Why a function is refused: its driver has claimed its BARs, and the kernel keeps them."""
     return Cause(
         f"driver {driver} owns it, and {IO_STRICT.sentence}",
-        obstacles.mend_driver(pci, address),
+        mends.take_from_driver(pci, address),
         f"or {_RELAX}",
     )
 
@@ -206,6 +211,8 @@ def _cause(error: BarfsError, machine: Machine) -> Cause | None:
             return _why_gone(error, machine)
         case DriverOwns():
             return _why_owned(error, machine)
+        case CachingConflict() if isinstance(error.what, FunctionPart):
+            return _COMBINED
         case CachingConflict() | NotMappable():
             return _CACHING
         case KernelRefused() if error.system is not None:
@@ -223,7 +230,7 @@ def _why_gone(error: BarfsError, machine: Machine) -> Cause | None:
         return None
     return Cause(
         "when it is back, open the file again; this looks for it",
-        obstacles.mend_absence(machine.pci),
+        mends.look_for_functions(machine.pci),
     )
 
 

@@ -13,16 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from barfs.diagnosis import causes, obstacles
+from barfs.diagnosis import causes, mends
 from barfs.diagnosis.causes import Machine
+from barfs.diagnosis.obstacles import Look, Obstacles
 from barfs.diagnosis.text import printable
 from barfs.errors import Cause, DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import kernel
 from barfs.machine.btf import read_types
-from barfs.machine.configspace import COMMAND_ABSENT, command_of
 from barfs.machine.functions import Functions
 from barfs.machine.kcore import BadCore, CoreFile
 from barfs.machine.kernel import Kernel
+from barfs.machine.power import sleeping
 from barfs.machine.resources import Resource
 from barfs.machine.source import REAL_PROC
 from barfs.names import PciAddress
@@ -109,7 +110,7 @@ def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> It
     along = f"; its IOMMU group takes along {', '.join(others)}" if others else ""
     sentence = f"lockdown leaves VFIO open: bind it to vfio-pci, which resets it{along}"
     advice = "then mount with --bars-via vfio"
-    cause = Cause(sentence, obstacles.mend_vfio(pci, address), advice)
+    cause = Cause(sentence, mends.bind_to_vfio(pci, address), advice)
     yield Finding(str(address), State.NOTE, cause, address)
 
 
@@ -185,7 +186,7 @@ def _iomem(machine: Machine) -> Finding:
     except NoSuchAddress as error:
         return Finding("iomem", State.TROUBLE, Cause(f"phys/ is empty: {error}"))
     if not ranges:
-        sentence = f"phys/ is empty: {iomem} shows no addresses, which takes CAP_SYS_ADMIN"
+        sentence = f"phys/ is empty: {machine.memory.why_blank()}"
         return Finding("iomem", State.TROUBLE, Cause(sentence))
     return _ok("iomem", f"{iomem} shows {len(ranges)} ranges")
 
@@ -267,20 +268,20 @@ def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> lis
     """What does not work, or one finding that everything does. Raises DeviceGone."""
     pci = machine.pci
     # This comes first, because what follows may wake the function.
-    sleep = obstacles.sleeping(pci, address)
+    sleep = sleeping(pci, address)
     bars = pci.known(address, pci.bars) or {}  # a saved copy may not have them
     found = [*_claims(machine, facts, address, bars)]
     if sleep is not None:
         found.append(_sleep(pci, address, sleep, bars))
-        command = None
-    else:
-        command = pci.known(address, partial(command_of, pci))
-        found += _link(pci, address)
-    if command == COMMAND_ABSENT:
-        found.append(_trouble(address, obstacles.silence(pci, address)))
-    else:
-        found += _obstacles(pci, address, bars, command)
-    return found or [_works(pci, address, bars, command)]
+        return [*found, *_silent(address, Look(pci, address), bars)]
+    look = pci.known(address, Obstacles(pci).look)
+    found += _link(pci, address)
+    if look is not None and look.cause is not None:
+        return [*found, _trouble(address, look.cause)]
+    found += _silent(address, look or Look(pci, address), bars)
+    if look is None and not found:
+        return [_note(address, Cause("its command register can't be read"))]
+    return found or [_works(pci, address, bars)]
 
 
 def _trouble(address: PciAddress, cause: Cause) -> Finding:
@@ -293,22 +294,15 @@ def _note(address: PciAddress, cause: Cause) -> Finding:
 
 def _sleep(pci: Functions, address: PciAddress, how: str, bars: dict[int, Resource]) -> Finding:
     if not bars:
-        return _note(address, Cause(f"it sleeps ({how})", obstacles.mend_sleep(pci, address)))
+        return _note(address, Cause(f"it sleeps ({how})", mends.wake(pci, address)))
     sentence = f"it sleeps ({how}): its BARs may not answer, and config space is not read here"
-    return _trouble(address, Cause(sentence, obstacles.mend_sleep(pci, address)))
+    return _trouble(address, Cause(sentence, mends.wake(pci, address)))
 
 
-def _obstacles(
-    pci: Functions, address: PciAddress, bars: dict[int, Resource], command: int | None
-) -> Iterator[Finding]:
-    """What keeps BARs from answering. Each cause comes once, with the BARs that it concerns."""
-    concerned: dict[Cause, list[str]] = {}
-    for index, resource in bars.items():
-        cause = obstacles.obstacle(pci, address, resource, command)
-        if cause is not None:
-            concerned.setdefault(cause, []).append(f"bar{index}")
-    for cause, names in concerned.items():
-        yield _trouble(address, cause._replace(sentence=f"{', '.join(names)}: {cause.sentence}"))
+def _silent(address: PciAddress, look: Look, bars: dict[int, Resource]) -> Iterator[Finding]:
+    """BARs that don't answer."""
+    for names, cause in look.obstacles(bars):
+        yield _trouble(address, cause._replace(sentence=f"{names}: {cause.sentence}"))
 
 
 def _claims(
@@ -337,15 +331,11 @@ def _link(pci: Functions, address: PciAddress) -> Iterator[Finding]:
     """Whether a bridge's link is down. The kernel reads config space for this attribute."""
     is_bridge = (pci.attribute(address, "class") or "").startswith(_BRIDGE)
     if is_bridge and pci.attribute(address, "current_link_width") == "0":
-        cause = Cause("its link is down: nothing answers behind it", obstacles.mend_absence(pci))
+        cause = Cause("its link is down: nothing answers behind it", mends.look_for_functions(pci))
         yield _note(address, cause)
 
 
-def _works(
-    pci: Functions, address: PciAddress, bars: dict[int, Resource], command: int | None
-) -> Finding:
-    if command is None:
-        return _note(address, Cause("its command register can't be read"))
+def _works(pci: Functions, address: PciAddress, bars: dict[int, Resource]) -> Finding:
     state = pci.attribute(address, "power_state")
     words = [] if state in {None, "", "unknown"} else [state]
     if bars:

@@ -1,113 +1,266 @@
-"""What keeps a function's BARs from answering, and the commands that mend it. Touches no device."""
+"""Whether a BAR answers, and if not, why. This is the one place that decides it.
 
-import shlex
+It decides by config space and sysfs alone: the BAR is not touched. A BAR that does not answer reads
+all ones on hardware, and zeros in some virtual machines, which is no data.
+"""
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from barfs.diagnosis import mends
+from barfs.diagnosis.hostaddresses import is_in_place, offsets_elsewhere, register_of
 from barfs.errors import Cause
-from barfs.machine.configspace import COMMAND_ABSENT, COMMAND_IO, COMMAND_MEMORY
+from barfs.machine.configspace import (
+    CAPABILITY_POWER,
+    COMMAND_ABSENT,
+    COMMAND_IO,
+    COMMAND_MEMORY,
+    Header,
+    PowerControl,
+    find_capability,
+    header_of,
+    parse_power_control,
+)
 from barfs.machine.functions import Functions
+from barfs.machine.power import low_power, sleeping
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
 
+NO_ADDRESS: Final = Cause(
+    "the kernel has given it no address",
+    advice="reboot with pci=realloc on the kernel's command line",
+)
 
-def sleeping(pci: Functions, address: PciAddress) -> str | None:
-    """How a function sleeps: `D3hot` or `suspended`, say. None if it is not known to sleep.
 
-    The kernel is asked, and not the function, so nothing is woken. Raises DeviceGone.
+class Bridge(NamedTuple):
+    """A bridge on the way to a function, with what its config space said."""
+
+    address: PciAddress
+    header: Header
+
+
+class Look:
+    """What config space and sysfs said of a function and of the bridges above it, at one moment.
+
+    Nothing is read any more, but for what a mend depends on, and for what other functions say of
+    the host's addresses where those of a BAR are in doubt.
     """
-    state = low_power(pci, address)
-    if state is not None:
-        return state
-    runtime = pci.attribute(address, "power/runtime_status")
-    return runtime if runtime in {"suspended", "suspending"} else None
+
+    def __init__(
+        self,
+        pci: Functions,
+        address: PciAddress,
+        *,
+        cause: Cause | None = None,
+        header: Header | None = None,
+        above: Sequence[Bridge] = (),
+    ) -> None:
+        self._pci = pci
+        self._address = address
+        self.cause = cause  # what keeps all BARs from answering
+        self.header = header  # None if config space was not read, or nobody answered
+        self._above = above
+
+    def obstacle(self, index: int, resource: Resource) -> Cause | None:
+        """What keeps a BAR or the ROM, by its line in `resource`, from answering.
+
+        None if nothing is known. Raises DeviceGone.
+        """
+        if not resource.assigned:
+            return NO_ADDRESS
+        if self.cause is not None or self.header is None:
+            return self.cause
+        return next(self._obstacles(self.header, index, resource), None)
+
+    def obstacles(self, bars: Mapping[int, Resource]) -> list[tuple[str, Cause]]:
+        """What keeps BARs from answering: each cause once, with the names of the BARs concerned.
+
+        Raises DeviceGone.
+        """
+        concerned: dict[Cause, list[str]] = {}
+        for index, resource in bars.items():
+            cause = self.obstacle(index, resource)
+            if cause is not None:
+                concerned.setdefault(cause, []).append(f"bar{index}")
+        return [(", ".join(names), cause) for cause, names in concerned.items()]
+
+    def lost(self, index: int, resource: Resource) -> bool:
+        """Whether a BAR in config space is not where the kernel has put it. Raises DeviceGone."""
+        if self.header is None or self._pci.is_virtual(self._address):
+            return False
+        return not is_in_place(self._pci, self._address, self.header, index, resource)
+
+    def _obstacles(self, header: Header, index: int, resource: Resource) -> Iterator[Cause]:
+        pci, address = self._pci, self._address
+        space, bit = ("memory", COMMAND_MEMORY) if resource.is_memory else ("I/O", COMMAND_IO)
+        for bridge, said in self._above:
+            if not said.command & bit:
+                yield Cause(
+                    f"{space} decoding is off in the bridge {bridge} above it",
+                    mends.turn_decoding_on(pci.everything, bridge, bit),
+                )
+        if self.lost(index, resource):
+            yield Cause(
+                "its BARs are not where the kernel put them (has it been reset, or loaded again?)",
+                mends.look_anew(pci, address),
+            )
+        if not header.command & bit and not pci.is_virtual(address):
+            yield Cause(
+                f"{space} decoding is off in the command register",
+                mends.turn_decoding_on(pci, address, bit),
+            )
+        bridges = [one for one in self._above if one.header.forwards_windows_only]
+        if bridges:
+            first = self._bus_address(header, index, resource)
+            yield from self._shut(bridges, resource, first, space)
+
+    def _bus_address(self, header: Header, index: int, resource: Resource) -> int:
+        """The bus address of the first byte of a BAR or the ROM."""
+        register = None
+        if not self._pci.is_virtual(self._address):
+            register = register_of(header, index, resource)
+        if register is not None:
+            return register
+        elsewhere = offsets_elsewhere(self._pci, self._address, is_memory=resource.is_memory)
+        return resource.start - next(elsewhere, 0)
+
+    def _shut(
+        self, bridges: Sequence[Bridge], resource: Resource, first: int, space: str
+    ) -> Iterator[Cause]:
+        """Bridges that don't forward a BAR's addresses on the bus, which begin at `first`."""
+        span = range(first, first + resource.size)
+        for bridge, said in bridges:
+            if not said.windows.holds(span, is_memory=resource.is_memory):
+                yield Cause(
+                    f"no {space} window of the bridge {bridge} above it holds its addresses",
+                    self._mend_window(bridge, resource, resource.start - first),
+                )
+
+    def _mend_window(self, bridge: PciAddress, resource: Resource, offset: int) -> str:
+        """The command that sets a window as the kernel has it; or else finds the bridge anew."""
+        everything = self._pci.everything
+        for window in everything.windows(bridge):
+            inside = window.start <= resource.start and resource.end <= window.end
+            if window.is_memory == resource.is_memory and inside:
+                return mends.open_window(everything, bridge, window, window.start - offset)
+        return mends.look_anew(everything, bridge)
 
 
-def low_power(pci: Functions, address: PciAddress) -> str | None:
-    """A function's power state, if its BARs do not answer in that state. None if they do.
+class _Layout(NamedTuple):
+    """What of a function changes only when something is plugged or unplugged."""
 
-    The kernel is asked, and not the function, so nothing is woken (PCI Power Management 1.2, 5.4).
-    Raises DeviceGone.
+    above: Sequence[PciAddress]
+    power: dict[PciAddress, int | None]  # where power management capabilities are, once known
+
+
+class Obstacles:
+    """What keeps the BARs of one machine's functions from answering.
+
+    What changes only with an event of the kernel's is remembered until there is one. Several
+    threads may use it at once.
     """
-    state = pci.attribute(address, "power_state")
-    return state if state in {"D1", "D2", "D3hot", "D3cold"} else None
 
+    def __init__(self, pci: Functions) -> None:
+        self._pci = pci
+        self._layouts: dict[PciAddress, tuple[object, _Layout]] = {}
 
-def obstacle(
-    pci: Functions, address: PciAddress, resource: Resource, command: int | None
-) -> Cause | None:
-    """What keeps a BAR from answering. None if nothing is known that does.
+    def of_bar(self, address: PciAddress, index: int, resource: Resource) -> Cause | None:
+        """What keeps one BAR from answering; None if nothing is known. Raises DeviceGone."""
+        return self.look(address).obstacle(index, resource) if resource.assigned else NO_ADDRESS
 
-    `command` is the value of the function's command register, None if it is not known. Touches no
-    device.
-    """
-    if not resource.assigned:
-        return Cause(
-            "the kernel has given it no address",
-            advice="reboot with pci=realloc on the kernel's command line",
-        )
-    space, bit = ("memory", COMMAND_MEMORY) if resource.is_memory else ("I/O", COMMAND_IO)
-    if command is None or (command & bit and command != COMMAND_ABSENT):
+    def look(self, address: PciAddress) -> Look:
+        """Look at a function and at the bridges above it. Raises DeviceGone.
+
+        Config space of what sleeps is not read, for that would wake it for a moment.
+        """
+        pci = self._pci
+        state = low_power(pci, address)
+        if state is not None:
+            cause = Cause(f"the device sleeps ({state})", mends.wake(pci, address))
+            return Look(pci, address, cause=cause)
+        layout = self._layout(address)
+        above = []
+        for bridge in layout.above:
+            said = self._bridge(bridge, layout)
+            if isinstance(said, Cause):
+                return Look(pci, address, cause=said)
+            above.append(Bridge(bridge, said))
+        header = header_of(pci, address)
+        if header.command == COMMAND_ABSENT:
+            return Look(pci, address, cause=silence(pci, address))
+        control = self._power_control(pci, address, header, layout)
+        asleep = None
+        if control is not None and control.state != "D0":
+            asleep = Cause(
+                f"the device sleeps ({control.state}), which the kernel does not know",
+                mends.wake_unknown(pci, address, control),
+            )
+        return Look(pci, address, cause=asleep, header=header, above=above)
+
+    def _layout(self, address: PciAddress) -> _Layout:
+        stamp = self._pci.source.stamp()
+        known = self._layouts.get(address)
+        if stamp is not None and known is not None and known[0] == stamp:
+            return known[1]
+        layout = _Layout(self._pci.lineage(address).bridges, {})
+        self._layouts[address] = (stamp, layout)
+        return layout
+
+    def _bridge(self, bridge: PciAddress, layout: _Layout) -> Header | Cause:
+        """What a bridge's config space says; or what keeps all behind it from answering."""
+        everything = self._pci.everything
+        name = f"the bridge {bridge} above it"
+        state = low_power(everything, bridge)
+        if state is not None:
+            return Cause(f"{name} sleeps ({state})", mends.wake(everything, bridge))
+        header = header_of(everything, bridge)
+        if header.command == COMMAND_ABSENT:
+            return Cause(
+                f"{name} does not answer, its config space reads all ones: its link is down or its "
+                "power off",
+                mends.look_anew(everything, bridge),
+            )
+        if header.is_bridge and header.secondary_bus == 0:
+            return Cause(
+                f"{name} has lost its settings (has it been reset?)",
+                mends.look_anew(everything, bridge),
+            )
+        control = self._power_control(everything, bridge, header, layout)
+        if control is not None and control.state != "D0":
+            return Cause(
+                f"{name} sleeps ({control.state}), which the kernel does not know",
+                mends.wake_unknown(everything, bridge, control),
+            )
+        return header
+
+    @staticmethod
+    def _power_control(
+        pci: Functions, address: PciAddress, header: Header, layout: _Layout
+    ) -> PowerControl | None:
+        """None if there is none, or it can't be read. What is remembered is not trusted."""
+
+        def read(offset: int, length: int) -> bytes:
+            return pci.read_config(address, offset, length)
+
+        for _ in range(2):
+            if address not in layout.power:
+                first = header.first_capability
+                layout.power[address] = find_capability(read, first, CAPABILITY_POWER)
+            position = layout.power[address]
+            if position is None:
+                return None
+            control = parse_power_control(position, read(position, 6))
+            if control is not None:
+                return control
+            del layout.power[address]
         return None
-    if pci.is_virtual(address):
-        return None
-    if command == COMMAND_ABSENT:
-        return silence(pci, address)
-    return Cause(
-        f"{space} decoding is off in the command register", _mend_decoding(pci, address, bit)
-    )
 
 
 def silence(pci: Functions, address: PciAddress) -> Cause:
     """Why config space of a function reads all ones. Touches no device."""
+    asleep = sleeping(pci, address)
     return Cause(
         "the device does not answer, its config space reads all ones: its link is down or its "
         "power off",
-        mend_sleep(pci, address) if sleeping(pci, address) else _mend_silence(pci, address),
+        mends.wake(pci, address) if asleep else mends.look_anew(pci, address),
     )
-
-
-def _mend_decoding(pci: Functions, address: PciAddress, bit: int) -> str:
-    """The command that turns decoding on."""
-    # The kernel counts how often a function is enabled. Only the step from 0 to 1 writes the
-    # command register (drivers/pci/pci.c, pci_enable_device_flags). While there is a driver the
-    # kernel refuses the step (drivers/pci/pci-sysfs.c, enable_store).
-    counted = pci.attribute(address, "enable") not in {None, "0"}
-    if not counted and pci.driver(address) is None:
-        return f"echo 1 > {_quoted(pci, address, 'enable')}"
-    # For a copy of sysfs setpci is told where it is. Otherwise it would write to this machine's
-    # device.
-    path = f"{pci.source.sysfs}/bus/pci"
-    other = "" if path == "/sys/bus/pci" else f"-A linux-sysfs -O sysfs.path={shlex.quote(path)} "
-    return f"setpci {other}-s {address} COMMAND={bit}:{bit}"
-
-
-def mend_sleep(pci: Functions, address: PciAddress) -> str:
-    """The command that wakes a function up and keeps it awake."""
-    return f"echo on > {_quoted(pci, address, 'power/control')}"
-
-
-def _mend_silence(pci: Functions, address: PciAddress) -> str:
-    """The command that has the kernel forget a silent function and look for it anew."""
-    return f"echo 1 > {_quoted(pci, address, 'remove')} && {mend_absence(pci)}"
-
-
-def mend_absence(pci: Functions) -> str:
-    """The command that has the kernel look for functions anew."""
-    return f"echo 1 > {shlex.quote(str(pci.source.sysfs / 'bus/pci/rescan'))}"
-
-
-def mend_driver(pci: Functions, address: PciAddress) -> str:
-    """The command that takes a function from its driver."""
-    return f"echo {address} > {_quoted(pci, address, 'driver/unbind')}"
-
-
-def mend_vfio(pci: Functions, address: PciAddress) -> str:
-    """The command that binds a function to vfio-pci, which takes it from its driver."""
-    unbind = f" && {mend_driver(pci, address)}" if pci.driver(address) is not None else ""
-    probe = shlex.quote(str(pci.source.sysfs / "bus/pci/drivers_probe"))
-    override = _quoted(pci, address, "driver_override")
-    return f"echo vfio-pci > {override}{unbind} && echo {address} > {probe}"
-
-
-def _quoted(pci: Functions, address: PciAddress, name: str) -> str:
-    """The path of an attribute for a shell."""
-    return shlex.quote(pci.path(address, name))

@@ -50,6 +50,7 @@ class Subject(NamedTuple):
     start: int = 0
     is_text: bool = False
     unit: Literal["address", "offset"] = "offset"
+    unclaimed: bool = False  # addresses that /proc/iomem does not have: they may hang the machine
     register: str | None = None
     field: str | None = None
 
@@ -62,6 +63,8 @@ class Subject(NamedTuple):
             yield "device", self.device
         if self.bar is not None:
             yield "bar", self.bar
+        if self.unclaimed:
+            yield "unclaimed", True
         if self.register is not None:
             yield "register", self.register
         if self.field is not None:

@@ -5,15 +5,22 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from barfs.access.contract import overlap
 from barfs.access.files import PAGE_SIZE, SysfsFile, refusal
-from barfs.errors import DeviceGone, FunctionPart, PhysicalSpan, ReadOnly, What
+from barfs.errors import DeviceGone, FunctionPart, PhysicalSpan, ReadOnly, What, excerpt
 from barfs.machine.index import IdIndex
 from barfs.machine.patterns import NO_RULES, Form, Rules
 from barfs.machine.presence import Presence
-from barfs.machine.resources import ROM_RESOURCE, Resource, bar_of, parse_hex, parse_resources
+from barfs.machine.resources import (
+    ROM_RESOURCE,
+    Resource,
+    bar_of,
+    parse_hex,
+    parse_resources,
+    windows_in,
+)
 from barfs.machine.source import Source
 from barfs.names import DeviceId, PciAddress
 
@@ -25,10 +32,18 @@ P = ParamSpec("P")
 _READ_ONLY_HERE: Final = "is read-only in this mount (--read-only-device)"
 
 
+class Lineage(NamedTuple):
+    """What a function is behind: the host bridge, and the bridges from there on."""
+
+    host: str
+    bridges: tuple[PciAddress, ...]
+
+
 class Functions(Protocol):
     """PCI functions, read when asked for. The two kinds differ in which functions they have."""
 
     source: Source
+    everything: "AllFunctions"  # the functions without the rules of a mount
 
     # Which there are
 
@@ -86,7 +101,9 @@ class Functions(Protocol):
 
     def _text(self, address: PciAddress, name: str) -> str:
         """The text of a sysfs attribute. DeviceGone if it is not there."""
-        return self._bytes(address, name, PAGE_SIZE, 0).decode(errors="replace")
+        raw = self._bytes(address, name, PAGE_SIZE, 0)
+        # tar fills what it saves of sysfs up with NULs.
+        return raw.rstrip(b"\0").decode(errors="replace")
 
     def attribute(self, address: PciAddress, name: str) -> str | None:
         """The text of a sysfs attribute without space around it. None if it can't be read.
@@ -128,7 +145,8 @@ class Functions(Protocol):
         try:
             result = DeviceId(*(parse_hex(word, bits=16) for word in text))
         except ValueError:
-            log.warning("%s: %s or %s is not a number: %a", address, vendor, device, text)
+            shown = ", ".join(map(excerpt, text))
+            log.warning("%s: %s or %s is not a number: %s", address, vendor, device, shown)
             return None
         return result
 
@@ -152,9 +170,27 @@ class Functions(Protocol):
             return None
         return None if None in ids else ":".join(map(str, ids))
 
+    def lineage(self, address: PciAddress) -> Lineage:
+        """What a function is behind. DeviceGone if there is no such function.
+
+        sysfs's entry is a link through the directories of the bridges above. A copy may have
+        directories instead: then the domain stands for the host bridge, and no bridge is known.
+        """
+        try:
+            target = self.source.target(self.path(address, "").rstrip("/"))
+        except OSError:
+            return Lineage(f"pci{address.domain:04x}", ())
+        names = target.split("/")
+        host = next((name for name in names if name.startswith("pci") and ":" in name), "pci")
+        return Lineage(host, tuple(filter(None, map(PciAddress.parse, names[:-1]))))
+
     def resources(self, address: PciAddress) -> Mapping[int, Resource]:
         """The BARs and the expansion ROM, by line. Raises DeviceGone. Reads no config space."""
         return parse_resources(address, self._text(address, "resource"))
+
+    def windows(self, address: PciAddress) -> list[Resource]:
+        """What a bridge forwards to the bus behind it, as the kernel has it. DeviceGone."""
+        return windows_in(self._text(address, "resource"))
 
     def bars(self, address: PciAddress) -> dict[int, Resource]:
         """The BARs that exist, by index. Raises DeviceGone. Reads no config space."""
@@ -234,6 +270,7 @@ class AllFunctions(Functions):
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.everything = self
         self._devices = os.path.join(source.sysfs, "bus/pci/devices")
         self._index = IdIndex(self._ids, source.stamp)
 

@@ -48,7 +48,7 @@ class Presence:
 
     def resources(self, address: PciAddress) -> Mapping[int, Resource]:
         """BARs and expansion ROM as they were when the watch began."""
-        return parse_resources(address, self._then.decode(errors="replace"))
+        return parse_resources(address, self._then.rstrip(b"\0").decode(errors="replace"))
 
     def check(self) -> None:
         """DeviceGone if it has gone or moved since. This stays so even if it comes back."""

@@ -8,12 +8,14 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from barfs.access.files import OFFSET_END
-from barfs.errors import FunctionPart, NoSuchAddress, NoSuchNode, What
+from barfs.errors import FunctionPart, NoSuchAddress, NoSuchNode, What, excerpt
 from barfs.names import PciAddress
 
 log = logging.getLogger(__name__)
 
 # include/linux/ioport.h
+IORESOURCE_PCI_FIXED: Final = 0x00000010
+IORESOURCE_PCI_EA_BEI: Final = 0x00000020
 IORESOURCE_IO: Final = 0x00000100
 IORESOURCE_MEM: Final = 0x00000200
 IORESOURCE_PREFETCH: Final = 0x00002000
@@ -62,6 +64,15 @@ class Resource(NamedTuple):
     def prefetchable(self) -> bool:
         """Whether its bit says that reads have no side effects."""
         return bool(self.flags & IORESOURCE_PREFETCH)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its place is not what the BAR's registers say.
+
+        It is so for Enhanced Allocation, and for IDE in compatibility mode (drivers/pci/pci.c,
+        pci_ea_flags; drivers/pci/probe.c, pci_setup_device).
+        """
+        return bool(self.flags & (IORESOURCE_PCI_FIXED | IORESOURCE_PCI_EA_BEI))
 
     @property
     def assigned(self) -> bool:
@@ -116,7 +127,20 @@ def parse_resources(address: PciAddress, text: str) -> Mapping[int, Resource]:
     """BARs and expansion ROM in a function's `resource`, by line. Garbage is logged."""
     found, garbage = _parse_resources(text)
     for index, line in garbage:
-        log.warning("%s: line %d of resource is garbage: %a", address, index, line)
+        log.warning("%s: line %d of resource is garbage: %s", address, index, excerpt(line))
+    return found
+
+
+def windows_in(text: str) -> list[Resource]:
+    """What a bridge forwards to the bus behind it, from the further lines of its `resource`."""
+    found = []
+    for line in text.splitlines()[ROM_RESOURCE + 1 :]:
+        try:
+            resource = parse_resource(line)
+        except ValueError:
+            continue
+        if resource is not None and resource.flags & (IORESOURCE_MEM | IORESOURCE_IO):
+            found.append(resource)
     return found
 
 

@@ -4,9 +4,11 @@ Only here are they read and written. What differs between a real sysfs and plain
 of the source, so a machine that was saved takes another source and nothing else.
 """
 
+import logging
 import os
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Final, Protocol
 
 from barfs.access.files import NONBLOCK, PAGE_SIZE, RomFile, StrPath, SysfsFile, read_file
@@ -15,9 +17,14 @@ from barfs.machine.presence import PlainPresence, Presence, settled
 from barfs.machine.uevents import Watch
 from barfs.names import PciAddress
 
+log = logging.getLogger(__name__)
+
 REAL_SYSFS: Final = Path("/sys")
 REAL_PROC: Final = Path("/proc")
 BOOT: Final = Path("/boot")
+KERNEL_LOG: Final = Path("/dev/kmsg")
+
+_RECORD_SIZE: Final = 8192  # none is larger (kernel/printk/printk.c, PRINTKRB_RECORD_MAX)
 
 
 class Source(Protocol):
@@ -77,10 +84,19 @@ class Source(Protocol):
         `start` is the bus address of the BAR.
         """
 
+    def listen(self) -> None:
+        """Open the kernel's log, while this process may. Raises nothing."""
+
+    def last_said(self, address: PciAddress, words: str) -> str | None:
+        """The last line with some words that the kernel logged of a function.
+
+        None if there is none, or nobody listens. Raises nothing.
+        """
+
     def text(self, path: StrPath) -> str | None:
         """The text of a file. None if it can't be read."""
         try:
-            return self.read_all(path).decode(errors="replace")
+            return self.read_all(path).rstrip(b"\0").decode(errors="replace")
         except (OSError, ValueError):  # ValueError: a zero byte in the path
             return None
 
@@ -136,8 +152,29 @@ class _Files(Source):
     def hear(self) -> None:
         """Nothing: no kernel sends messages of these functions."""
 
+    def listen(self) -> None:
+        """Nothing: no kernel has a log of these functions."""
+
+    def last_said(self, address: PciAddress, words: str) -> str | None:
+        del address, words
+        return None
+
     def open_config(self, path: StrPath, what: What, *, writable: bool) -> SysfsFile:
         return SysfsFile(path, what=what, writable=writable)
+
+
+def _records(kernel_log: int) -> Iterator[str]:
+    """What is in the kernel's log from here on; each read gives one record."""
+    while True:
+        try:
+            record = os.read(kernel_log, _RECORD_SIZE)
+        except BrokenPipeError:  # those that came next have been overwritten
+            continue
+        except OSError:  # EAGAIN: that was all
+            return
+        if not record:
+            return
+        yield record.partition(b";")[2].partition(b"\n")[0].decode(errors="replace")
 
 
 class RealSource(_Files):
@@ -146,12 +183,32 @@ class RealSource(_Files):
     def __init__(self, sysfs: Path, proc: Path, boot: Path) -> None:
         super().__init__(sysfs, proc, boot)
         self._watch = self.watch = Watch()
+        self._log: int | None = None
+        self._reading = Lock()  # of the log, which has one position
 
     def stamp(self) -> Hashable | None:
         return self._watch.stamp()
 
     def hear(self) -> None:
         self._watch.hear()
+
+    def listen(self) -> None:
+        # Only opening it asks for rights (kernel/printk/printk.c, devkmsg_open).
+        try:
+            self._log = os.open(KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            log.info("%s: %s", KERNEL_LOG, error.strerror)
+
+    def last_said(self, address: PciAddress, words: str) -> str | None:
+        if self._log is None:
+            return None
+        found = None
+        with self._reading:
+            os.lseek(self._log, 0, os.SEEK_SET)
+            for line in _records(self._log):
+                if f" {address}: " in line and words in line:
+                    found = line
+        return found
 
     def presence(self, path: StrPath, address: PciAddress) -> Presence:
         return Presence(path, address)

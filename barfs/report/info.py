@@ -12,7 +12,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from barfs.diagnosis.obstacles import Obstacles
 from barfs.diagnosis.text import printable
+from barfs.errors import Cause
 from barfs.machine.configspace import (
     COMMAND_ABSENT,
     COMMAND_IO,
@@ -146,6 +148,13 @@ def _parts(asked: Asked) -> list[Part] | None:
     return parts
 
 
+def _silent(asked: Asked) -> list[tuple[str, Cause]] | None:
+    """The BARs that don't answer, and why."""
+    bars = asked.known(asked.pci.bars)
+    look = asked.known(Obstacles(asked.pci).look)
+    return None if look is None or bars is None else look.obstacles(bars)
+
+
 def _bit(mask: int) -> Callable[[Asked], bool | None]:
     """Whether a bit of the command register is set."""
 
@@ -212,7 +221,8 @@ class Field(Generic[T]):
     def lines(self, value: T | None) -> Iterator[str]:
         """The lines of `info`."""
         if value is None:
-            yield f"{self.label}: {self.unknown}"
+            if self.unknown:
+                yield f"{self.label}: {self.unknown}"
         elif self.rows is None:
             yield f"{self.label}: {self.text(value)}"
         else:
@@ -296,6 +306,18 @@ FIELDS: Final[tuple[Field[Any], ...]] = (
         text=lambda node: "none" if node == -1 else str(node),
     ),
     PARTS,
+    Field[list[tuple[str, Cause]]](
+        "does not answer",
+        _silent,
+        {
+            "silent": lambda it: [
+                {"bars": names.split(", "), **cause._asdict()} for names, cause in it
+            ]
+        },
+        rows=lambda it: [("does not answer", f"{names}: {cause}") for names, cause in it],
+        unknown="",
+        in_config_space=True,
+    ),
     REGISTERS,
 )
 

@@ -1,9 +1,7 @@
 """Opening BARs: first it is checked that they answer, then the ways to them are tried."""
 
 from barfs.access.apertures import Aperture
-from barfs.diagnosis.obstacles import low_power, mend_sleep, obstacle
-from barfs.errors import Cause, FunctionPart, NotDecoded
-from barfs.machine.configspace import command_of
+from barfs.errors import FunctionPart, NotDecoded
 from barfs.machine.functions import Functions
 from barfs.machine.resources import Resource, check_window
 from barfs.names import AddressRange, BarName, PciAddress
@@ -49,7 +47,7 @@ def open_bar(
         pci.check_writable(address, bar)
     if ways.holder is not None:
         ways.holder.decode(address, resource)
-    _check_decoded(pci, address, bar, resource)
+    check_answers(ways, address, index, resource)
     is_whole = (offset, size) == (0, resource.size)
     window = None if is_whole else AddressRange.of(offset, size)
     what = FunctionPart(address, BarName(index, window))
@@ -57,18 +55,11 @@ def open_bar(
     return ways.open_part(part, writable=writable)
 
 
-def _check_decoded(
-    pci: Functions, address: PciAddress, bar: FunctionPart, resource: Resource
-) -> None:
-    """NotDecoded if a BAR would not answer. It would read all ones then, which are no data.
+def check_answers(ways: Ways, address: PciAddress, index: int, resource: Resource) -> None:
+    """NotDecoded if a BAR is known not to answer. Raises DeviceGone.
 
-    Reads the command register, unless the function sleeps: that would wake it for a moment.
+    Reads config space, unless the function sleeps.
     """
-    state = low_power(pci, address)
-    if state is not None:
-        asleep = Cause(f"the device sleeps ({state})", mend_sleep(pci, address))
-        raise NotDecoded(str(asleep), what=bar)
-    command = command_of(pci, address) if resource.assigned else None
-    cause = obstacle(pci, address, resource, command)
+    cause = ways.obstacles.of_bar(address, index, resource)
     if cause is not None:
-        raise NotDecoded(str(cause), what=bar)
+        raise NotDecoded(str(cause), what=FunctionPart(address, BarName(index)))

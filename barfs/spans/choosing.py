@@ -18,4 +18,4 @@ def ways_to_bars(
         return (Vfio(vfio),)
     if bars_via == "devmem":
         return (Ports(pci), *through_devmem(memory))
-    return (Ports(pci), MappedResource(pci), Uio(pci))
+    return (Ports(pci), MappedResource(pci, memory), Uio(pci))

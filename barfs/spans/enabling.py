@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from barfs.access.files import refusal
+from barfs.diagnosis.hostaddresses import is_in_place
 from barfs.errors import BarfsError, DeviceGone, FunctionPart, Setting
 from barfs.machine.configspace import (
     COMMAND_ABSENT,
@@ -14,6 +15,7 @@ from barfs.machine.configspace import (
     COMMAND_MEMORY,
     COMMAND_OFFSET,
     command_of,
+    header_of,
 )
 from barfs.machine.functions import Functions
 from barfs.machine.presence import Presence
@@ -70,7 +72,8 @@ class Decoder:
             try:
                 before = command_of(self._pci, address)
                 silent = before == COMMAND_ABSENT or self._pci.is_virtual(address)
-                if not (silent or before & bit or self._pci.is_read_only(address)):
+                wanted = not (silent or before & bit or self._pci.is_read_only(address))
+                if wanted and self._are_in_place(address):
                     self._turn_on(address, bit, before, hold)
             except BaseException:
                 self._release(address, hold)
@@ -89,6 +92,17 @@ class Decoder:
             hold = self._holds[address] = _Hold(self._pci.presence(address))
         return hold
 
+    def _are_in_place(self, address: PciAddress) -> bool:
+        """Whether all BARs are where the kernel has put them.
+
+        Turned on elsewhere, they could take over the addresses of another device.
+        """
+        header = header_of(self._pci, address)
+        resources = self._pci.resources(address)
+        return all(
+            is_in_place(self._pci, address, header, index, bar) for index, bar in resources.items()
+        )
+
     def _turn_on(self, address: PciAddress, bit: int, before: int, hold: _Hold) -> None:
         if not hold.enabled and not hold.bits:
             hold.driver = self._pci.driver(address)
@@ -106,6 +120,8 @@ class Decoder:
             return
         hold.bits |= command & ~before & DECODING
         if not command & bit:
+            if not self._are_in_place(address):
+                return
             self._set_command(address, command | bit)
             hold.bits |= bit
         log.info("%s: decoding turned on in the command register (--enable)", address)

@@ -4,11 +4,12 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from time import monotonic
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.access.files import PAGE_SIZE, ReadFile
+from barfs.access.files import PAGE_SIZE
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BadRequest
 from barfs.machine.presence import Presence
@@ -18,15 +19,9 @@ from barfs.nodes import View
 from barfs.spans import bars
 from barfs.spans.combining import Combining, Release
 from barfs.spans.enabling import Decoder
-from barfs.spans.views import (
-    FixedView,
-    Guard,
-    GuardedView,
-    HeldView,
-    JoinedView,
-    RawView,
-    TextView,
-)
+from barfs.spans.guards import EMPTY, EMPTY_TEXT, BarView, Guard, GuardedView, HeldView
+from barfs.spans.roms import RomView
+from barfs.spans.views import FixedView, JoinedView, RawView, TextView
 from barfs.spans.ways import Ways
 
 # A range with more functions in it than this is a part of the bus rather than of a device.
@@ -50,6 +45,7 @@ class _Place(NamedTuple):
     """Where a target is, now that it can't change unseen."""
 
     span: range  # its addresses on the bus
+    check: Callable[[], None] | None  # raises NotDecoded if it does not answer; None: not known
     claim: range | None  # what is mapped in one caching type with it; None: never write-combining
     combines: Callable[[], bool] | None  # whether a raw file may be so; None: it is exact too
     open: _Open
@@ -136,6 +132,7 @@ class Spans:
             memory = resource.is_memory and resource.prefetchable and resource.size >= PAGE_SIZE
             return _Place(
                 range(base, base + (size or resource.size)),
+                partial(bars.check_answers, self._ways, address, index, resource),
                 resource.span if memory else None,
                 partial(bars.can_combine, self._pci, address, index) if memory else None,
                 open_span,
@@ -146,10 +143,11 @@ class Spans:
         target = _Target(what, view, owners, decode, locate, make)
         return self._open(target, writable=writable)
 
-    def open_rom(self, address: PciAddress) -> ReadFile:
+    def rom(self, address: PciAddress) -> View:
         """Open a function's expansion ROM, to be read."""
         holder = self._ways.holder
-        return self._pci.open_rom(address) if holder is None else holder.open_rom(address)
+        file = self._pci.open_rom(address) if holder is None else holder.open_rom(address)
+        return RomView(file, self._pci, self._ways.obstacles, address)
 
     def note(self, address: PciAddress) -> str | None:
         """A line for `info` about how a function is held open, if it is."""
@@ -177,7 +175,7 @@ class Spans:
 
         def locate(presences: Sequence[Presence]) -> _Place:
             del presences
-            return _Place(range(start, start + size), accessed, None, open_span)
+            return _Place(range(start, start + size), None, accessed, None, open_span)
 
         def open_span(span: range, *, writable: bool, combine: bool) -> Sequence[Aperture]:
             del combine
@@ -219,6 +217,8 @@ class Spans:
             if view.is_text and size < view.width:
                 raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
             span = place.span[: _accessed(view, size)]
+            empty = None if target.make else EMPTY_TEXT if view.is_text else EMPTY
+            asked = monotonic()  # opening it asks whether it answers
             apertures = place.open(span, writable=writable, combine=combine)
             try:
                 opened = view_of(apertures, view, what, target.make)
@@ -226,6 +226,10 @@ class Spans:
                 for aperture in apertures:
                     aperture.close()
                 raise
+            if place.check is not None:
+                return BarView(
+                    opened, guards, held.pop_all(), place.check, empty=empty, asked=asked
+                )
             if guards:
                 return GuardedView(opened, guards, held.pop_all())
             return HeldView(opened, held.pop_all()) if self._combining else opened

@@ -26,7 +26,7 @@ from barfs.access.vfio import (
     open_device,
     place_of,
 )
-from barfs.diagnosis.obstacles import mend_vfio
+from barfs.diagnosis import mends
 from barfs.errors import (
     BarfsError,
     DeviceGone,
@@ -93,7 +93,7 @@ class VfioDevices:
         driver = self._pci.driver(address)
         if driver != DRIVER:
             owner = "no driver" if driver is None else f"the driver {driver}"
-            mend = mend_vfio(self._pci, address)
+            mend = mends.bind_to_vfio(self._pci, address)
             raise NotBound(f"{owner} has it, and --bars-via vfio takes {DRIVER}; {mend}", what=what)
         place = place_of(Path(self._pci.path(address, "")), self._dev)
         try:

@@ -3,14 +3,12 @@
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
-from contextlib import ExitStack
-from typing import Final, NamedTuple
+from typing import Final
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, ReadFile, SysfsFile
 from barfs.errors import DeviceGone, KernelRefused, Request
-from barfs.machine.presence import Presence
 from barfs.nodes import Allocate, Lines, View
 
 
@@ -356,66 +354,3 @@ class GoneView(View):
     def write(self, offset: int, data: bytes) -> int:
         """DeviceGone."""
         raise DeviceGone(_GONE, what=self._path, during=Request("write", offset, len(data)))
-
-
-class Guard(NamedTuple):
-    """Bytes of a file, the end not included, and the function that they belong to."""
-
-    start: int
-    end: int
-    presence: Presence
-
-
-class HeldView:
-    """A view, and `held`: what is to be closed with it."""
-
-    def __init__(self, view: View, held: ExitStack) -> None:
-        self.reach = view.reach
-        self.width_at = view.width_at
-        self.way = view.way
-        self.lines = view.lines
-        self._view = view
-        self._held = held
-
-    @property
-    def raw(self) -> int | None:
-        """See View."""
-        return self._view.raw
-
-    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
-        """See View."""
-        return self._view.read(offset, length, allocate)
-
-    def write(self, offset: int, data: bytes) -> int:
-        """See View."""
-        return self._view.write(offset, data)
-
-    def close(self) -> None:
-        """See View."""
-        try:
-            self._view.close()
-        finally:
-            self._held.close()
-
-
-class GuardedView(HeldView):
-    """A view of what belongs to devices, given up for good once one is gone or its BARs move."""
-
-    def __init__(self, view: View, guards: Sequence[Guard], held: ExitStack) -> None:
-        super().__init__(view, held)
-        self._guards = guards
-
-    def _check(self, offset: int, length: int) -> None:
-        for start, end, presence in self._guards:
-            if offset < end and start < offset + length:
-                presence.check()
-
-    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
-        """See View. DeviceGone, before any access."""
-        self._check(offset, length)
-        return self._view.read(offset, length, allocate)
-
-    def write(self, offset: int, data: bytes) -> int:
-        """See View. DeviceGone, before any access."""
-        self._check(offset, len(data))
-        return self._view.write(offset, data)

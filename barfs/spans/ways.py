@@ -12,17 +12,20 @@ from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refus
 from barfs.access.core import CoreAperture
 from barfs.access.files import ReadFile
 from barfs.devmem import PhysicalMemory, Segment
+from barfs.diagnosis.obstacles import Obstacles
 from barfs.errors import (
     BarfsError,
     CachingConflict,
     DriverOwns,
     KernelRefused,
     Mmap,
+    NoSuchAddress,
     NotMappable,
     What,
 )
 from barfs.machine.functions import Allowed
 from barfs.machine.kcore import BadCore, CoreFile, physical_pieces
+from barfs.machine.kernel import read_kernel
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
 
@@ -94,8 +97,9 @@ class MappedResource:
 
     name = "resource"
 
-    def __init__(self, pci: Allowed) -> None:
+    def __init__(self, pci: Allowed, memory: PhysicalMemory) -> None:
         self._pci = pci
+        self._memory = memory
 
     def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
         del refused
@@ -112,19 +116,33 @@ class MappedResource:
             base=place.base,
             memory_like=place.memory_like,
             writable=writable,
-            refuse=partial(self._refuse, address=place.address),
+            refuse=partial(self._refuse, place=place),
         )
 
     def _refuse(
-        self, what: What, during: Mmap, error: OSError, start: int, *, address: PciAddress
+        self, what: What, during: Mmap, error: OSError, start: int, *, place: BarPart
     ) -> BarfsError:
         """The error when the kernel does not map `resourceN`."""
         if error.errno != errno.EINVAL:
             return refuse_mapping(what, during, error, start)
+        if not self._may_be_exclusive(place.resource):
+            # The pages are mapped in another caching type (arch/x86/mm/pat/memtype.c,
+            # reserve_pfn_range).
+            return CachingConflict(what=what, during=during, system=error)
         # iomem_is_exclusive() gives EINVAL if a driver has the range and IO_STRICT_DEVMEM is on.
-        driver = self._pci.driver(address)
+        driver = self._pci.driver(place.address)
         owner = f"the driver {driver}" if driver else "a driver (see /proc/iomem)"
         return DriverOwns(f"{owner} owns the range", what=what, during=during, system=error)
+
+    def _may_be_exclusive(self, resource: Resource) -> bool:
+        """Whether a driver may have a BAR for itself, by what /proc/iomem and the kernel tell."""
+        if read_kernel(self._pci.source).io_strict is False:
+            return False
+        try:
+            known = bool(self._memory.ranges())
+            return not known or self._memory.owner(resource.start, 1) is not None
+        except NoSuchAddress:
+            return True
 
 
 class MappedDevMem:
@@ -154,7 +172,7 @@ class MappedDevMem:
         try:
             return opened(uncached=not is_ram)
         except CachingConflict:
-            if is_ram:
+            if is_ram or not (isinstance(place, BarPart) or place.claimed):
                 raise
             # The kernel uses tables that firmware left in reserved memory (ACPI's) as cached
             # memory. They must not be mapped in a second caching type.
@@ -236,6 +254,7 @@ class Ways:
         holder: Holder | None = None,
     ) -> None:
         self.pci = pci
+        self.obstacles = Obstacles(pci)
         self.holder = holder
         self._memory = memory
         self._to_memory = (*through_devmem(memory), *([] if core is None else [KernelCore(core)]))

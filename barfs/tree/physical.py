@@ -64,7 +64,8 @@ class Ranges(Branch):
         wanted = AddressRange.parse(name)
         if wanted is None:
             return None
-        start, size = self._memory.resolve(wanted)
+        width = directory.view.width if directory.view.is_text else None
+        start, size = self._memory.resolve(wanted, width)
         return Found(Node(RANGE, view=directory.view, start=start, size=size))
 
     def path(self, node: Node) -> str:
@@ -75,7 +76,15 @@ class Ranges(Branch):
         return attributes_of(node.view, node.size, memory_like=ram)
 
     def subject(self, node: Node) -> Subject:
-        return super().subject(node)._replace(start=node.start, unit="address")
+        return (
+            super()
+            .subject(node)
+            ._replace(
+                start=node.start,
+                unit="address",
+                unclaimed=not self._memory.is_claimed(node.start, node.size),
+            )
+        )
 
     def open(self, node: Node, *, writable: bool) -> View:
         return self._spans.physical(

@@ -6,7 +6,6 @@ from barfs.machine.functions import Functions
 from barfs.names import PciAddress
 from barfs.nodes import Attributes, Kind, Node, Share, View
 from barfs.spans.opening import Spans
-from barfs.spans.views import SysfsView
 from barfs.tree.functions import Part, check_present
 from barfs.tree.views import MEMORY_BLKSIZE
 
@@ -32,4 +31,4 @@ class Rom(Part):
 
     def open(self, node: Node, *, writable: bool) -> View:
         del writable
-        return SysfsView(self._spans.open_rom(node.function))
+        return self._spans.rom(node.function)

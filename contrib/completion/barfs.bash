@@ -2,9 +2,9 @@
 
 _shtab_barfs_subparsers=(mount umount demo ls doctor ksym log regs)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json -s -d --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_ksym_option_strings=(-h --help --json --sysfs --proc --devmem)
@@ -51,6 +51,7 @@ _shtab_barfs_mount___force_nargs=0
 _shtab_barfs_mount___noiommu_nargs=0
 _shtab_barfs_mount___write_combining_nargs=0
 _shtab_barfs_mount___enable_nargs=0
+_shtab_barfs_mount___unclaimed_nargs=0
 _shtab_barfs_mount___log_reads_nargs=0
 _shtab_barfs_mount___no_phys_nargs=0
 _shtab_barfs_mount___no_kcore_nargs=0
@@ -68,6 +69,7 @@ _shtab_barfs_demo___force_nargs=0
 _shtab_barfs_demo___noiommu_nargs=0
 _shtab_barfs_demo___write_combining_nargs=0
 _shtab_barfs_demo___enable_nargs=0
+_shtab_barfs_demo___unclaimed_nargs=0
 _shtab_barfs_demo___log_reads_nargs=0
 _shtab_barfs_demo___no_phys_nargs=0
 _shtab_barfs_demo___no_kcore_nargs=0

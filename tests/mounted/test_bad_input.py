@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from machines import set_bar
 
 from mounted.conftest import Mount, mounted, sh
 
@@ -153,6 +154,7 @@ def test_an_open_file_of_a_bar_that_moves_is_given_up(mount):
     fd = os.open(mount.path / "1af4:1110/bar0", os.O_RDWR)
     resource = device(mount) / "resource"
     resource.write_text(resource.read_text().replace("00feb200", "00feb280"))
+    set_bar(device(mount), 0, 0xFEB28000)
     with pytest.raises(OSError) as caught:
         os.pread(fd, 4, 0)
     assert caught.value.errno == errno.ENODEV

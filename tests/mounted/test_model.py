@@ -6,6 +6,7 @@ import pytest
 from walks import walk
 from walks.machine import Machine
 
+from barfs.spans.guards import BELIEVED
 from mounted.conftest import Mount
 
 STEPS = 1100  # of each of the two walks
@@ -52,7 +53,7 @@ class SystemCalls:
 def test_random_walks(fuse, tmp_path, via):
     directory = tmp_path / "machine"
     directory.mkdir()
-    machine = Machine(directory, via)
+    machine = Machine(directory, via, 2 * BELIEVED)
     machine.build()
     mount = Mount(machine.files, tmp_path, "--bars-via", via)
 

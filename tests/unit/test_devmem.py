@@ -8,6 +8,7 @@ import pytest
 
 from barfs import devmem
 from barfs.access.apertures import CopiedAperture, MappedAperture
+from barfs.access.files import OFFSET_END
 from barfs.devmem import (
     IomemRange,
     PhysicalMemory,
@@ -350,3 +351,77 @@ def test_a_mapping_that_is_refused_for_a_claim_names_who_has_it(
         assert caught.value.errno == errno.EBUSY
     else:
         assert caught.value.errno == errno.EPERM
+
+
+# Addresses that /proc/iomem does not have
+
+
+@pytest.fixture
+def unclaimed(memory):
+    return PhysicalMemory(memory.source, memory.devmem, unclaimed=True)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "register", "found"),
+    [
+        # What is in there is as without.
+        *(((0x1404, None), None, (0x1404, 0x1BFC)), ((0x1404, None), 4, (0x1404, 0x1BFC))),
+        *(((0x4000, 0x4003), None, (0x4000, 4)), ((0x4000, None), 4, (0x4000, 4))),
+        *(((0x4000, 0x4003), 8, (0x4000, 4)), ((0x8000, 0xFFFF), None, (0x8000, 0x8000))),
+        # Part of it is in there.
+        *(((0x37FC, 0x3803), None, (0x37FC, 8)), ((0x4FFC, 0x5003), None, (0x4FFC, 8))),
+        *(((1 << 40, (1 << 40) + 0xFFF), None, (1 << 40, 0x1000)),),
+        ((OFFSET_END - 4, OFFSET_END - 1), None, (OFFSET_END - 4, 4)),
+    ],
+)
+def test_addresses_that_nobody_has_claimed(unclaimed, memory, wanted, register, found):
+    assert unclaimed.resolve(AddressRange(*wanted), register) == found
+    if found[0] >= 0x3800:
+        with pytest.raises(NoSuchAddress, match="only to root"):
+            memory.resolve(AddressRange(*wanted), register)
+
+
+def test_addresses_that_nobody_has_claimed_need_a_length(unclaimed):
+    with pytest.raises(NoSuchAddress, match=r"^phys: 0x4000 .*; it needs a length, as in 4000\+4$"):
+        unclaimed.resolve(AddressRange(0x4000, None))
+    for end in (OFFSET_END, (1 << 64) - 1):
+        with pytest.raises(NoSuchAddress):
+            unclaimed.resolve(AddressRange(0x4000, end))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\0" * 4096, "00000000-00000000 : Reserved\n  00000000-00000000 : x\n"]
+)
+def test_where_no_range_is_shown_nothing_is_unclaimed(unclaimed, tmp_path, text):
+    (tmp_path / "iomem").write_text(text)
+    with pytest.raises(NoSuchAddress) as caught:
+        unclaimed.resolve(AddressRange(0x4000, 0x4003))
+    empty = not text.strip("\0")
+    words = "is empty (tar saves nothing of /proc, cat does)" if empty else "only to root"
+    assert words in str(caught.value)
+    assert "tar" in unclaimed.why_blank() if empty else "CAP_SYS_ADMIN" in unclaimed.why_blank()
+
+
+def test_what_is_unclaimed_is_always_registers(unclaimed, monkeypatch):
+    """Nor is it mapped in the kernel's own caching type, where that differs."""
+    ways = Ways(None, unclaimed, ())
+    made = Mappings(monkeypatch, {})
+    for aperture in ways.open_physical(0x2FF0, 0x1020, writable=True):
+        assert aperture.memory_like == (aperture.base < 0x3000)
+        aperture.close()
+    assert made == [(0x2FF0, 0x10, "cached"), (0x3000, 0x1010, "uncached")]
+    made = Mappings(monkeypatch, {True: errno.EAGAIN})
+    with pytest.raises(CachingConflict):
+        ways.open_physical(0x4000, 4, writable=False)
+    assert made == [(0x4000, 4, "uncached")]
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "claimed"),
+    [
+        *((0, 0x3800, True), (0x37FF, 1, True), (0x37FF, 2, False), (0x3800, 4, False)),
+        *((0x4FFF, 2, False), (0x5FFF, 2, True), (0x7FFF, 2, False)),
+    ],
+)
+def test_whether_all_of_a_range_is_claimed(unclaimed, start, size, claimed):
+    assert unclaimed.is_claimed(start, size) == claimed

@@ -93,6 +93,12 @@ class Handle:
             if touched and watch.is_gone(machine):
                 raise Refused(errno.ENODEV)
 
+    def _check_answers(self, machine):
+        """A BAR whose decoding is off has no data: whoever has it open learns of it."""
+        file = self.file
+        if file.bar is not None and not file.owners[0][2].decoded(file.bar):
+            raise Refused(errno.EIO)
+
     def _go(self, verb, part, accesses):
         self.made += [(verb, kind, part.backing, at, width) for kind, at, width in accesses]
 
@@ -101,6 +107,13 @@ class Handle:
         return self.file.stretches[0].part(0, width), width
 
     def read(self, machine, offset, length):
+        data = self._read(machine, offset, length)
+        # Only what could be no answer is doubted.
+        if data and not data[:16].strip(b"0xf\n" if self.file.view[:1] == "x" else b"\0\xff"):
+            self._check_answers(machine)
+        return data
+
+    def _read(self, machine, offset, length):
         self.made = []
         self._end_line(machine)
         self._check(machine, offset, length)
@@ -124,6 +137,7 @@ class Handle:
         if file.view[:1] == "x" and self.joins:
             return self._write_piece(machine, offset, data)
         self._check(machine, offset, len(data))
+        self._check_answers(machine)
         if file.view[:1] == "x":
             return self._write_line(data)
         past = {errno.ENOSPC} if data and offset >= file.size else set()
@@ -161,6 +175,7 @@ class Handle:
         if self.typed:
             text, self.typed, self.how = self.typed, b"", "after"
             self._check(machine, 0, 1)
+            self._check_answers(machine)
             self._write_line(text)
 
     def _write_piece(self, machine, offset, data):
@@ -185,6 +200,7 @@ class Handle:
             self.typed = text if how == "in" else b""
         elif how == "in":
             self._check(machine, 0, 1)
+            self._check_answers(machine)
             self._write_line(text)
         return len(data)
 

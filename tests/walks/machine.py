@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 
 from barfs.machine import simulated
 from barfs.names import DeviceId, PciAddress
@@ -68,8 +69,9 @@ class Machine:
 
     size = 0x900000000  # of the memory, in bytes
 
-    def __init__(self, directory, via):
+    def __init__(self, directory, via, believed=0):
         self.via = via
+        self.believed = believed
         self.directory = directory
         self.files = simulated.Paths(*(directory / name for name in ("sys", "proc", "mem")))
         self.devices = self.files.sysfs / "bus/pci/devices"
@@ -157,13 +159,21 @@ class Machine:
         start, end, flags = function.resources[bar]
         function.resources[bar] = (to, to + end - start, flags)
         (self.devices / address / "resource").write_text(function.text)
+        at, width = 0x10 + 4 * bar, 8 if flags & 0x100000 else 4
+        low = function.config[at] & 0xF
+        self.configure(function, at, (to | low).to_bytes(width, "little"))
 
     def command(self, address, value):
-        function = self.plugged[address]
-        function.config[4:6] = value.to_bytes(2, "little")
-        with (self.devices / address / "config").open("r+b", buffering=0) as file:
-            file.seek(4)
-            file.write(function.config[4:6])
+        self.configure(self.plugged[address], 4, value.to_bytes(2, "little"))
+        # Whoever has a BAR open believes for so long that it answers.
+        time.sleep(self.believed)
+
+    def configure(self, function, at, data):
+        """Set registers in config space."""
+        function.config[at : at + len(data)] = data
+        with (self.path(function) / "config").open("r+b", buffering=0) as file:
+            file.seek(at)
+            file.write(data)
 
     def poke(self, backing, offset, data):
         """What the device does with its own bytes, or another program with memory."""

@@ -41,6 +41,9 @@ def refuse(errnos):
     raise Refused(*errnos)
 
 
+HEADER = 0x40  # bytes of config space
+
+
 class Walk(RuleBasedStateMachine):
     """What may happen. `driver` does the same to barfs that `machine` does to the model."""
 
@@ -308,7 +311,8 @@ class Walk(RuleBasedStateMachine):
         if function is None:
             return
         whole = function.config
-        offset = place(at, len(whole))
+        # Its header is the machine's: whether BARs answer hangs on it.
+        offset = place(at, len(whole) - HEADER) + HEADER if write else place(at, len(whole))
         length = max(length, 1)
         data = pattern(start, length)[: max(0, len(whole) - offset)]
         fd = self.driver.open(["pci", slot, "config"], writable=write)

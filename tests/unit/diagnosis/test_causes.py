@@ -21,7 +21,7 @@ from machines import (
 )
 
 from barfs.access.files import REFUSALS, refusal
-from barfs.diagnosis import obstacles
+from barfs.diagnosis import mends, obstacles
 from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import (
     Access,
@@ -40,7 +40,7 @@ from barfs.errors import (
     Opening,
     PhysicalSpan,
 )
-from barfs.machine import simulated
+from barfs.machine import power, simulated
 from barfs.machine.source import BOOT, source_of
 from barfs.names import BarName, PciAddress
 
@@ -337,7 +337,7 @@ def test_the_sleep_of_what_does_not_answer(fixture):
     ):
         fixture.set_attribute(FIRST, "power_state", state)
         fixture.set_attribute(FIRST, "power/runtime_status", runtime)
-        assert obstacles.sleeping(pci, address) == sleep
+        assert power.sleeping(pci, address) == sleep
         wake = f"echo on > {fixture.devices}/{FIRST}/power/control"
         assert obstacles.silence(pci, address).mend == (wake if sleep else anew)
 
@@ -347,8 +347,8 @@ def test_paths_are_quoted_for_a_shell(tmp_path):
     directory.mkdir()
     pci, address = Fixture(directory).machine.pci, PciAddress.parse(FIRST)
     for mend in (
-        obstacles.mend_sleep(pci, address),
-        obstacles.mend_absence(pci),
-        obstacles.mend_driver(pci, address),
+        mends.wake(pci, address),
+        mends.look_for_functions(pci),
+        mends.take_from_driver(pci, address),
     ):
         assert f"> '{tmp_path}/it'\"'\"'s a copy/sys/bus/pci/" in mend

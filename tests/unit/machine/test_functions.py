@@ -8,13 +8,14 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from machines import Witness, functions_of, machine_of, ways_of
+from machines import Witness, functions_of, machine_of, set_bar, ways_of
 
 from barfs.access.apertures import MappedAperture, PortAperture
 from barfs.access.files import RomFile, SysfsFile
-from barfs.diagnosis import obstacles
+from barfs.diagnosis import mends, obstacles
+from barfs.diagnosis.obstacles import Obstacles
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode, NotDecoded, ReadOnly
-from barfs.machine import simulated
+from barfs.machine import power, simulated
 from barfs.machine.configspace import command_of
 from barfs.machine.functions import Functions
 from barfs.machine.patterns import DevicePattern, Rules
@@ -43,7 +44,7 @@ def bus(machine):
 
 def open_bar(pci, *bar, **more):
     """By the way that is the default."""
-    return bars.open_bar(Ways(pci, None, (Ports(pci), MappedResource(pci))), *bar, **more)
+    return bars.open_bar(Ways(pci, None, (Ports(pci), MappedResource(pci, None))), *bar, **more)
 
 
 @pytest.fixture
@@ -417,6 +418,7 @@ def test_check_window_allows_what_lies_inside():
 @pytest.mark.parametrize("offset", [0, 0x40])
 def test_a_bar_that_shares_a_page_is_found_in_it_in_a_real_sysfs(machine, ivshmem, offset):
     set_line(ivshmem, 0, f"0xfeb20300 0xfeb203ff {simulated.MEM:#x}")
+    set_bar(ivshmem, 0, 0xFEB20300)
     (ivshmem / "resource0").write_bytes(bytes(0x1000))
     bus = functions_of(machine.sysfs, source=RealSource)
     aperture = open_bar(bus, IVSHMEM, 0, writable=True, offset=offset, size=4)
@@ -480,6 +482,8 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         "presence": (),
         "config_size": (),
         "read_config": (0, 2),
+        "lineage": (),
+        "windows": (),
         "path": ("config",),
     }
     for name, arguments in asked.items():
@@ -487,11 +491,14 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
             getattr(bus, name)(IVSHMEM, *arguments)
     bar = Resource(0x1000, 0x1FFF, 0x200)
     for call in (
-        lambda: obstacles.sleeping(bus, IVSHMEM),
+        lambda: power.sleeping(bus, IVSHMEM),
         lambda: obstacles.silence(bus, IVSHMEM),
-        lambda: obstacles.obstacle(bus, IVSHMEM, bar, 0),
-        lambda: obstacles.mend_sleep(bus, IVSHMEM),
-        lambda: obstacles.mend_driver(bus, IVSHMEM),
+        lambda: Obstacles(bus).look(IVSHMEM),
+        lambda: Obstacles(bus).of_bar(IVSHMEM, 0, bar),
+        lambda: mends.wake(bus, IVSHMEM),
+        lambda: mends.look_anew(bus, IVSHMEM),
+        lambda: mends.turn_decoding_on(bus, IVSHMEM, 2),
+        lambda: mends.take_from_driver(bus, IVSHMEM),
         lambda: bars.can_combine(bus, IVSHMEM, 2),
     ):
         with pytest.raises(DeviceGone, match=r"^0000:00:04\.0: there is no such function"):
@@ -512,7 +519,7 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
     assert methods == {
         *("addresses", "exists", "attribute", "driver", "id", "subsystem", "resources", "bars"),
         *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "read_config"),
-        *("is_virtual", "path", "group"),
+        *("is_virtual", "path", "lineage", "windows", "group"),
         # This one only asks another one.
         "known",
         # These are about no one function.

@@ -1,14 +1,20 @@
 """Where facts come from: what differs between a real sysfs and plain files, and what does not."""
 
 import os
+import re
+import subprocess
 import types
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from machines import functions_of
 
 from barfs.access.files import RomFile, SysfsFile
+from barfs.devmem import parse_iomem
 from barfs.errors import DeviceGone, FunctionPart
-from barfs.machine import source
+from barfs.machine import simulated, source
+from barfs.machine.power import low_power
 from barfs.machine.presence import PlainPresence, Presence
 from barfs.machine.source import PlainSource, RealSource, source_of
 from barfs.names import PciAddress
@@ -123,3 +129,49 @@ def test_functions_of_a_real_sysfs_come_and_go_with_what_was_heard(tmp_path):
     real.hear()
     assert real.stamp() != before
     assert not waiting
+
+
+def test_a_copy_that_tar_made(tmp_path):
+    """An attribute says that it has 4096 bytes; tar fills up with NULs what it does not have."""
+    paths = simulated.build(tmp_path / "machine")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in (paths.sysfs / "bus/pci/devices").glob("*/*"):
+        if path.is_file() and not re.fullmatch(r"config|rom|resource\d.*", path.name):
+            with path.open("r+b") as file:
+                file.truncate(4096)
+    tar = subprocess.run(
+        ["tar", "-C", tmp_path / "machine", "-cf", "-", "sys"], capture_output=True, check=True
+    )
+    subprocess.run(["tar", "-C", copy, "-xf", "-"], input=tar.stdout, check=True)
+    plain, saved = functions_of(paths.sysfs), functions_of(copy / "sys")
+    assert (copy / "sys/bus/pci/devices/0000:00:04.0/vendor").read_bytes().endswith(b"\0\0")
+    assert saved.addresses() == simulated_addresses()
+    assert [str(saved.id(one)) for one in saved.addresses()] == [
+        str(device.id) for device in simulated.DEVICES
+    ]
+    for address in saved.addresses():
+        assert saved.resources(address) == plain.resources(address)
+        assert saved.attribute(address, "power_state") == "D0"
+        with closing(saved.presence(address)) as presence:
+            assert presence.resources(address) == saved.resources(address)
+    (copy / "sys/bus/pci/devices/0000:00:04.0/power_state").write_bytes(
+        b"D3hot\n".ljust(4096, b"\0")
+    )
+    assert low_power(saved, ADDRESS) == "D3hot"
+
+
+def simulated_addresses():
+    return sorted(device.address for device in simulated.DEVICES)
+
+
+def test_what_is_garbage_is_shown_in_a_line_at_the_most(tmp_path, caplog):
+    pci = functions_of(simulated.build(tmp_path).sysfs)
+    directory = tmp_path / "sys/bus/pci/devices" / str(ADDRESS)
+    (directory / "vendor").write_bytes(b"\0garbage" * 500)
+    (directory / "resource").write_bytes(b"z" * 5000 + b"\n")
+    assert pci.id(ADDRESS) is None
+    assert pci.resources(ADDRESS) == {}
+    parse_iomem("y" * 5000)
+    assert len(caplog.messages) == 3
+    assert all(len(message) < 300 and message.isprintable() for message in caplog.messages)

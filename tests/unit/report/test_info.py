@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from unittest import mock
 
 import pytest
 from machines import Witness, functions_of
@@ -115,6 +116,8 @@ OTHER = {"subsystem": "1af4:1100 Red Hat, Inc."}
 NO_MAP = {"registers": "none"}
 
 # What an attribute says, and the lines that change for it.
+ASLEEP = mock.ANY
+
 ATTRIBUTES = [
     ("vendor", "0x8086", {"id": "8086:1110 Intel Corporation", **OTHER, **NO_MAP}),
     ("vendor", "0x000a", {"id": "000a:1110", **OTHER, **NO_MAP}),
@@ -125,7 +128,7 @@ ATTRIBUTES = [
     ("class", "0x000000", {"class": "000000"}),
     ("revision", "0xff", {"revision": "ff"}),
     ("revision", "0x0a", {"revision": "0a"}),
-    ("power_state", "D3hot", {"power state": "D3hot"}),
+    ("power_state", "D3hot", {"power state": "D3hot", "does not answer": ASLEEP}),
     ("power_state", "unknown", {"power state": "unknown"}),
     ("numa_node", "0", {"NUMA node": "0"}),
     ("numa_node", "12", {"NUMA node": "12"}),
@@ -195,12 +198,10 @@ def test_decoding(bus, devices, pci_ids, config, bits):
         path.write_bytes(config)
     text = describe(bus, IVSHMEM, pci_ids)
     assert [lines(text)[key] for key in DECODING] == bits
-    assert set(differences(IVSHMEM_INFO, text)) <= set(DECODING)
+    assert set(differences(IVSHMEM_INFO, text)) <= {*DECODING, "does not answer"}
 
 
-def test_of_the_device_only_the_command_register_is_read_and_after_the_power_state(
-    devices, pci_ids
-):
+def test_of_the_device_only_its_header_is_read_and_after_the_power_state(devices, pci_ids):
     read = []
 
     class Source(Witness):
@@ -210,9 +211,36 @@ def test_of_the_device_only_the_command_register_is_read_and_after_the_power_sta
 
     pci = functions_of(devices.parents[2], source=Source)
     describe(pci, E1000, pci_ids)
-    assert pci.source.touched() == ["0000:00:03.0/config"]
-    assert read[-1] == ("config", 4, 2)
-    assert "power_state" in [name for name, *_ in read]
+    assert pci.source.touched() == ["0000:00:03.0/config"] * 2
+    names = [name for name, *_ in read]
+    assert names.index("power_state") < names.index("config")
+    assert [part for part in read if part[0] == "config"] == [("config", 4, 2), ("config", 0, 64)]
+
+
+SILENCE = (
+    "the device does not answer, its config space reads all ones: its link is down or its power off"
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (0, "bar0, bar2: memory decoding is off in the command register; echo 1 > {}/enable"),
+        (
+            0xFFFF,
+            f"bar0, bar2: {SILENCE}; echo 1 > {{}}/remove && echo 1 > {{}}/rescan",
+        ),
+    ],
+)
+def test_what_does_not_answer_and_what_mends_it(bus, devices, command, words):
+    directory = devices / str(IVSHMEM)
+    with (directory / "config").open("r+b") as config:
+        config.seek(4)
+        config.write(command.to_bytes(2, "little"))
+    text = describe(bus, IVSHMEM, [])
+    wanted = words.format(directory, devices.parent)
+    assert lines(text)["does not answer"] == wanted
+    assert "does not answer" not in lines(describe(bus, E1000, []))
 
 
 RESOURCES = [

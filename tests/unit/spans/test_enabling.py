@@ -341,3 +341,20 @@ def test_from_several_threads_it_is_enabled_once(machine, decoder):
     assert errors == []
     assert machine.command(NIC) == 0
     assert machine.enable(NIC) == 0
+
+
+@pytest.mark.parametrize("register", [bytes(4), b"\0\0\xff\xff"])
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_bar_is_decoded_at_an_address_that_is_not_the_kernels(
+    machine, decoder, index, count, register
+):
+    """Nor is another BAR of the function: the bit is for all of them."""
+    machine.enable(NIC, count)
+    machine.command(NIC, 0)
+    with machine.path(NIC, "config").open("r+b") as config:
+        config.seek(0x10 + 4 * index)
+        config.write(register)
+    for other in (0, 1):
+        decoder.hold(NIC, other)()
+    assert (machine.written, machine.command(NIC)) == ([], 0)

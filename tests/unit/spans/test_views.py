@@ -29,15 +29,14 @@ from barfs.machine.patterns import DevicePattern, Rules
 from barfs.names import VIEWS, PciAddress
 from barfs.nodes import Node, Type
 from barfs.spans.enabling import Decoder
+from barfs.spans.guards import Guard, GuardedView
+from barfs.spans.roms import RomView
 from barfs.spans.views import (
     ConfigView,
     FixedView,
-    Guard,
-    GuardedView,
     JoinedView,
     RawView,
     SnapshotView,
-    SysfsView,
     TextView,
 )
 from barfs.tree.bars import BAR
@@ -749,7 +748,7 @@ def test_an_open_bar_is_given_up_when_its_device_goes_whatever_comes_after(
 
 def test_every_listed_file_opens_as_its_kind_says_and_closes(tree, machine):
     texts = dict.fromkeys((INFO, STATUS), SnapshotView)
-    kinds = {CONFIG: ConfigView, ROM: SysfsView, LOG: OpenLog, **texts}
+    kinds = {CONFIG: ConfigView, ROM: RomView, LOG: OpenLog, **texts}
     seen = set()
     for name, node in files(tree):
         ports = machine.pci.bars(node.address) if node.kind is BAR else {}

@@ -1,13 +1,23 @@
 """Ways are tried in their order; a refusal leaves a place to those after it."""
 
 import errno
+import os
 from types import SimpleNamespace
 
 import pytest
-from machines import machine_of, ways_of
+from machines import STRICT, Fixture, machine_of, ways_of
 
+from barfs.access import apertures
 from barfs.devmem import Segment
-from barfs.errors import BarfsError, DeviceGone, DriverOwns, KernelRefused, NotDecoded
+from barfs.diagnosis.causes import explain
+from barfs.errors import (
+    BarfsError,
+    CachingConflict,
+    DeviceGone,
+    DriverOwns,
+    KernelRefused,
+    NotDecoded,
+)
 from barfs.machine import simulated
 from barfs.names import PciAddress
 from barfs.spans import bars, ways
@@ -94,3 +104,47 @@ def test_a_bar_is_never_copied(tmp_path):
     memory.map = refuse
     with pytest.raises(KernelRefused, match="not this"):
         bars.open_bar(Ways(machine.pci, memory, through_devmem(memory)), IVSHMEM, 0, writable=False)
+
+
+CLAIM = "    feb20000-feb200ff : ivshmem\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "claimed", "visible", "kind"),
+    [
+        # A driver may have it for itself only if it has claimed it, and the kernel is strict.
+        *(((), False, True, CachingConflict), ((), True, True, CachingConflict)),
+        *((STRICT, False, True, CachingConflict), (STRICT, True, True, DriverOwns)),
+        # What can't be told stays as it was.
+        *((None, True, True, DriverOwns), (STRICT, False, False, DriverOwns)),
+    ],
+)
+def test_a_mapping_that_is_refused_for_its_caching_type(
+    tmp_path, monkeypatch, options, claimed, visible, kind
+):
+    fixture = Fixture(tmp_path)
+    (fixture.proc / "config.gz").unlink()
+    if options is not None:
+        fixture.set_config("DEVMEM", *options)
+    iomem = fixture.proc / "iomem"
+    text = iomem.read_text()
+    if claimed:
+        before = "  feb20000-feb200ff : 0000:00:04.0\n"
+        assert before in text
+        iomem.write_text(text.replace(before, before + CLAIM))
+    if not visible:
+        iomem.write_text("00000000-00000000 : Reserved\n")
+
+    class Span:
+        def __init__(self, *_):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(apertures, "_mmio", SimpleNamespace(Span=Span, MAX_WIDTH=8))
+    machine = fixture.machine
+    with pytest.raises(kind) as caught:
+        bars.open_bar(ways_of(machine), IVSHMEM, 0, writable=False)
+    assert type(caught.value) is kind
+    if kind is CachingConflict:
+        words = explain(caught.value, machine)
+        assert "has it mapped in another caching type, most likely write-combining" in words
+        assert "iomem=relaxed" not in words

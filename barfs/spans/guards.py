@@ -1,0 +1,123 @@
+"""Open files of devices: watched over, so that what is gone or does not answer gives no data."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from time import monotonic
+from typing import Final, NamedTuple
+
+from barfs.access.files import Buffer
+from barfs.machine.presence import Presence
+from barfs.nodes import Allocate, View
+
+# How long it is believed that a device answers, in seconds. One who polls a register that is 0
+# reads it more often than that, and is not to read config space each time.
+BELIEVED: Final = 0.01
+
+# What data without an answer is made of: all ones on hardware, zeros in some virtual machines. It
+# is told from its beginning, and may be true: it only makes config space worth a look.
+EMPTY: Final = b"\0\xff"
+EMPTY_TEXT: Final = b"0xf\n"
+_BEGINNING: Final = 16
+
+
+class Guard(NamedTuple):
+    """Bytes of a file, the end not included, and the function that they belong to."""
+
+    start: int
+    end: int
+    presence: Presence
+
+
+class HeldView:
+    """A view, and `held`: what is to be closed with it."""
+
+    def __init__(self, view: View, held: ExitStack) -> None:
+        self.reach = view.reach
+        self.width_at = view.width_at
+        self.way = view.way
+        self.lines = view.lines
+        self._view = view
+        self._held = held
+
+    @property
+    def raw(self) -> int | None:
+        return self._view.raw
+
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
+        return self._view.read(offset, length, allocate)
+
+    def write(self, offset: int, data: bytes) -> int:
+        return self._view.write(offset, data)
+
+    def close(self) -> None:
+        try:
+            self._view.close()
+        finally:
+            self._held.close()
+
+
+class GuardedView(HeldView):
+    """A view of what belongs to devices, given up for good once one is gone or its BARs move."""
+
+    def __init__(self, view: View, guards: Sequence[Guard], held: ExitStack) -> None:
+        super().__init__(view, held)
+        self._guards = guards
+
+    def _check(self, offset: int, length: int) -> None:
+        for start, end, presence in self._guards:
+            if offset < end and start < offset + length:
+                presence.check()
+
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
+        """DeviceGone, before any access."""
+        self._check(offset, length)
+        return self._view.read(offset, length, allocate)
+
+    def write(self, offset: int, data: bytes) -> int:
+        """DeviceGone, before any access."""
+        self._check(offset, len(data))
+        return self._view.write(offset, data)
+
+
+class BarView(GuardedView):
+    """A view of a BAR that has answered when it was opened, and may cease to.
+
+    `check` raises NotDecoded if it does not answer. It is asked before a write, and after a read
+    that gave nothing but `empty`, bytes of which data without an answer are made; if that is None,
+    after every read.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        guards: Sequence[Guard],
+        held: ExitStack,
+        check: Callable[[], None],
+        *,
+        empty: bytes | None,
+        asked: float,
+    ) -> None:
+        super().__init__(view, guards, held)
+        self._check_answers = check
+        self._empty = empty
+        self._asked = asked  # when it was known to answer
+
+    def _ask(self, offset: int, length: int) -> None:
+        now = monotonic()
+        if now - self._asked > BELIEVED:
+            self._check(offset, length)  # what is gone does not answer, and that says more
+            self._check_answers()
+            self._asked = now
+
+    def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
+        """DeviceGone, before any access; NotDecoded, after one that got no answer."""
+        data = super().read(offset, length, allocate)
+        empty = self._empty
+        if len(data) and (empty is None or not bytes(data[:_BEGINNING]).strip(empty)):
+            self._ask(offset, length)
+        return data
+
+    def write(self, offset: int, data: bytes) -> int:
+        """DeviceGone and NotDecoded, before any access."""
+        self._ask(offset, len(data))
+        return super().write(offset, data)
