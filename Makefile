@@ -8,7 +8,7 @@
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SCRIPTS := tools/setup tools/launcher tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
+SCRIPTS := tools/setup tools/launcher tools/article tests/vm/build-kernel tests/vm/make-root tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
 INPUTS := pyproject.toml tools/setup tools/launcher barfs/access/_mmio.c

@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from vm.machine import AGENT, BIN, HERE, Guest
+from vm.architecture import BIN, HERE, X86
+from vm.machine import AGENT, Guest
 
 SERVICE = (HERE.parents[1] / "contrib/systemd/barfs.service").read_text()
 
@@ -24,7 +25,7 @@ def booted(kernel, tmp_path_factory):
     )
     assert SERVICE.count("/usr/local/sbin/barfs ") == 2
     (units / "barfs.service").write_text(SERVICE.replace("/usr/local/sbin/barfs", f"{BIN}/barfs"))
-    guest = Guest(kernel, tmp_path_factory.mktemp("systemd"), units=units)
+    guest = Guest(X86, kernel, tmp_path_factory.mktemp("systemd"), units=units)
     try:
         yield guest
     finally:
