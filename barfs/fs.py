@@ -1,8 +1,8 @@
 """The FUSE side: pyfuse3's operations, handles, attributes. No policy.
 
 This is the one place where exceptions become errno. pyfuse3 ends the mount on any exception but
-FUSEError, and the kernel switches an operation off for good on ENOSYS: neither leaves this module,
-but for operations that are better off.
+FUSEError, so no other exception leaves this module. On ENOSYS the kernel switches an operation off
+for good, so only operations that are better off raise it.
 """
 
 import errno
@@ -38,14 +38,15 @@ from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
 
-# How long the kernel may keep what it was told, in seconds. What is steady is always there; all
-# else is asked for anew each time, so that plug and unplug are right at the next look-up, and
-# in a directory or file that is held open too.
+# How long the kernel may keep what it was told, in seconds. A steady node is always there. The
+# kernel asks for all others anew each time, so that a plug or unplug shows at the next look-up,
+# also in a directory or file that is held open.
 STEADY_TIMEOUT: Final = 1
 TIMEOUT: Final = 0
 
-# But for the attributes of a file: a look-up gives them, and the open that it is for need not ask
-# again. The kernel makes of this the next but one tick of its clock, 20 ms at the most.
+# The attributes of a file are kept a little longer: a look-up gives them, and the open that follows
+# need not ask again. The kernel rounds this up to the second tick of its clock from now, which is
+# at most 20 ms.
 FILE_TIMEOUT: Final = 1e-6
 
 P = ParamSpec("P")
@@ -67,10 +68,10 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
 
 
 def _caller(ctx: RequestContext) -> Caller:
-    """Who asks. The kernel gives a pid of 0 for a process of another namespace.
+    """The process that makes a request.
 
-    And for one with threads the number of the thread (fs/fuse/dev.c, fuse_get_req), while its
-    process is what others know it by.
+    The kernel gives a pid of 0 for a process of another namespace. For a thread it gives the number
+    of the thread (fs/fuse/dev.c, fuse_get_req), while people know the number of its process.
     """
     pid, process = ctx.pid, None
     try:
@@ -83,23 +84,23 @@ def _caller(ctx: RequestContext) -> Caller:
 
 
 def _errno_of(error: Exception) -> int:
-    """What an exception says to the kernel: EIO where it has no errno, or none for a refusal.
+    """The errno that the kernel gets for an exception. EIO if it has none that fits a refusal.
 
-    One that comes from a system call may be ENOSYS, which would switch the operation off for good.
+    An errno of a system call may be ENOSYS, which would switch the operation off for good.
     """
     number = error.errno if isinstance(error, (BarfsError, FUSEError)) else errno.EIO
     return number if number in errno.errorcode and number != errno.ENOSYS else errno.EIO
 
 
 def refuse(what: str) -> NoReturn:
-    """For operations that change the tree, which is the machine's alone to change."""
+    """Refuse an operation that would change the tree. Only the machine changes it."""
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
 
 
 class Operations(pyfuse3.Operations):
-    """The tree over FUSE, to whom the policy opens it. What is refused is explained by `machine`.
+    """The tree over FUSE, for the users that the policy allows. `machine` explains refusals.
 
-    The machine's source may call `device_changed` when it is to hear what the kernel has said.
+    The machine's source may call `device_changed` when it takes in the kernel's messages.
     """
 
     supports_dot_lookup = False
@@ -119,7 +120,7 @@ class Operations(pyfuse3.Operations):
         self._started = time.time_ns()
 
     def _entry(self, node: Node, attributes: Attributes | None = None) -> EntryAttributes:
-        """Attributes of a node for the kernel, as they are now unless they are given."""
+        """The attributes of a node for the kernel. They are read now unless they are given."""
         if attributes is None:
             attributes = self._tree.attributes(node)
         kind = node.kind
@@ -128,7 +129,7 @@ class Operations(pyfuse3.Operations):
         entry.st_mode = self._policy.mode_of(kind, writable=self._tree.is_writable(node))
         entry.st_nlink = 2 if kind.type is Type.DIRECTORY else 1
         if kind.type is Type.FILE:
-            # As many as it has bytes: with 0, tar and cp take a file for one big hole.
+            # As many blocks as it has bytes. With 0, tar and cp take a file for one big hole.
             entry.st_blocks = -(-attributes.size // 512)
         entry.st_size = attributes.size
         entry.st_blksize = attributes.blksize
@@ -141,19 +142,19 @@ class Operations(pyfuse3.Operations):
         return entry
 
     def _answer(self, name: str, args: tuple[Any, ...], error: Exception) -> FUSEError:
-        """What the kernel is told of an exception, after the logs have been."""
+        """The error that the kernel gets for an exception. First both logs get a line."""
         number = _errno_of(error)
         try:
             if not isinstance(error, FUSEError):
                 self._explain(name, args, number, error)
         except Exception:
-            # Of an exception that can't even be printed, or of the printing.
+            # The exception can't even be printed, or the printing failed.
             with suppress(Exception):
                 log.exception("%s: not explained (%s)", name, errno.errorcode[number])
         return FUSEError(number)
 
     def _explain(self, name: str, args: tuple[Any, ...], number: int, error: Exception) -> None:
-        """A line in both logs."""
+        """Write a line into both logs."""
         if isinstance(error, BarfsError):
             message = explain(error, self._machine)
             log.warning("%s: %s (%s)", name, message, errno.errorcode[number])
@@ -165,7 +166,7 @@ class Operations(pyfuse3.Operations):
     def _record_refusal(
         self, operation: str, args: tuple[Any, ...], number: int, message: str
     ) -> None:
-        """Put a request that failed into the journal, with what its arguments tell."""
+        """Put a failed request into the journal, with the facts that its arguments tell."""
         caller = subject = offset = length = None
         try:
             if operation in {"read", "write"}:
@@ -179,15 +180,15 @@ class Operations(pyfuse3.Operations):
                 subject = self._tree.subject(self._inodes.node(args[0]))
             self._journal.add(Refusal(operation, caller, subject, offset, length, number, message))
         except Exception:
-            # It must not keep the caller from getting an answer.
+            # The caller gets an answer all the same.
             log.exception("%s: not recorded", operation)
 
-    # What happens to the machine and to the mount
+    # Changes of the machine, and the end of the mount
 
     def device_changed(self, address: PciAddress, action: str) -> None:
         """The kernel says that a function was added, removed, bound or unbound.
 
-        What is open of one that is gone gives up its mappings, which would outlive it, and the
+        Open files of a function that is gone give up their mappings, which would outlive it. The
         kernel is told to forget the names.
         """
         self._journal.add(Change(action, str(address)))
@@ -219,7 +220,7 @@ class Operations(pyfuse3.Operations):
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """See pyfuse3.Operations. There is nobody to give an error to: nothing is raised."""
+        """See pyfuse3.Operations. Nobody would get an error, so nothing is raised."""
         for inode, times in inode_list:
             try:
                 self._inodes.forget(inode, times)
@@ -240,7 +241,7 @@ class Operations(pyfuse3.Operations):
         fh: int | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        """Truncation is accepted and does nothing: what `>` and dd do before they write."""
+        """Accept truncation, which does nothing. `>` and dd truncate before they write."""
         node = self._inodes.node(inode)
         if fields.update_mode or fields.update_uid or fields.update_gid:
             refuse(f"chmod or chown of {self._tree.path(node)}")
@@ -255,12 +256,12 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
-        """The kernel has checked already, as default_permissions is set."""
+        """Yes: with default_permissions the kernel has checked already."""
         return True
 
     @boundary
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        """A file system with no room of its own."""
+        """A file system that has no room of its own."""
         stats = StatvfsData()
         stats.f_bsize = stats.f_frsize = 4096
         stats.f_namemax = 255
@@ -270,14 +271,14 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """List the directory as it is now; readdir goes through this listing."""
+        """List the directory as it is now. readdir goes through this listing."""
         handle = next(self._handles)
         self._listings[handle] = list(self._tree.entries(self._inodes.node(inode)))
         return handle
 
     @boundary
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
-        """See pyfuse3.Operations. What has vanished since opendir is left out."""
+        """See pyfuse3.Operations. Names that have vanished since opendir are left out."""
         listing = self._listings[fh]
         for index in range(start_id, len(listing)):
             name, node = listing[index]
@@ -300,7 +301,7 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        """See pyfuse3.Operations. What is behind the file is mapped here, and not touched."""
+        """See pyfuse3.Operations. The device is mapped here, and not touched."""
         node = self._inodes.node(inode)
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if flags & os.O_APPEND:
@@ -308,13 +309,13 @@ class Operations(pyfuse3.Operations):
         if writable and self._policy.read_only:
             raise ReadOnly(f"{self._tree.path(node)}: mounted read-only")
         handle = await self._files.open(node, flags & os.O_ACCMODE, _caller(ctx))
-        # Never keep_cache: that would keep pages that a MAP_PRIVATE mapping of the file read.
+        # keep_cache would keep pages that a MAP_PRIVATE mapping of the file has read.
         return FileInfo(fh=handle, direct_io=True, keep_cache=False)
 
-    # The two that have to be fast: the boundary is in them, and they wait only if they have to.
+    # These two have to be fast. So the boundary is inside them, and they wait only if they have to.
 
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]
-        """See pyfuse3.Operations. pyfuse3 takes any contiguous buffer, its types say bytes."""
+        """See pyfuse3.Operations. It takes any contiguous buffer, though its types say bytes."""
         try:
             data = self._files.read(fh, off, size)
             return await self._files.read_later(fh, off, size) if data is None else data
@@ -340,9 +341,9 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        """O_CREAT of a name that was not there a moment ago: most likely a typing error.
+        """O_CREAT of a name that was not there a moment ago. It is most likely a typing error.
 
-        So it says what the look-up says, as /proc does, unless the file has come since.
+        It fails as the look-up does, as in /proc, unless the file has come meanwhile.
         """
         entry = await self.lookup(parent_inode, name, ctx)
         try:
@@ -402,8 +403,8 @@ class Operations(pyfuse3.Operations):
         """Refused."""
         refuse(f"rmdir of {name!a}")
 
-    # What the kernel need not ask, and does not after an ENOSYS: it takes writes for done then, and
-    # files for always ready. That saves a request at each close.
+    # The kernel need not ask for these, and after an ENOSYS it does not. It then takes writes for
+    # done, and files for always ready. That saves a request at each close.
 
     async def flush(self, fh: int) -> None:
         """Nothing is kept back."""
@@ -421,8 +422,8 @@ class Operations(pyfuse3.Operations):
         """Always ready."""
         raise FUSEError(errno.ENOSYS)
 
-    # Extended attributes: there are none. ENOTSUP rather than ENOSYS, and no line in the log: ls
-    # asks for some on every file.
+    # There are no extended attributes. They are refused with ENOTSUP, and without a line in the
+    # log, since ls asks for some on every file.
 
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
         """None."""

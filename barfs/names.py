@@ -1,4 +1,4 @@
-"""The forms of names: PCI addresses, vendor:device links, ranges, BARs, windows, and views.
+"""The forms of names: PCI addresses, vendor:device links, ranges, BARs, windows, views, symbols.
 
 Parsing returns None for a name that is not of the form; what that means is for the caller. A PCI
 address or a link has one spelling only, the one that is listed. Numbers in ranges are hex, with or
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Self
 ADDRESS_END = 1 << 64
 
 
-# Names and what they mean are kept for so many: they are asked for several times in every look-up.
+# How many names and their meanings are kept. Every look-up asks for the same ones several times.
 _SPELLINGS: Final = 1 << 15
 
 
@@ -59,7 +59,7 @@ class DeviceId(NamedTuple):
 
 
 class LinkName(NamedTuple):
-    """A link in the root: vendor:device, further the subsystem's, and the instance if not 0."""
+    """A link in the root: vendor:device, perhaps those of the subsystem, and the instance."""
 
     id: DeviceId
     subsystem: DeviceId | None
@@ -85,7 +85,7 @@ class LinkName(NamedTuple):
 
 
 class AddressRange(NamedTuple):
-    """From `start` up to and including `end`; None: as far as what it lies in goes.
+    """From `start` up to and including `end`. An `end` of None: as far as the whole goes.
 
     Of physical addresses in `phys`, of offsets in a window.
     """
@@ -144,7 +144,7 @@ class BarName(NamedTuple):
 
 
 def quoted(word: str | os.PathLike[str]) -> str:
-    """A word as a shell takes it, in one line and without what commands a terminal."""
+    """A word, quoted for a shell. It stays in one line and commands no terminal."""
     text = os.fspath(word)
     if text.isprintable():
         return shlex.quote(text)
@@ -160,7 +160,7 @@ def _escape(letter: str) -> str:
 
 
 class ViewKind(enum.IntEnum):
-    """How a BAR or a physical range is shown; all but RAW have a directory of their name."""
+    """How a BAR or a physical range is shown. All but RAW have a directory of their name."""
 
     RAW = 0
     U8 = 1
@@ -179,14 +179,43 @@ class ViewKind(enum.IntEnum):
 
     @property
     def is_text(self) -> bool:
-        """One register as a line of text."""
+        """Whether it shows one register as a line of text."""
         return ViewKind.X8 <= self <= ViewKind.X64
 
     @property
     def width(self) -> int:
-        """Of each access, in bytes; not for RAW."""
+        """The width of each access in bytes. RAW has none."""
         return 1 << (self - 1) % 4
 
 
-# By the names of their directories.
+# The views by the names of their directories.
 VIEWS: Final = {kind.label: kind for kind in ViewKind if kind}
+
+
+class SymbolName(NamedTuple):
+    """A symbol of the kernel's; further the type that it is of with a path of fields; a window."""
+
+    symbol: str
+    field: str | None = None
+    window: AddressRange | None = None
+
+    def __str__(self) -> str:
+        field = "" if self.field is None else f":{self.field}"
+        if self.window is None:
+            return f"{self.symbol}{field}"
+        start, end = self.window
+        return f"{self.symbol}{field}@{start:x}" + ("" if end is None else f"+{end + 1 - start:x}")
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """`init_uts_ns`, `init_uts_ns:uts_namespace.name`, each with `@41`, `@41+41` or `@41-81`.
+
+        None if a part or the window is empty.
+        """
+        match = re.fullmatch(r"([^:@]+)(?::([^:@]+))?(?:@(.*))?", name)
+        if match is None:
+            return None
+        if match[3] is None:
+            return cls(match[1], match[2])
+        window = AddressRange.parse(match[3])
+        return None if window is None else cls(match[1], match[2], window)

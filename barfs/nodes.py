@@ -1,7 +1,7 @@
 """The tree: what kinds of file there are, who has which names, and inode numbers.
 
-A node says what a file is, not what lies behind it: `pci/0000:00:04.0/bar2` is one node, whichever
-device sits at that address. A branch says all that there is to say of some kinds of node. The tree
+A node says what a file is, and not what lies behind it: `pci/0000:00:04.0/bar2` is one node,
+whatever device is at that address. A branch knows everything about some kinds of node. The tree
 puts branches together, and knows none of them by name.
 """
 
@@ -20,7 +20,7 @@ from barfs.names import PciAddress, ViewKind
 
 
 class Type(enum.Enum):
-    """What the kernel takes a node for."""
+    """What a node is to the kernel."""
 
     DIRECTORY = enum.auto()
     FILE = enum.auto()
@@ -28,7 +28,7 @@ class Type(enum.Enum):
 
 
 class Share(enum.Enum):
-    """What others than the owner may ever be allowed: --mode opens a file no further."""
+    """The most that --mode may allow to others than the owner."""
 
     NOBODY = enum.auto()
     READ = enum.auto()
@@ -37,25 +37,24 @@ class Share(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """What a node is. What is not said of a kind makes it private, read-only and short-lived."""
+    """What a node is. A kind that says nothing else is private, read-only and short-lived."""
 
     name: str
     type: Type = Type.FILE
     share: Share = Share.NOBODY
     writable: bool = False
-    steady: bool = False  # it is always there: the kernel may keep its name for a while
-    grows: bool = False  # its size changes by itself
-    recorded: bool = True  # the journal has its opens and its requests
+    steady: bool = False  # always there, so that the kernel may keep its name for a while
+    grows: bool = False  # the size changes by itself
+    recorded: bool = True  # opens and requests are recorded in the journal
 
 
 class Node(NamedTuple):
     """A thing in the tree.
 
-    `address` is the function that it belongs to, for a link the one that it points to; None where
-    there is none. `bar` is the index of the BAR that it belongs to, 0 to 7. `view` is that of a
-    file, and of a directory that shows all its files so. `start` and `size`, in bytes, are those of
-    a part of something: a window, a range; a size of 0 is all of it. `name` is what it is called,
-    where nothing else tells it apart.
+    `address` is the function that it belongs to, or that a link points to. None if there is none.
+    `bar` is the index of its BAR, 0 to 7. `view` is the view of a file, or of all files in a
+    directory. `start` and `size` are in bytes; they are those of a window or a range. A size of 0
+    means the whole. `name` is its name, if nothing else tells it from others.
     """
 
     kind: Kind
@@ -74,7 +73,7 @@ class Node(NamedTuple):
 
 
 class Attributes(NamedTuple):
-    """What stat shows of a node: bytes, and ns since 1970 where its time is its own."""
+    """What stat shows of a node: sizes in bytes. `modified` is in ns since 1970."""
 
     size: int
     blksize: int = 4096
@@ -83,59 +82,62 @@ class Attributes(NamedTuple):
 
 DIRECTORY: Final = Attributes(0)
 
-# Gives room for so many bytes, whatever is in there.
+# Gives room for so many bytes, which need not be cleared.
 Allocate: TypeAlias = Callable[[int], bytearray | memoryview]
 
 
 class View(Protocol):
     """An open file. Offsets and lengths are bytes."""
 
+    @property
+    def way(self) -> str:
+        """By which way its bytes are reached; empty where there is only one."""
+
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
-        """Up to `length` bytes, fewer only at the end; in room from `allocate`, if need be."""
+        """Up to `length` bytes, fewer only at the end. `allocate` gives room, if it is needed."""
 
     def write(self, offset: int, data: bytes) -> int:
-        """How many bytes were written, fewer than asked only at the end; PastEnd at and past it."""
+        """How many bytes were written, fewer only at the end. PastEnd at the end and beyond."""
 
     def width_at(self, offset: int, length: int) -> int | None:
-        """The width in bytes of all accesses of a request; None if they differ or have none."""
+        """The width of all accesses of a request, in bytes. None if they differ or have none."""
 
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
-        """The addresses on the bus of a request's accesses; empty if it makes none.
+        """The bus addresses that a request accesses. Empty if it makes no accesses.
 
-        For what the kernel accesses, they are offsets.
+        For files that the kernel accesses itself they are offsets.
         """
 
     def close(self) -> None:
-        """Give up what is behind it."""
+        """Give up everything behind it."""
 
 
 class Found(NamedTuple):
-    """A node that was looked up, and its attributes if they are known by now."""
+    """A node that was looked up, and its attributes if they are known already."""
 
     node: Node
     attributes: Attributes | None = None
 
 
 class Branch:
-    """What has names in some directories, and answers for the nodes of some kinds.
+    """Has names in some directories, and answers for the nodes of some kinds.
 
-    A method that is not overridden refuses, or has nothing. None of them touches a device, but for
-    `open`.
+    A method that is not overridden refuses, or has nothing. Only `open` may touch a device.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = ()  # that it answers for
+    kinds: ClassVar[tuple[Kind, ...]] = ()  # the kinds that it answers for
     under: ClassVar[tuple[Kind, ...]] = ()  # the directories that it has names in
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """Its listed names in a directory, and their nodes; none if the directory is gone."""
+        """Its listed names in a directory, and their nodes. None if the directory is gone."""
         del directory
         return iter(())
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """What it calls so in a directory; None if it has no such name.
+        """The node of a name in a directory. None if the branch has no such name.
 
-        NoSuchNode and NoSuchAddress with words of its own, for a name that can only be its own.
-        DeviceGone.
+        For a name that only this branch could have, it raises NoSuchNode or NoSuchAddress with
+        words of its own. Raises DeviceGone.
         """
         for listed, node in self.entries(directory):
             if listed == name:
@@ -150,42 +152,42 @@ class Branch:
     # For nodes of its own kinds
 
     def missing(self, directory: Node, name: str) -> str:
-        """What is to be said when nobody has a name in a directory."""
+        """The message when no branch has a name in a directory."""
         return f"{self.path(directory)}: there is no {name!a}"
 
     def path(self, node: Node) -> str:
-        """Where it is in the tree, for messages and the log."""
+        """The path of a node in the tree, for messages and the log."""
         raise NotImplementedError(node)
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
+        """What stat shows. Raises DeviceGone. Reads neither the device nor config space."""
         raise NotImplementedError(node)
 
     def subject(self, node: Node) -> Subject:
-        """What the log calls it."""
+        """What the log calls a node."""
         device = str(node.address) if node.address else None
         return Subject(self.path(node), device, is_text=node.view.is_text)
 
     def why_read_only(self, node: Node) -> ReadOnly | None:
-        """The refusal to write, though its kind is writable; None: it may be written."""
+        """Why a node of a writable kind may not be written. None if it may."""
         del node
         return None
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """Open what is behind it; all that opening an aperture raises."""
+        """Open a file. Raises everything that opening an aperture raises."""
         del writable
         raise BadRequest(" is not a file", what=self.path(node))
 
     def target(self, node: Node) -> str:
-        """What a link points to."""
+        """The path that a link points to."""
         raise BarfsError(" is not a link", what=self.path(node))
 
 
 class Tree:
-    """All names of a mount. The order of branches is the order of a listing.
+    """All names of a mount. A listing has the order of the branches.
 
     The first kind of the first branch is the root. Everything is computed when it is asked for, so
-    that nothing can go stale.
+    nothing can go stale.
     """
 
     def __init__(self, branches: Sequence[Branch]) -> None:
@@ -205,7 +207,7 @@ class Tree:
             raise NoSuchNode(f"there is no {node.kind.name} in this mount") from None
 
     def _has_names(self, directory: Node) -> Sequence[Branch]:
-        """The branches with names in a directory; NoSuchNode if it is none."""
+        """The branches that have names in a directory. NoSuchNode if it is no directory."""
         owner = self._owner(directory)
         if directory.kind.type is not Type.DIRECTORY:
             raise NoSuchNode(" is not a directory", what=owner.path(directory))
@@ -222,16 +224,16 @@ class Tree:
         raise NoSuchNode(self._owner(directory).missing(directory, name))
 
     def lookup(self, directory: Node, name: str) -> Node:
-        """The node of a name in a directory; NoSuchNode, NoSuchAddress."""
+        """The node of a name in a directory. Raises NoSuchNode and NoSuchAddress."""
         return self._find(directory, name).node
 
     def find(self, directory: Node, name: str) -> tuple[Node, Attributes]:
-        """As `lookup`, and `attributes` as they were then."""
+        """The node of a name, as `lookup`, and its attributes at that moment."""
         node, attributes = self._find(directory, name)
         return node, attributes or self.attributes(node)
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """Names and nodes of a directory; what vanishes meanwhile is left out."""
+        """Names and nodes of a directory. Names that vanish meanwhile are left out."""
         for branch in self._has_names(directory):
             yield from branch.entries(directory)
 
@@ -241,11 +243,11 @@ class Tree:
             yield from branch.names_of(address)
 
     def path(self, node: Node) -> str:
-        """Where a node is in the tree, for messages."""
+        """The path of a node in the tree, for messages."""
         return self._owner(node).path(node)
 
     def attributes(self, node: Node) -> Attributes:
-        """What stat shows; DeviceGone. Reads neither the device nor config space."""
+        """What stat shows. Raises DeviceGone. Reads neither the device nor config space."""
         return self._owner(node).attributes(node)
 
     def subject(self, node: Node) -> Subject:
@@ -253,18 +255,18 @@ class Tree:
         return self._owner(node).subject(node)
 
     def why_read_only(self, node: Node) -> ReadOnly | None:
-        """The refusal to write a node; None if it may be, unless the whole mount is read-only."""
+        """Why a node may not be written. None if it may, unless the whole mount is read-only."""
         owner = self._owner(node)
         if not node.kind.writable:
             return ReadOnly(" is read-only", what=owner.path(node))
         return owner.why_read_only(node)
 
     def is_writable(self, node: Node) -> bool:
-        """Whether nothing says that a node may not be written."""
+        """Whether a node may be written."""
         return node.kind.writable and self.why_read_only(node) is None
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """Open what is behind a file; ReadOnly, BadRequest, all that opening an aperture raises."""
+        """Open a file. Raises ReadOnly, BadRequest, and what opening an aperture raises."""
         if writable:
             refusal = self.why_read_only(node)
             if refusal is not None:
@@ -272,27 +274,28 @@ class Tree:
         return self._owner(node).open(node, writable=writable)
 
     def target(self, link: Node) -> str:
-        """What a link points to, as seen from its directory."""
+        """The path that a link points to, as seen from its directory."""
         return self._owner(link).target(link)
 
 
-# A number, from its low bits on. All that is in domain 0 has one of 32 bits, as programs need that
-# were built without large files: stat gives them EOVERFLOW for more.
+# The parts of a number, from its low bits on. Everything in domain 0 has a number of 32 bits.
+# Programs that were built without large files need that: stat gives them EOVERFLOW for larger
+# numbers.
 _KIND_BITS: Final = 6  # the kind's place among all kinds, from 1 on
 _VIEW_BITS: Final = 5
 _BAR_BITS: Final = 3
 _HAS_ADDRESS: Final = 1 << 14
 _FUNCTION: Final = 15  # bus, device and function: 16 bits
-_NUMBERED: Final = 1 << 31  # all other bits then count
+_NUMBERED: Final = 1 << 31  # if it is set, all other bits are a count
 _DOMAIN: Final = 32
 
 
 class InodeNumbers:
     """Nodes to numbers and back. The first of the `kinds` is that of the root, whose number is 1.
 
-    A number is computed: kind, view, BAR, PCI address. Only what has a start, a size or a name
-    does not fit; that is numbered in the order it is met, never twice, and kept while the kernel
-    knows it.
+    A number is computed from kind, view, BAR and PCI address. A node with a start, a size or a name
+    does not fit. Such nodes are numbered in the order in which they are met. No number is given
+    twice, and a number is kept as long as the kernel knows the node.
     """
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
@@ -328,7 +331,7 @@ class InodeNumbers:
         return number
 
     def _compute(self, number: int) -> Node:
-        """What `number` makes a number of, backwards."""
+        """The node from which `number` computes a number."""
         rest, kind = divmod(number, 1 << _KIND_BITS)
         rest, view = divmod(rest, 1 << _VIEW_BITS)
         bar = rest % (1 << _BAR_BITS)
@@ -346,7 +349,7 @@ class InodeNumbers:
         return Node(self._kinds[kind], address, bar, ViewKind(view))
 
     def node(self, number: int) -> Node:
-        """The node of an inode number; NoSuchNode for one that was never given out."""
+        """The node of an inode number. NoSuchNode for a number that was never given out."""
         if number & _NUMBERED:
             try:
                 return self._nodes[number]
@@ -355,12 +358,12 @@ class InodeNumbers:
         return self._computed(number)
 
     def remember(self, number: int) -> None:
-        """The kernel was told of a node once more."""
+        """Note that the kernel was told of a node once more."""
         if number & _NUMBERED:
             self._lookups[number] += 1
 
     def forget(self, number: int, times: int) -> None:
-        """The kernel has forgotten that many of the times it was told."""
+        """Note that the kernel has forgotten so many of the times that it was told."""
         if number & _NUMBERED:
             self._lookups[number] -= times
             self.settle(number)
@@ -374,5 +377,5 @@ class InodeNumbers:
                 del self._numbers[node]
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """How many numbered nodes are kept."""
         return len(self._nodes)

@@ -122,18 +122,25 @@ def functions_of(sysfs, rules=NO_RULES, source=PlainSource):
 
 
 def machine_of(
-    paths, *, rules=NO_RULES, phys=True, boot=NOWHERE, bars_via_devmem=False, source=PlainSource
+    paths,
+    *,
+    rules=NO_RULES,
+    phys=True,
+    boot=NOWHERE,
+    bars_via_devmem=False,
+    source=PlainSource,
+    kernel=(None, None),
 ):
-    """The machine that is made of the files of a simulated one."""
+    """The machine that is made of the files of a simulated one; `kernel` is symbols and core."""
     source = source(paths.sysfs, paths.proc, boot)
     pci = Allowed(AllFunctions(source), rules)
-    return Machine(pci, PhysicalMemory(source, paths.devmem), phys, bars_via_devmem)
+    return Machine(pci, PhysicalMemory(source, paths.devmem), phys, bars_via_devmem, *kernel)
 
 
 def ways_of(machine):
     """The ways to a machine's bytes."""
     via = "devmem" if machine.bars_via_devmem else "resource"
-    return Ways(machine.pci, machine.memory, via)
+    return Ways(machine.pci, machine.memory, via, machine.core)
 
 
 def tree_of(machine, journal=None, **wanted):
@@ -172,7 +179,7 @@ class Fixture:
         self.fuse.touch()
         self.devices = self.paths.sysfs / "bus/pci/devices"
         self.security = self.paths.sysfs / "kernel/security"
-        for path in (self.boot, self.security, self.proc / "self", self.proc / "sys/kernel"):
+        for path in (self.boot, self.security, self.proc / "self"):
             path.mkdir(parents=True)
         (self.proc / "sys/kernel/osrelease").write_text("6.12.0-sim\n")
         self.set_process()

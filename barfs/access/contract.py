@@ -99,12 +99,15 @@ def parse_update(text: bytes, width: int) -> Update:
     """What one line of text says: `value` or `value:mask`, each decimal, 0x or 0b.
 
     With a mask only its bits change, as in setpci. A decimal with a 0 in front is refused, since it
-    could be meant as octal. BadRequest tells what is wrong with a text.
+    could be meant as octal. So is a decimal mask, since setpci takes it for hex. BadRequest tells
+    what is wrong with a text.
     """
     match = re.fullmatch(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?", text.decode("latin-1"))
     shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
     if match is None:
         raise BadRequest(f"{shown} is no number (42, 0x2a, 0b101010), nor value:mask")
+    if (match[2] or "0x").isdecimal():
+        raise BadRequest(f"{shown}: a mask takes 0x or 0b in front, since setpci's is hex")
     numbers = [int(number, 0) for number in match.groups() if number is not None]
     if max(numbers) >> 8 * width:
         raise BadRequest(f"{shown} is too big for a width of {width}")

@@ -6,7 +6,7 @@ from typing import Final
 
 from barfs.commands.command import Argument, Command
 from barfs.commands.ls import JSON
-from barfs.commands.output import say
+from barfs.commands.output import look, say
 from barfs.daemon.mountpoint import absolute
 from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, SYSFS
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
@@ -15,7 +15,6 @@ from barfs.machine.source import REAL_PROC, REAL_SYSFS
 def run(arguments: argparse.Namespace) -> None:
     """See the module. SystemExit with status 1 for trouble that counts."""
     # Not needed by the other commands, so that they start faster.
-    from barfs.diagnosis import checkup  # noqa: PLC0415
     from barfs.report import doctor  # noqa: PLC0415
 
     found = doctor.findings(
@@ -24,7 +23,7 @@ def run(arguments: argparse.Namespace) -> None:
         absolute(arguments.devmem or REAL_DEVMEM),
         arguments.pattern,
     )
-    say(doctor.as_json(found) if arguments.json else checkup.text(found).rstrip("\n"))
+    say(doctor.as_json(found) if arguments.json else "\n".join(doctor.lines(found, look())))
     if doctor.is_hopeless(found, arguments.pattern):
         sys.exit(1)
 
@@ -41,7 +40,7 @@ COMMAND: Final = Command(
     arguments=(
         Argument(
             "PATTERN",
-            "only functions that a PCI address, vendor:device or part of a name means",
+            "only these functions, as for barfs ls",
             optional=True,
         ),
     ),

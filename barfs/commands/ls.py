@@ -1,16 +1,33 @@
 """`barfs ls`: the machine's PCI functions, without a mount."""
 
 import argparse
+from functools import partial
 from typing import Final
 
 from barfs.commands.command import Argument, Command
-from barfs.commands.output import say
-from barfs.daemon.options import Option
+from barfs.commands.output import look, say
+from barfs.daemon.options import Option, pattern
 from barfs.daemon.settings import SYSFS
+from barfs.machine.patterns import Form
 from barfs.machine.source import REAL_SYSFS
 
 VERBOSE: Final = Option("-v --verbose", "the text of `info` of each")
 JSON: Final = Option("--json", "a list of objects")
+# As lspci has them.
+SLOT: Final = Option(
+    "-s",
+    "only this PCI address, as lspci -s",
+    takes="ADDRESS",
+    parse=partial(pattern, form=Form.ADDRESS),
+    name="slot",
+)
+DEVICE: Final = Option(
+    "-d",
+    "only this vendor:device, as lspci -d",
+    takes="ID",
+    parse=partial(pattern, form=Form.ID),
+    name="device",
+)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -19,7 +36,16 @@ def run(arguments: argparse.Namespace) -> None:
     from barfs.report import listing  # noqa: PLC0415
 
     form: listing.Form = "json" if arguments.json else "text" if arguments.verbose else "table"
-    lines = list(listing.show(arguments.sysfs or REAL_SYSFS, arguments.pattern, form))
+    patterns = filter(None, (arguments.slot, arguments.device))
+    lines = list(
+        listing.show(
+            arguments.sysfs or REAL_SYSFS,
+            arguments.pattern,
+            form,
+            patterns=patterns,
+            look=look(),
+        )
+    )
     if lines:
         say("\n".join(lines))
 
@@ -32,11 +58,12 @@ COMMAND: Final = Command(
     examples="  barfs ls\n  barfs ls 1af4:1110\n  barfs ls -v 00:03.0\n  barfs ls ethernet",
     run=run,
     exclusive=(VERBOSE, JSON),
-    options=(SYSFS,),
+    options=(SLOT, DEVICE, SYSFS),
     arguments=(
         Argument(
             "PATTERN",
-            "a PCI address, vendor:device as links are named, or any part of a name",
+            "a PCI address or vendor:device, with * ? []; a link's name; or any part of a name,"
+            " class or driver",
             optional=True,
         ),
     ),

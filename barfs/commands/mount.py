@@ -3,15 +3,18 @@
 import argparse
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from barfs.commands.command import Argument, Command
-from barfs.commands.output import is_terminal, say
+from barfs.commands.output import complain, is_terminal, say
 from barfs.daemon.interruption import all_or_nothing
+from barfs.daemon.mountpoint import hides_something
 from barfs.daemon.options import Option
 from barfs.daemon.settings import OPTIONS, Settings
+from barfs.machine.patterns import DevicePattern
 from barfs.names import quoted
 
 log = logging.getLogger(__name__)
@@ -59,15 +62,44 @@ def serve(
 def run(arguments: argparse.Namespace) -> None:
     """See the module."""
     settings = Settings.of(arguments.mountpoint, vars(arguments))
+    foreground = bool(arguments.foreground)
+    notes = list(notes_on(settings))
 
     def ready() -> None:
-        if arguments.foreground:
+        tell(notes, foreground=foreground)
+        if foreground:
             log.info("mounted on %s", settings.mountpoint)
         elif is_terminal():
             say(_how_to_go_on(settings.mountpoint))
 
     with all_or_nothing():
-        serve(settings, foreground=bool(arguments.foreground), ready=ready, finish=lambda: None)
+        serve(settings, foreground=foreground, ready=ready, finish=lambda: None)
+
+
+def notes_on(settings: Settings) -> Iterator[str]:
+    """What works, and most likely was not meant. Reads sysfs, and changes nothing."""
+    # Not needed by the other commands, so that they start faster.
+    from barfs.machine.functions import AllFunctions  # noqa: PLC0415
+    from barfs.machine.source import source_of  # noqa: PLC0415
+
+    pci = AllFunctions(source_of(settings.sysfs))
+    for option in OPTIONS:
+        values = getattr(settings, option.name) if option.repeated else ()
+        for value in filter(lambda one: isinstance(one, DevicePattern), values):
+            names = (partial(pci.name, address) for address in pci.addresses())
+            if not any(value.means(name, unknown=False) for name in names):
+                yield f"{option.spelled} {value} matches none of the functions that are there now"
+    if hides_something(settings.mountpoint):
+        yield f"{settings.mountpoint} is not empty: what is in it is hidden until barfs umount"
+
+
+def tell(notes: Iterable[str], *, foreground: bool) -> None:
+    """Tell who mounts."""
+    for note in notes:
+        if foreground:
+            log.warning("%s", note)
+        else:
+            complain(f"barfs: {note}")
 
 
 def _how_to_go_on(mountpoint: Path) -> str:

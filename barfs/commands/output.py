@@ -2,8 +2,11 @@
 
 import errno
 import os
+import shutil
 import sys
 from typing import TextIO
+
+from barfs.report.looks import PLAIN, Look
 
 
 class OutputError(Exception):
@@ -56,6 +59,15 @@ def _encoded(text: str, out: TextIO) -> bytes:
         return text.encode(out.encoding, errors="surrogateescape")
     except UnicodeEncodeError:
         return text.encode(out.encoding, errors="backslashreplace")
+
+
+def look() -> Look:
+    """How whoever reads standard output wants it."""
+    if not is_terminal():
+        return PLAIN
+    # https://no-color.org
+    colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return Look(shutil.get_terminal_size().columns, colour)
 
 
 def is_terminal() -> bool:

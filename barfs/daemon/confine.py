@@ -1,7 +1,7 @@
 """Giving up the rights that serving a mount does not need.
 
-There is no kept library for this on the package index, and Debian's bindings of libcap-ng are not
-to be had in a virtual environment. It takes three calls of libc.
+The package index has no maintained library for this, and a virtual environment can't have Debian's
+bindings of libcap-ng. Three calls of libc are enough.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from barfs.machine.kernel import CAP_SYS_ADMIN, CAP_SYS_RAWIO
 
 
 class Capability(enum.IntEnum):
-    """Those that barfs knows (include/uapi/linux/capability.h)."""
+    """The capabilities that barfs knows (include/uapi/linux/capability.h)."""
 
     DAC_OVERRIDE = 1
     DAC_READ_SEARCH = 2
@@ -22,20 +22,21 @@ class Capability(enum.IntEnum):
     SYS_ADMIN = CAP_SYS_ADMIN
 
 
-# What serving a machine takes:
-# - SYS_RAWIO: opening /dev/mem (drivers/char/mem.c, open_port).
-# - SYS_ADMIN: the addresses in /proc/iomem, which are 0 without (kernel/resource.c, r_show);
-#   config space from its 65th byte on (drivers/pci/pci-sysfs.c, pci_read_config); writing sysfs's
-#   `enable` (the same file, enable_store); unmounting at the end (fs/namespace.c, may_mount).
-# Root owns all of these files, so no right over other people's is needed.
+# Serving a machine needs these:
+# - SYS_RAWIO: to open /dev/mem (drivers/char/mem.c, open_port).
+# - SYS_ADMIN: to see the addresses in /proc/iomem, which are 0 otherwise (kernel/resource.c,
+# r_show);
+#   to read config space beyond its 64th byte (drivers/pci/pci-sysfs.c, pci_read_config); to write
+#   sysfs's `enable` (the same file, enable_store); to unmount (fs/namespace.c, may_mount).
+# Root owns all of these files, so no right over other people's files is needed.
 SERVING: Final = frozenset({Capability.SYS_RAWIO, Capability.SYS_ADMIN})
 
-# A saved copy or a simulated machine may be anybody's files, and so may the directory
-# of the log on disk.
+# The files of a saved copy or a simulated machine may be anybody's. So may the directory of the log
+# on disk.
 OTHER_PEOPLES_FILES: Final = frozenset({Capability.DAC_OVERRIDE})
 
-# A mountpoint below a directory that is its owner's alone, a home for one: it is named once more
-# when it is unmounted.
+# The mountpoint may be below a directory that only its owner may enter, such as a home. Its path is
+# needed again to unmount.
 OTHER_PEOPLES_DIRECTORIES: Final = frozenset({Capability.DAC_READ_SEARCH})
 
 # include/uapi/linux/prctl.h
@@ -43,7 +44,7 @@ _PR_CAPBSET_READ: Final = 23
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
-# include/uapi/linux/capability.h: version 3 has 64 bits a set, in two structures of 32.
+# include/uapi/linux/capability.h: version 3 has sets of 64 bits, in two structures of 32 bits.
 _VERSION_3: Final = 0x20080522
 
 _SETPCAP: Final = 8
@@ -52,7 +53,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class _Header(ctypes.Structure):
-    """struct __user_cap_header_struct; pid 0 is the calling thread."""
+    """struct __user_cap_header_struct. A pid of 0 is the calling thread."""
 
     _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
 
@@ -64,7 +65,7 @@ class _Half(ctypes.Structure):
 
 
 class _Sets:
-    """The calling thread's capability sets as integers, bit by bit."""
+    """The calling thread's capability sets. Each bit of an integer is a capability."""
 
     def __init__(self) -> None:
         self._header = _Header(_VERSION_3, 0)
@@ -76,7 +77,7 @@ class _Sets:
         )
 
     def set(self, *, effective: int, permitted: int, inheritable: int) -> None:
-        """Make them so. OSError if the kernel refuses."""
+        """Change the thread's sets. OSError if the kernel refuses."""
         for shift, half in zip((0, 32), self._halves, strict=True):
             half.effective = effective >> shift & 0xFFFFFFFF
             half.permitted = permitted >> shift & 0xFFFFFFFF
@@ -85,7 +86,7 @@ class _Sets:
 
 
 def _call(name: str, *arguments: object) -> int:
-    """A call of libc; OSError with its errno."""
+    """Call a function of libc. Raises OSError with its errno."""
     result: int = getattr(_libc, name)(*arguments)
     if result == -1:
         number = ctypes.get_errno()
@@ -105,15 +106,16 @@ def _bits(capabilities: AbstractSet[Capability]) -> int:
 def may_enter(
     directory: str, capabilities: AbstractSet[Capability], *, writing: bool = False
 ) -> bool:
-    """Whether names in a directory can be looked up, or made, with these capabilities alone.
+    """Whether names in a directory can be looked up with these capabilities alone.
 
-    It is tried, with the others switched off for the moment.
+    `writing` asks whether they can be made, too. It is tried, with the other capabilities switched
+    off for a moment.
     """
     sets = _Sets()
     fewer = sets.permitted & _bits(capabilities)
     sets.set(effective=fewer, permitted=sets.permitted, inheritable=sets.inheritable)
     try:
-        # Not with the real IDs: of root that asks with all that is permitted (access(2)).
+        # With the real IDs access(2) would use all of root's permitted capabilities.
         wanted = os.X_OK | (os.W_OK if writing else 0)
         return os.access(directory, wanted, effective_ids=True)
     finally:
@@ -121,10 +123,10 @@ def may_enter(
 
 
 def keep_only(capabilities: AbstractSet[Capability]) -> None:
-    """Give up all other capabilities for good, and what a program that is run could gain.
+    """Give up all other capabilities for good. A program that is run can gain none, either.
 
-    All of this is the calling thread's alone and goes to those that it starts, so it has to be
-    the only one. OSError if the kernel refuses; there are fewer rights then, but more than meant.
+    This changes the calling thread only, and threads that it starts later. So it has to be the only
+    thread. OSError if the kernel refuses. Some rights may be gone then, but not all that should be.
     """
     if len(os.listdir("/proc/self/task")) > 1:
         raise RuntimeError("there are threads already, and they would keep their capabilities")
@@ -132,11 +134,11 @@ def keep_only(capabilities: AbstractSet[Capability]) -> None:
     sets = _Sets()
     if sets.effective & 1 << _SETPCAP:
         _drop_from_bounding_set(keep)
-    # Otherwise the bounding set has to stay, and does no harm: with no_new_privs a program that
-    # root runs gets no more than the permitted set (security/commoncap.c,
+    # Without CAP_SETPCAP the bounding set has to stay. It does no harm: with no_new_privs a program
+    # that root runs gets no more than the permitted set (security/commoncap.c,
     # cap_bprm_creds_from_file).
     #
-    # The ambient set is cut to the inheritable one by the kernel (the same file, cap_capset).
+    # The kernel cuts the ambient set to the inheritable one (the same file, cap_capset).
     kept = sets.permitted & keep
     sets.set(effective=kept, permitted=kept, inheritable=0)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -146,7 +148,7 @@ def _drop_from_bounding_set(keep: int) -> None:
     for capability in range(64):
         try:
             there = _prctl(_PR_CAPBSET_READ, capability)
-        except OSError:  # EINVAL: the last one that this kernel knows was before
+        except OSError:  # EINVAL: the kernel knows no capability of this number
             return
         if there and not keep & 1 << capability:
             _prctl(_PR_CAPBSET_DROP, capability)

@@ -238,6 +238,24 @@ def check_free(mountpoint: Path, *, replace_dead: bool = False) -> None:
         raise MountError(f"{mountpoint} is not a directory; mount on a directory")
 
 
+def hides_something(mountpoint: Path) -> bool:
+    """Whether a mount there would hide files. A mount that is there already is not looked into."""
+    table = mount_table()
+    where = resolve(mountpoint, table)
+    if where in table or _is_in_barfs(where, table):
+        return False
+    try:
+        return bool(os.listdir(where))
+    except OSError:
+        return False
+
+
+def _is_in_barfs(where: str, table: dict[str, Mounted]) -> bool:
+    """Whether a resolved path lies in a barfs mount. Touches none."""
+    above = (table.get(str(path)) for path in Path(where).parents)
+    return any(one is not None and one.kind == BARFS_TYPE for one in above)
+
+
 def _check_dead(mountpoint: Path, mounted: Mounted, how: State, *, replace_dead: bool) -> None:
     """Raise MountError unless a barfs mount may be replaced."""
     unmount_it = _unmount_command(mountpoint, mounted)
@@ -407,7 +425,6 @@ def _user(uid: int) -> str:
 
 
 def _what_it_is(where: str, table: dict[str, Mounted]) -> str:
-    """Why what is at a resolved path can't be unmounted. A barfs mount above it is not touched."""
-    above = (table.get(str(path)) for path in Path(where).parents)
-    in_one = any(one is not None and one.kind == BARFS_TYPE for one in above)
-    return "is not a barfs mount" if in_one or os.path.lexists(where) else "does not exist"
+    """Why what is at a resolved path can't be unmounted."""
+    is_there = _is_in_barfs(where, table) or os.path.lexists(where)
+    return "is not a barfs mount" if is_there else "does not exist"

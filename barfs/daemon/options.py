@@ -15,7 +15,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from barfs.machine.patterns import DevicePattern
+from barfs.machine.patterns import DevicePattern, Form
+from barfs.names import LinkName
 from barfs.requests.policy import parse_mode
 
 
@@ -76,12 +77,17 @@ def share_mode(text: str) -> int:
     return found
 
 
-def pattern(text: str) -> DevicePattern:
-    """The value of an option that names PCI functions."""
-    found = DevicePattern.parse(text)
-    if found is None:
-        raise ValueError(
-            f"{text!a} can match no function: it takes 0000:03:00.0, 1af4:1110 or"
-            " 1af4:1110:1af4:1100, with * ? [] inside the fields"
-        )
-    return found
+def pattern(text: str, form: Form | None = None) -> DevicePattern:
+    """The value of an option that names PCI functions, in a form of pattern or in any."""
+    found = DevicePattern.parse(text, form)
+    if found is not None:
+        return found
+    what = f"{text!a} can match no function"
+    link = LinkName.parse(text.lower())
+    if link is not None and link.instance:
+        raise ValueError(f"{what}: .{link.instance} counts links, so say its PCI address")
+    takes = {
+        Form.ADDRESS: "0000:03:00.0, 03:00.0 or 00.0",
+        Form.ID: "1af4:1110, 1af4: or :1110",
+    }.get(form or Form.SUBSYSTEM, "0000:03:00.0, 03:00.0, 1af4:1110 or 1af4:1110:1af4:1100")
+    raise ValueError(f"{what}: it takes {takes}, with * ? [] inside the fields")

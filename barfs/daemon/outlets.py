@@ -1,7 +1,7 @@
-"""Where the daemon's words go: standard error, syslog, the service manager.
+"""Where the daemon's messages go: standard error, syslog, the service manager.
 
-None of them may hold the daemon up or end it, be the disk full or the reader asleep: a line that
-can't be written at once is lost, and the next one that can says how many were.
+None of them may delay the daemon or end it, even if the disk is full or the reader sleeps. A line
+that can't be written at once is lost. The next line that can be written says how many were lost.
 """
 
 import errno
@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 STANDARD_ERROR: Final = 2
 SYSLOG_SOCKET: Final = "/dev/log"
 
-# What a pipe that is ready for writing takes without waiting (pipe(7)); a terminal or socket that
-# is ready takes some.
+# How many bytes a pipe takes without waiting when it is ready for writing (pipe(7)). A terminal or
+# a socket that is ready takes at least some bytes.
 _PIECE: Final = select.PIPE_BUF
 
 # The facility `daemon` and severities, syslog(3).
@@ -32,7 +32,7 @@ _SEVERITIES: Final = {
 
 
 class LossyHandler(logging.Handler):
-    """A log that loses lines rather than wait. Subclasses write one line or raise OSError."""
+    """A log that loses lines and never waits. Subclasses write a line or raise OSError."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class StandardError(LossyHandler):
     """Lines on standard error."""
 
     def write(self, line: str, level: int) -> None:  # noqa: ARG002 - the same for all
-        """See LossyHandler. A line longer than a pipe takes at once may be cut short."""
+        """See LossyHandler. A line that is longer than a pipe takes at once may be cut."""
         data = line.encode(errors="backslashreplace") + b"\n"
         ready = select.poll()
         ready.register(STANDARD_ERROR, select.POLLOUT)
@@ -83,7 +83,7 @@ class Syslog(LossyHandler):
                 self._socket.send(data)
             except BlockingIOError:
                 raise
-            except OSError:  # it was started anew: its socket is another one
+            except OSError:  # syslog was started anew, and has another socket
                 self.close_socket()
             else:
                 return
@@ -101,7 +101,7 @@ class Syslog(LossyHandler):
         return connection
 
     def close_socket(self) -> None:
-        """Give the connection up; the next line makes a new one."""
+        """Give the connection up. The next line makes a new one."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -113,7 +113,7 @@ class Syslog(LossyHandler):
 
 
 def log_to(handler: logging.Handler, form: str) -> None:
-    """All that barfs logs goes to this handler alone."""
+    """Send everything that barfs logs to this handler alone."""
     handler.setFormatter(logging.Formatter(form))
     root = logging.getLogger("barfs")
     root.handlers[:] = [handler]
@@ -123,13 +123,13 @@ def log_to(handler: logging.Handler, form: str) -> None:
 def notify(state: str) -> None:
     """Tell the service manager, if one listens: `READY=1`, `STOPPING=1` (sd_notify(3)).
 
-    No library is worth its weight here: the pure ones are not kept any more, the others want
+    No library is used: those in pure Python are not maintained any more, and the others need
     libsystemd's headers.
     """
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
-    # @ stands for the null byte that names outside of the file system begin with, unix(7).
+    # @ stands for a null byte. Names that are not in the file system begin with it (unix(7)).
     address = "\0" + path[1:] if path.startswith("@") else path
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:

@@ -36,7 +36,9 @@ from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Journal
 from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.kcore import CoreFile
 from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
+from barfs.machine.symbols import Symbols
 from barfs.nodes import Tree
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
@@ -114,13 +116,17 @@ def machine_of(settings: Settings) -> Machine:
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem)
-    return Machine(pci, memory, settings.phys, settings.bars_via == "devmem")
+    # They are opened here, before rights are given up, and kept.
+    symbols = Symbols(source.proc) if settings.phys else None
+    core = CoreFile(source.proc) if settings.phys and settings.kcore else None
+    via_devmem = settings.bars_via == "devmem"
+    return Machine(pci, memory, settings.phys, via_devmem, symbols, core)
 
 
 def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:
     """The tree over a machine, as the settings want it."""
     spans = Spans(
-        Ways(machine.pci, machine.memory, settings.bars_via),
+        Ways(machine.pci, machine.memory, settings.bars_via, machine.core),
         machine.memory,
         decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,

@@ -113,6 +113,14 @@ class Settings:
         tuple[DevicePattern, ...], _devices("--read-only-device", "never write to these functions")
     ] = ()
     phys: Annotated[bool, Option("--no-phys", "leave physical memory out", given=False)] = True
+    kcore: Annotated[
+        bool,
+        Option(
+            "--no-kcore",
+            "do not read System RAM through /proc/kcore where /dev/mem keeps it back",
+            given=False,
+        ),
+    ] = True
 
     @classmethod
     def of(cls, mountpoint: Path, given: Mapping[str, object]) -> Self:

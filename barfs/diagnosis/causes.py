@@ -29,8 +29,10 @@ from barfs.errors import (
 )
 from barfs.machine import kernel
 from barfs.machine.functions import Allowed, Functions
+from barfs.machine.kcore import CoreFile
 from barfs.machine.kernel import Kernel, Process
 from barfs.machine.source import Source
+from barfs.machine.symbols import Symbols
 from barfs.names import PciAddress
 
 log = logging.getLogger(__name__)
@@ -61,13 +63,15 @@ class Machine(NamedTuple):
     """The machine that is looked at: this one, a saved copy, or the simulated one.
 
     `phys` tells whether the mount has `phys/`. `bars_via_devmem` tells whether memory BARs are
-    reached through /dev/mem.
+    reached through /dev/mem. `symbols` and `core` are those of its kernel, if they are wanted.
     """
 
     pci: Allowed
     memory: PhysicalMemory
     phys: bool = True
     bars_via_devmem: bool = False
+    symbols: Symbols | None = None
+    core: CoreFile | None = None
 
     @property
     def source(self) -> Source:

@@ -16,10 +16,12 @@ from typing import Final, NamedTuple
 from barfs.diagnosis import causes, obstacles
 from barfs.diagnosis.causes import Machine
 from barfs.diagnosis.text import printable
-from barfs.errors import Cause, DeviceGone, NoSuchAddress
+from barfs.errors import Cause, DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine import kernel
+from barfs.machine.btf import read_types
 from barfs.machine.configspace import COMMAND_ABSENT, command_of
 from barfs.machine.functions import Functions
+from barfs.machine.kcore import BadCore, CoreFile
 from barfs.machine.kernel import Kernel
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
@@ -103,6 +105,7 @@ def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Find
         yield _lockdown(machine, facts)
     if facts.config is not None or source.exists(source.proc / "sys/kernel/osrelease"):
         yield from _strictness(machine, facts)
+        yield from _kernel_memory(machine)
 
 
 def _ok(subject: str, sentence: str, device: PciAddress | None = None) -> Finding:
@@ -184,6 +187,42 @@ def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
     elif facts.io_strict is not None:
         why = "iomem=relaxed" if facts.relaxed else "no CONFIG_IO_STRICT_DEVMEM"
         yield _ok("drivers", f"the kernel gives what drivers own to others, too ({why})")
+
+
+def _kernel_memory(machine: Machine) -> Iterator[Finding]:
+    """Whether System RAM can be read through /proc/kcore, and `ksym/` has names and types."""
+    if machine.core is not None:
+        yield _kcore(machine.core)
+    if machine.symbols is None:
+        return
+    for subject, what, ask in (
+        ("ksym", f"{machine.symbols.path} shows the kernel's symbols", machine.symbols.check),
+        ("types", "the kernel says its types", partial(read_types, machine.source.sysfs)),
+    ):
+        try:
+            ask()
+        except NoSuchNode as error:
+            yield Finding(subject, State.NOTE, Cause(str(error)))
+        else:
+            yield _ok(subject, what)
+
+
+def _kcore(core: CoreFile) -> Finding:
+    try:
+        core.segments()
+    except FileNotFoundError:
+        sentence = f"there is no {core.path}, through which System RAM could be read"
+        advice = "boot a kernel built with CONFIG_PROC_KCORE"
+        return Finding("kcore", State.NOTE, Cause(sentence, advice=advice))
+    except (OSError, BadCore) as error:
+        sentence = f"{core.path} does not open ({getattr(error, 'strerror', None) or error})"
+        advice = "it takes CAP_SYS_RAWIO, and lockdown=confidentiality refuses it"
+        return Finding("kcore", State.NOTE, Cause(sentence, advice=advice))
+    sentence = (
+        f"{core.path} opens: System RAM that /dev/mem keeps back is read through it, where pages "
+        "that the kernel withholds (ballooned, poisoned, offline) are zeros"
+    )
+    return _ok("kcore", sentence)
 
 
 # One function

@@ -86,12 +86,15 @@ class Open(NamedTuple):
 
     opened: Opened
     mode: str  # r, w, rw
+    way: str = ""  # by which its bytes are reached, where there is more than one
 
     def fields(self) -> Iterator[tuple[str, object]]:
         """What the line says."""
         yield "event", "open"
         yield from self.opened.fields()
         yield "mode", self.mode
+        if self.way:
+            yield "via", self.way
 
 
 class Transfer(NamedTuple):
@@ -262,6 +265,8 @@ class LogView:
     reads from the oldest whole line on. Each open file keeps up to STREAM_BYTES of text that it was
     given, to go back in.
     """
+
+    way = ""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

@@ -6,6 +6,7 @@ unknown, if the files don't have it or have garbage in its place.
 
 import functools
 import io
+import os
 import re
 import time
 import zlib
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from barfs.access.files import PAGE_SIZE, read_file
-from barfs.machine.source import Source
+from barfs.machine.source import REAL_PROC, Source
 
 # include/uapi/linux/capability.h
 CAP_SYS_RAWIO: Final = 17
@@ -149,6 +150,14 @@ def has_secure_boot(source: Source) -> bool:
         return source.read_all(source.sysfs / _SECURE_BOOT)[4:] == b"\1"
     except OSError:
         return False
+
+
+def architecture(source: Source) -> str | None:
+    """What the kernel is built for, as uname(1) calls it; from 6.1 on /proc says it."""
+    text = source.text(source.proc / "sys/kernel/arch")
+    if text is not None:
+        return text.strip()
+    return os.uname().machine if source.proc == REAL_PROC else None
 
 
 class Process(NamedTuple):

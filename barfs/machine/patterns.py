@@ -1,7 +1,18 @@
-"""Patterns that match PCI functions: PCI addresses or ids, with the wildcards of a shell.
+"""Patterns that mean PCI functions: PCI addresses or ids, with the wildcards of a shell.
 
-A wildcard stands for characters inside one field, between two colons. So a pattern always matches a
-whole name. A text that no function could match is no pattern: it is most likely a typing error.
+| pattern | what it means |
+|---|---|
+| `0000:03:00.0` | a PCI address |
+| `03:00.0` | the same in domain 0000, as lspci prints it |
+| `00.0` | any PCI address that ends so |
+| `1af4:1110` | vendor:device |
+| `1af4` or `1af4:`, `:1110` | a vendor, a device of any vendor |
+| `1af4:1110:1af4:1100` | both with the subsystem's vendor:device |
+| `*` | every function |
+
+Letters may be in either case, and `-` stands for `:`. A wildcard stands for characters inside one
+field, between two colons, so no pattern ever means a part of a name. A field that is empty stands
+for any. What no function could match is no pattern: most likely it is a typing error.
 """
 
 import enum
@@ -95,8 +106,43 @@ def _fits(tokens: Sequence[Token], text: Sequence[frozenset[str]]) -> bool:
     return len(tokens) in states
 
 
+def _fields(text: str) -> list[str]:
+    """The parts of a pattern between `:`, or `-` outside of brackets; an empty one is any."""
+    text = re.sub(r"\[[^]]*\]?|-", lambda found: ":" if found[0] == "-" else found[0], text)
+    return [field or "*" for field in text.split(":")]
+
+
+def _padded(number: str, digits: int) -> str:
+    """A number of a PCI address in as many digits as names have."""
+    return number.rjust(digits, "0") if re.fullmatch("[0-9a-f]+", number) else number
+
+
+def _in_full(fields: list[str], form: Form | None) -> Iterator[list[str]]:
+    """The fields of what a pattern may be short for; the first that fits the form is meant."""
+    match fields:
+        case [one]:
+            yield [one, "*"]
+            if "." in one or form is Form.ADDRESS:
+                yield ["*", "*", _slot(one)]
+        case [bus, slot]:
+            yield fields
+            yield ["0000", _padded(bus, 2), _slot(slot)]
+        case [domain, bus, slot]:
+            yield [_padded(domain, 4), _padded(bus, 2), _slot(slot)]
+        case _:
+            yield fields
+
+
+def _slot(text: str) -> str:
+    """device.function, as names have it; without a function it is all of the device's."""
+    device, dot, function = text.partition(".")
+    if not dot:
+        return text if "*" in text else f"{_padded(device, 2)}.*"
+    return f"{_padded(device, 2) if device else '*'}.{function or '*'}"
+
+
 class DevicePattern(NamedTuple):
-    """`1af4:1110`, `1af4:*`, `1af4:1110:1af4:1100`, `0000:03:00.?`."""
+    """`1af4:1110`, `1af4:*`, `1af4:1110:1af4:1100`, `0000:03:00.?`, `03:00.0`."""
 
     text: str
     fields: tuple[tuple[Token, ...], ...]
@@ -110,9 +156,21 @@ class DevicePattern(NamedTuple):
         return Form(len(self.fields))
 
     @classmethod
-    def parse(cls, text: str) -> Self | None:
-        """Letters may be in either case. None if no function could match the text."""
-        parts = text.lower().split(":")
+    def parse(cls, text: str, form: Form | None = None) -> Self | None:
+        """A pattern of this form, or of any; None if no function could match it."""
+        if not text.strip(":-"):
+            return None
+        if text == "*":
+            return cls(text, ((None,),) * Form.ADDRESS)
+        for parts in _in_full(_fields(text.lower()), form):
+            found = cls._of(text, parts)
+            if found is not None and form in (None, found.form):
+                return found
+        return None
+
+    @classmethod
+    def _of(cls, text: str, parts: Sequence[str]) -> Self | None:
+        """A pattern with all its fields; None if no function could match it."""
         try:
             spellings = _SPELLINGS[Form(len(parts))]
             fields = tuple(tuple(_tokens(part)) for part in parts)

@@ -60,6 +60,15 @@ UTSNAME: Final = ("Linux", "lab", "6.12.0-sim", "#1 SMP", "x86_64", "(none)")
 UTSNAME_ADDRESS: Final = 0x1E10284
 NODENAME_ADDRESS: Final = UTSNAME_ADDRESS + 65
 
+# `_text` lies where "Kernel code" begins.
+_DISTANCE: Final = 0xFFFFFFFF81000000 - 0x01000000
+KALLSYMS: Final = f"""\
+{0x01000000 + _DISTANCE:x} T _text
+{UTSNAME_ADDRESS + _DISTANCE:x} D init_uts_ns
+{UTSNAME_ADDRESS + 65 * len(UTSNAME) + _DISTANCE:x} D init_task
+{0x01E20000 + _DISTANCE:x} B _end
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Device:
@@ -207,6 +216,9 @@ def build(directory: Path, devices: Iterable[Device] = DEVICES, iomem: str = IOM
         _write_device(machine.sysfs / "bus/pci/devices", device)
     machine.proc.mkdir()
     (machine.proc / "iomem").write_text(iomem)
+    (machine.proc / "kallsyms").write_text(KALLSYMS)
+    (machine.proc / "sys/kernel").mkdir(parents=True)
+    (machine.proc / "sys/kernel/arch").write_text("x86_64\n")
     highest = max(int(line.split()[0].split("-")[1], 16) for line in iomem.splitlines())
     with machine.devmem.open("wb") as memory:
         memory.truncate(highest + 1)

@@ -1,17 +1,23 @@
 """What `barfs doctor` prints: what works on a machine, what does not, and how to mend it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
-from barfs.diagnosis.checkup import FUSE_DEVICE, Finding, State, examine
+from barfs.diagnosis.checkup import FUSE_DEVICE, Finding, State, examine, text
+from barfs.diagnosis.text import printable
 from barfs.errors import NoSuchNode
 from barfs.machine.functions import AllFunctions, Allowed
+from barfs.machine.kcore import CoreFile
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.source import BOOT, source_of
-from barfs.report.listing import inspect_all, select
+from barfs.machine.symbols import Symbols
+from barfs.report.listing import inspect_all
+from barfs.report.looks import GAP, PLAIN, Look, columns, line, paragraph
+from barfs.report.selecting import select
 
 
 def findings(
@@ -36,11 +42,44 @@ def findings(
     pci = Allowed(AllFunctions(source))
     addresses = pci.addresses()
     if pattern is not None:
-        functions = select(inspect_all(pci, PciIds(pci_ids)), pattern)
-        if not functions:
-            raise NoSuchNode(f"nothing matches {pattern!a}")
-        addresses = [function.address for function in functions]
-    return examine(Machine(pci, PhysicalMemory(source, devmem)), addresses, fuse)
+        found = select(inspect_all(pci, PciIds(pci_ids)), pattern)
+        addresses = [function.address for function in found]
+    symbols, core = Symbols(source.proc), CoreFile(source.proc)
+    machine = Machine(pci, PhysicalMemory(source, devmem), symbols=symbols, core=core)
+    try:
+        return examine(machine, addresses, fuse)
+    finally:
+        symbols.close()
+        core.close()
+
+
+# Colours of what was found.
+_COLOURS: Final = {State.TROUBLE: "red", State.NOTE: "yellow", State.OK: "green"}
+
+
+def lines(found: Iterable[Finding], look: Look = PLAIN) -> Iterator[str]:
+    """What to print: the text of `status`; at a terminal with a heading, and sentences that fit.
+
+    A command that mends something stays in one line, so that it can be pasted.
+    """
+    found = list(found)
+    if look.width is None:
+        yield from text(found).splitlines()
+        return
+    heading = ("STATE", "SUBJECT", "WHAT WAS FOUND, AND WHAT MENDS IT")
+    widths = columns([heading, *((one.state.value, one.subject, "") for one in found)])
+    indent = sum(widths[:2]) + 2 * len(GAP)
+    yield look.paint(line(heading, widths), "heading")
+    for one in found:
+        state, subject = one.state.value.ljust(widths[0]), one.subject.ljust(widths[1])
+        first, *more = paragraph(printable(one.cause.sentence), indent, look)
+        yield f"{look.paint(state, _COLOURS[one.state])}{GAP}{subject}{GAP}{first}"
+        yield from more
+        if one.cause.mend is not None:
+            yield " " * indent + printable(one.cause.mend)
+        if one.cause.advice is not None:
+            for part in paragraph(printable(one.cause.advice), indent + 2, look):
+                yield f"{' ' * indent}# {part.strip()}"
 
 
 def is_hopeless(found: Iterable[Finding], pattern: str | None) -> bool:

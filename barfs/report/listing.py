@@ -3,24 +3,32 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from barfs.errors import DeviceGone, NoSuchNode
 from barfs.machine.functions import AllFunctions, Functions
+from barfs.machine.patterns import DevicePattern
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import Resource
 from barfs.machine.source import source_of
-from barfs.names import LinkName, PciAddress
 from barfs.report import info
-from barfs.report.info import Field, Function
+from barfs.report.info import Function
+from barfs.report.looks import GAP, PLAIN, Look, columns, cut, line, wrap
+from barfs.report.selecting import matching, select
 
 Form: TypeAlias = Literal["table", "text", "json"]
 
 
 def show(
-    sysfs: Path, pattern: str | None, form: Form, pci_ids: Iterable[Path] = PATHS
+    sysfs: Path,
+    word: str | None,
+    form: Form,
+    pci_ids: Iterable[Path] = PATHS,
+    *,
+    patterns: Iterable[DevicePattern] = (),
+    look: Look = PLAIN,
 ) -> Iterator[str]:
-    """The lines to print for the functions that match `pattern`, or for all if it is None.
+    """The lines to print of the functions that a word and all patterns mean.
 
     A table needs only what sysfs has files for. `text`, which is that of `info`, and `json` also
     read the command registers of the functions that they show. A function that vanishes meanwhile
@@ -28,16 +36,20 @@ def show(
     """
     if not sysfs.is_dir():
         raise NoSuchNode(f"--sysfs {sysfs} is not a directory")
+    if not (sysfs / "bus/pci/devices").is_dir():
+        raise NoSuchNode(f"{sysfs} shows no PCI functions: it has no bus/pci/devices")
     pci = AllFunctions(source_of(sysfs))
     ids = PciIds(pci_ids)
     found = list(inspect_all(pci, ids))
-    if pattern is not None:
-        found = select(found, pattern)
+    if word is not None:
+        found = select(found, word)
+    for pattern in patterns:
+        found = matching(found, pattern)
         if not found:
-            raise NoSuchNode(f"nothing matches {pattern!a}")
+            raise NoSuchNode(f"nothing matches {pattern}")
     match form:
         case "table":
-            yield from table(found)
+            yield from table(found, look)
         case "text":
             for index, function in enumerate(_completed(pci, found, ids)):
                 yield ("\n" if index else "") + function.text.rstrip("\n")
@@ -63,66 +75,58 @@ def _completed(pci: Functions, functions: Iterable[Function], ids: PciIds) -> It
             continue
 
 
-def select(functions: Iterable[Function], pattern: str) -> list[Function]:
-    """The functions that a pattern matches, in either case. `functions` are all of a machine.
+# What stands above the columns of a table at a terminal.
+HEADING: Final = ("ADDRESS", "ID", "NAME", "DRIVER", "BARS")
 
-    A PCI address matches that function. The name of a link, `1af4:1110.1`, matches the function
-    that the link points to. A name without an instance, `1af4:1110` or `1af4:1110:1af4:1100`,
-    matches all functions of that name. Any other pattern matches a part of the address, of the ids
-    and names as `info` shows them, or of the driver.
+# The least that is left of a name, in columns.
+_NAME_LEAST: Final = 16
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    address: str
+    id: str
+    name: str  # of the device, or else its class
+    driver: str
+    parts: list[str]
+
+
+def table(functions: Iterable[Function], look: Look = PLAIN) -> Iterator[str]:
+    """A line a function: address, id, name of the device or else its class, driver, BARs.
+
+    At a terminal names are cut and BARs take several lines, so that it fits.
     """
-    pattern = pattern.lower()
-    address = PciAddress.parse(pattern)
-    if address is not None:
-        return [function for function in functions if function.address == address]
-    link = LinkName.parse(pattern)
-    if link is not None:
-        return _linked(functions, link)
-    return [
-        function
-        for function in functions
-        if any(pattern in name.lower() for name in _names(function))
-    ]
-
-
-def _linked(functions: Iterable[Function], link: LinkName) -> list[Function]:
-    found = [function for function in functions if _is_named(function, link)]
-    return found[link.instance : link.instance + 1] if link.instance else found
-
-
-def _is_named(function: Function, link: LinkName) -> bool:
-    device, subsystem = function[info.ID], function[info.SUBSYSTEM]
-    return (device and device.id) == link.id and link.subsystem in (
-        None,
-        subsystem and subsystem.id,
-    )
-
-
-def _names(function: Function) -> list[str]:
-    fields: tuple[Field[Any], ...] = (
-        *(info.ADDRESS, info.ID, info.SUBSYSTEM, info.CLASS, info.DRIVER),
-    )
-    return [one.text(function[one]) for one in fields if function[one] is not None]
-
-
-def table(functions: Iterable[Function]) -> Iterator[str]:
-    """A line for each function: address, id, name of the device or its class, driver, BARs."""
     rows = [_row(function) for function in functions]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    whole = [(*row[:4], GAP.join(row.parts)) for row in rows]
+    if not whole or look.width is None:
+        widths = columns(whole)
+        yield from (line(cells, widths) for cells in whole)
+        return
+    widths = columns([HEADING, *whole])
+    left = look.width - sum(widths[:2]) - widths[3] - 4 * len(GAP)
+    if widths[2] + widths[4] > left:
+        widths[2] = min(widths[2], max(left - widths[4], _NAME_LEAST))
+        widths[4] = left - widths[2]
+    yield look.paint(line(HEADING, widths), "heading")
     for row in rows:
-        yield "  ".join(map(str.ljust, row, widths)).rstrip()
+        first, *more = wrap(row.parts, widths[4])
+        cells = (row.address, row.id, cut(row.name, widths[2]), row.driver)
+        shown = line((*cells, first), widths)
+        yield shown.replace(row.id, look.paint(row.id, "cyan"), 1)
+        yield from (" " * (sum(widths[:4]) + 4 * len(GAP)) + rest for rest in more)
 
 
-def _row(function: Function) -> tuple[str, ...]:
+def _row(function: Function) -> Row:
     device = function[info.ID]
     device_class = function[info.CLASS]
     name = device and device.device_name
-    return (
-        str(function.address),
-        info.UNKNOWN if device is None else str(device.id),
-        name or f"class {device_class or info.UNKNOWN}",
-        function[info.DRIVER] or "-",
-        "  ".join(_brief(part.name, part.resource) for part in function[info.PARTS] or ()),
+    return Row(
+        address=str(function.address),
+        id=info.UNKNOWN if device is None else str(device.id),
+        name=name or f"class {device_class or info.UNKNOWN}",
+        driver=function[info.DRIVER] or "-",
+        parts=[_brief(part.name, part.resource) for part in function[info.PARTS] or ()],
     )
 
 

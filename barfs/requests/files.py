@@ -153,7 +153,7 @@ class OpenFiles:
             opened = Opened(caller, self._tree.subject(node))
             file = OpenFile(node, view, opened, device, self._workers)
             if file.recorded:
-                self._journal.add(Open(opened, _MODES[mode]))
+                self._journal.add(Open(opened, _MODES[mode], view.way))
             handle = next(self._handles)
         except BaseException:
             view.close()

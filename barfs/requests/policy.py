@@ -1,7 +1,7 @@
-"""Who may open what: owner, group and mode bits of all that is in the tree.
+"""Who may open what: owner, group and mode bits of everything in the tree.
 
-The kernel enforces them, as the mount has default_permissions. Root is bound by no mode bits, so
-what is read-only for everybody is refused at open as well (Tree.open, fs.py).
+The kernel enforces them, because the mount has default_permissions. Mode bits do not bind root. So
+a file that is read-only for everybody is also refused at open (Tree.open, fs.py).
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ READ_BITS: Final = 0o444
 
 
 def parse_mode(text: str) -> int | None:
-    """`660` or `0660`; None unless it is rw for the owner and r, w, both or nothing for others.
+    """Parse `660` or `0660`. None if it is not rw for the owner, or has x for anybody.
 
-    A mode without rw for the owner would only seem to protect: the owner is root, as a rule.
+    A mode without rw for the owner would only seem to protect, since the owner is usually root.
     """
     if re.fullmatch("0?6[0246]{2}", text) is None:
         return None
@@ -27,20 +27,20 @@ def parse_mode(text: str) -> int | None:
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Of one mount. `group` and `mode` are those of a function's files."""
+    """The policy of one mount. `group` and `mode` are those of a function's files."""
 
     uid: int
     gid: int
     group: int
     mode: int = OWNER_ONLY
-    read_only: bool = False  # all of the mount
+    read_only: bool = False  # whether the whole mount is
 
     def group_of(self, node: Node) -> int:
-        """st_gid."""
+        """The group of a node, for st_gid."""
         return self.gid if node.address is None else self.group
 
     def mode_of(self, kind: Kind, *, writable: bool) -> int:
-        """st_mode; `writable` is whether the node may be written."""
+        """The mode of a node, for st_mode. `writable` tells whether it may be written."""
         if kind.type is Type.LINK:
             return stat.S_IFLNK | 0o777
         if kind.type is Type.DIRECTORY:

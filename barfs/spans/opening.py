@@ -197,7 +197,7 @@ class Spans:
                 )
                 for aperture in apertures:
                     closing.callback(aperture.close)
-                opened = _view(apertures, view, what)
+                opened = view_of(apertures, view, what)
                 closing.pop_all()
             if guards:
                 return GuardedView(opened, guards, held.pop_all())
@@ -222,7 +222,7 @@ class Spans:
         return True
 
 
-def _view(apertures: Sequence[Aperture], view: ViewKind, what: str) -> View:
+def view_of(apertures: Sequence[Aperture], view: ViewKind, what: str) -> View:
     """The view of a kind over apertures; BadRequest if they don't allow its width."""
     if not view:
         return _joined([RawView(aperture) for aperture in apertures])

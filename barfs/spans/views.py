@@ -17,6 +17,8 @@ from barfs.nodes import Allocate, View
 class _NoAccesses:
     """Of a view that makes no accesses of its own."""
 
+    way = ""
+
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
         """See View."""
         del offset, length, writing
@@ -42,6 +44,7 @@ class RawView:
 
     def __init__(self, aperture: Aperture, max_width: int | None = None) -> None:
         self.base, self.size = aperture.base, aperture.size
+        self.way = aperture.way
         self._aperture = aperture
         self._max_width = max_width or aperture.max_width
 
@@ -107,6 +110,7 @@ class FixedView:
 
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.base, self.size = aperture.base, aperture.size
+        self.way = aperture.way
         self._aperture = aperture
         self.width = width
 
@@ -159,6 +163,7 @@ class TextView:
     """
 
     def __init__(self, aperture: Aperture, width: int) -> None:
+        self.way = aperture.way
         self._aperture = aperture
         self._width = width
         self._line = b""
@@ -212,6 +217,7 @@ class JoinedView:
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._base = views[0].base
+        self.way = ", ".join(dict.fromkeys(view.way for view in views))
         self._views = views
         self._for_parts = [view.for_parts() for view in views]
         self._width = views[0].width
@@ -360,6 +366,7 @@ class HeldView:
     def __init__(self, view: View, held: ExitStack) -> None:
         self.reach = view.reach
         self.width_at = view.width_at
+        self.way = view.way
         self._view = view
         self._held = held
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refuse_mapping
+from barfs.access.core import CoreAperture
 from barfs.devmem import PhysicalMemory, Segment
 from barfs.errors import (
     BarfsError,
@@ -20,6 +21,7 @@ from barfs.errors import (
     What,
 )
 from barfs.machine.functions import Allowed
+from barfs.machine.kcore import BadCore, CoreFile, physical_pieces
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
 
@@ -172,13 +174,46 @@ class CopiedDevMem:
         return self._memory.copy(place, writable=writable)
 
 
+class KernelCore:
+    """System RAM that /dev/mem keeps back: /proc/kcore, which is only read.
+
+    It has no check for STRICT_DEVMEM, and is closed by lockdown=confidentiality alone
+    (fs/proc/kcore.c, open_kcore).
+    """
+
+    name = "kcore"
+
+    def __init__(self, core: CoreFile) -> None:
+        self._core = core
+
+    def open(self, place: Place, refused: Refused | None, *, writable: bool) -> Aperture | None:
+        """See Way."""
+        if refused is None or writable or isinstance(place, BarPart) or not place.is_ram:
+            return None
+        try:
+            pieces = physical_pieces(self._core.segments(), place.start, place.size)
+        except (OSError, BadCore):
+            return None
+        if pieces is None:
+            return None
+        return CoreAperture(self._core.fd, pieces, what=place.span, base=place.start)
+
+
 class Ways:
-    """The ways of one machine. `bars_via` names the way to memory BARs."""
+    """The ways of one machine. `bars_via` names the way to memory BARs. `core` may be missing."""
 
     def __init__(
-        self, pci: Allowed, memory: PhysicalMemory, bars_via: BarsVia = "resource"
+        self,
+        pci: Allowed,
+        memory: PhysicalMemory,
+        bars_via: BarsVia = "resource",
+        core: CoreFile | None = None,
     ) -> None:
-        to_memory: Sequence[Way] = (MappedDevMem(memory), CopiedDevMem(memory))
+        to_memory: Sequence[Way] = (
+            MappedDevMem(memory),
+            CopiedDevMem(memory),
+            *([] if core is None else [KernelCore(core)]),
+        )
         to_bars: dict[BarsVia, Sequence[Way]] = {
             "resource": (MappedResource(pci),),
             "devmem": to_memory,

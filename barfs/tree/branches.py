@@ -3,11 +3,13 @@
 from barfs.diagnosis.causes import Machine
 from barfs.journal.records import Journal
 from barfs.nodes import Branch
+from barfs.spans.kernel import KernelMemory
 from barfs.spans.opening import Spans
 from barfs.tree.bars import Bars
 from barfs.tree.config import Config
 from barfs.tree.functions import FunctionDirectories, Pci
 from barfs.tree.info import Info
+from barfs.tree.ksym import KernelSymbols, Ksym
 from barfs.tree.links import Links
 from barfs.tree.log import Log
 from barfs.tree.physical import Physical, Ranges
@@ -30,7 +32,15 @@ def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
         Info(pci),
         Views(pci),
         *([Physical(), Ranges(memory, spans)] if machine.phys else []),
+        *_kernel_memory(machine, spans),
         Log(journal),
         Status(machine),
         Links(pci),
     ]
+
+
+def _kernel_memory(machine: Machine, spans: Spans) -> list[Branch]:
+    if not machine.phys or machine.symbols is None:
+        return []
+    memory = KernelMemory(machine.memory, machine.symbols, machine.core)
+    return [Ksym(), KernelSymbols(memory, spans)]

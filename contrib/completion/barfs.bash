@@ -1,12 +1,13 @@
 # Made by tools/completion with shtab; docs/install.md says where it goes.
 
-_shtab_barfs_subparsers=(mount umount demo ls doctor)
+_shtab_barfs_subparsers=(mount umount demo ls doctor ksym)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys --read-only)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys --no-kcore --read-only)
 _shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys --read-only)
-_shtab_barfs_ls_option_strings=(-h --help -v --verbose --json --sysfs)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --write-combining --enable --log --log-reads --loop --group --mode --allow-device --read-only-device --no-phys --no-kcore --read-only)
+_shtab_barfs_ls_option_strings=(-h --help -v --verbose --json -s -d --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
+_shtab_barfs_ksym_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_option_strings=(-h --help --version)
 
 _shtab_barfs_mount_pos_0_COMPGEN=_shtab_compgen_dirs
@@ -22,12 +23,15 @@ _shtab_barfs_ls___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_doctor___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_doctor___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_doctor___devmem_COMPGEN=_shtab_compgen_files
+_shtab_barfs_ksym___sysfs_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_ksym___proc_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_ksym___devmem_COMPGEN=_shtab_compgen_files
 
 _shtab_barfs_mount___bars_via_choices=(resource devmem)
 _shtab_barfs_mount___loop_choices=(fast stock)
 _shtab_barfs_demo___bars_via_choices=(resource devmem)
 _shtab_barfs_demo___loop_choices=(fast stock)
-_shtab_barfs_pos_0_choices=(mount umount demo ls doctor)
+_shtab_barfs_pos_0_choices=(mount umount demo ls doctor ksym)
 
 _shtab_barfs_mount__h_nargs=0
 _shtab_barfs_mount___help_nargs=0
@@ -38,6 +42,7 @@ _shtab_barfs_mount___write_combining_nargs=0
 _shtab_barfs_mount___enable_nargs=0
 _shtab_barfs_mount___log_reads_nargs=0
 _shtab_barfs_mount___no_phys_nargs=0
+_shtab_barfs_mount___no_kcore_nargs=0
 _shtab_barfs_mount___read_only_nargs=0
 _shtab_barfs_umount__h_nargs=0
 _shtab_barfs_umount___help_nargs=0
@@ -53,6 +58,7 @@ _shtab_barfs_demo___write_combining_nargs=0
 _shtab_barfs_demo___enable_nargs=0
 _shtab_barfs_demo___log_reads_nargs=0
 _shtab_barfs_demo___no_phys_nargs=0
+_shtab_barfs_demo___no_kcore_nargs=0
 _shtab_barfs_demo___read_only_nargs=0
 _shtab_barfs_ls__h_nargs=0
 _shtab_barfs_ls___help_nargs=0
@@ -62,6 +68,9 @@ _shtab_barfs_ls___json_nargs=0
 _shtab_barfs_doctor__h_nargs=0
 _shtab_barfs_doctor___help_nargs=0
 _shtab_barfs_doctor___json_nargs=0
+_shtab_barfs_ksym__h_nargs=0
+_shtab_barfs_ksym___help_nargs=0
+_shtab_barfs_ksym___json_nargs=0
 _shtab_barfs_pos_0_nargs=A...
 _shtab_barfs__h_nargs=0
 _shtab_barfs___help_nargs=0

@@ -72,7 +72,7 @@ def test_every_call_gets_an_error_and_the_mount_stays_up(spoilt):
         "read": [lambda: os.pread(bar, 4, 0), lambda: os.pread(bar, 1 << 20, 0)],
         "write": [
             *(lambda: os.pwrite(bar, b"1", 0), lambda: os.pwrite(text, b"1", 0)),
-            lambda: os.pwrite(text, b"1:1", 0),
+            lambda: os.pwrite(text, b"1:0x1", 0),
         ],
     }
     for name, spoilt_calls in calls.items():

@@ -109,6 +109,21 @@ def test_wrong_usage():
     assert "umount" in barfs("--help").stdout
 
 
+def test_what_was_most_likely_not_meant_is_mentioned(machine, where):
+    """The mount is made all the same."""
+    (where / "hidden").touch()
+    patterns = ["--allow-device", "1af4:9999", "--allow-device=00:05.0", "--read-only-device=00:"]
+    done = barfs("mount", *machine_options(machine), *patterns, where)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines() == [
+        "barfs: --allow-device 1af4:9999 matches none of the functions that are there now",
+        f"barfs: {where} is not empty: what is in it is hidden until barfs umount",
+    ]
+    assert os.listdir(where / "pci") == ["0000:00:05.0"]
+    assert barfs("umount", where).returncode == 0
+    (where / "hidden").unlink()
+
+
 def test_without_dev_fuse(machine, where):
     script = (
         "import pathlib; from barfs.commands import cli; from barfs.daemon import settings;"

@@ -154,7 +154,7 @@ def test_writing_a_register_as_text(shared, text, value):
 @pytest.mark.parametrize(
     "text",
     ["", " ", "0x100000000", "4294967296", "1:0x100000000", "1 2", "1\n2", "-1", "+1", "ten",
-     "0x", "010", "1:", ":1", "1:2:3", "1_000", "0x1g", "1.0", "\u0661", "1\n\n"],
+     "0x", "010", "1:", ":1", "1:1", "1:2:3", "1_000", "0x1g", "1.0", "\u0661", "1\n\n"],
 )  # fmt: skip
 def test_text_that_is_no_value_is_refused(shared, text):
     register = shared.path / NIC / "x32/bar0@24"

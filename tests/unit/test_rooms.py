@@ -10,8 +10,17 @@ import barfs
 # A module may import those before it.
 ROOMS = [
     *("__init__", "names", "errors", "access.__init__", "access._mmio", "access.contract"),
-    *("access.files", "access.apertures", "machine.__init__", "machine.index", "machine.patterns"),
+    *(
+        "access.files",
+        "access.apertures",
+        "access.core",
+        "access.vfio",
+        "machine.__init__",
+        "machine.index",
+        "machine.patterns",
+    ),
     *("machine.resources", "machine.presence", "machine.uevents", "machine.source"),
+    *("machine.btf", "machine.kcore", "machine.symbols"),
     *("machine.functions", "machine.configspace", "machine.kernel", "devmem", "spans.__init__"),
     *("spans.combining", "diagnosis.__init__", "diagnosis.text", "diagnosis.obstacles"),
     "spans.ways",
@@ -20,9 +29,17 @@ ROOMS = [
     *("registers.svd",),
     *("spans.bars", "spans.enabling", "diagnosis.causes", "diagnosis.checkup"),
     *("machine.pciids", "report.__init__", "report.info", "journal.__init__", "journal.records"),
-    *("nodes", "spans.views", "spans.opening", "tree.__init__", "tree.root", "tree.single"),
+    *(
+        "nodes",
+        "spans.views",
+        "spans.opening",
+        "spans.kernel",
+        "tree.__init__",
+        "tree.root",
+        "tree.single",
+    ),
     *("tree.functions", "tree.views", "tree.bars", "tree.config", "tree.rom", "tree.info"),
-    *("tree.physical", "tree.log", "tree.status", "tree.links", "tree.branches"),
+    *("tree.physical", "tree.ksym", "tree.log", "tree.status", "tree.links", "tree.branches"),
     *("requests.__init__", "requests.policy"),
     *("requests.bounce", "requests.workers", "requests.files", "fs", "daemon.__init__"),
     *("daemon.options", "daemon.interruption", "daemon.users", "journal.logfile"),
@@ -31,7 +48,7 @@ ROOMS = [
     *("machine.simulated", "report.listing", "report.doctor", "commands.__init__"),
     *("commands.drawing", "commands.output", "commands.command", "commands.ending"),
     *("commands.mount", "commands.umount", "commands.demo", "commands.ls", "commands.doctor"),
-    *("commands.mount_helper", "commands.cli", "commands.start", "__main__"),
+    *("commands.ksym", "commands.mount_helper", "commands.cli", "commands.start", "__main__"),
 ]
 
 # Who may import these, in the package or out of it.

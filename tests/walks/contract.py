@@ -113,6 +113,8 @@ def update(text, width):
     numbers = [number(word) for word in words]
     if len(numbers) > 2 or None in numbers or max(numbers) >= 1 << 8 * width:
         return None
+    if len(words) == 2 and words[1][:2].lower() not in {b"0x", b"0b"}:
+        return None
     return numbers[0], numbers[1] if len(numbers) == 2 else None
 
 

@@ -115,8 +115,8 @@ def test_a_fixed_request_is_made_of_whole_accesses():
         *((b"0", 0, None), (b"0\n", 0, None), (b"0x0", 0, None), (b"0b0", 0, None)),
         *((b" 42", 42, None), (b"42 ", 42, None), (b"\t 42\t \n", 42, None)),
         *((b"0x0000000000000000002a", 42, None), (b"0b00000000000101010", 42, None)),
-        *((b"1:2", 1, 2), (b"0x80:0xff\n", 0x80, 0xFF), (b" 0:0 ", 0, 0), (b"9:0b11", 9, 3)),
-        *((b"0XfF:0XAb", 0xFF, 0xAB), (b"0b1:255", 1, 255), (b"255:0", 255, 0)),
+        *((b"1:0x2", 1, 2), (b"0x80:0xff\n", 0x80, 0xFF), (b" 0:0x0 ", 0, 0), (b"9:0b11", 9, 3)),
+        *((b"0XfF:0XAb", 0xFF, 0xAB), (b"0b1:0xff", 1, 255), (b"255:0X0", 255, 0)),
     ],
 )
 def test_a_line_is_this_update_in_every_width(text, value, mask):
@@ -127,16 +127,19 @@ def test_a_line_is_this_update_in_every_width(text, value, mask):
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("form", ["%d", "%#x", "0b{:b}"])
 def test_a_value_or_mask_of_more_bits_than_the_width_is_refused(width, form):
-    def text(number):
+    def text(number, form=form):
         return (form % number if "%" in form else form.format(number)).encode()
+
+    def mask(number):
+        return text(number, "%#x" if form == "%d" else form)
 
     for most in ((1 << 8 * width) - 1, 1 << 8 * width - 1):
         assert parse_update(text(most), width) == Update(most, None)
-        assert parse_update(text(most) + b":" + text(most), width) == Update(most, most)
+        assert parse_update(text(most) + b":" + mask(most), width) == Update(most, most)
     for more in (1 << 8 * width, (1 << 8 * width) + 1, 1 << 8 * width + 8, 1 << 128):
         assert refused(parse_update, text(more), width)
-        assert refused(parse_update, text(more) + b":1", width)
-        assert refused(parse_update, b"1:" + text(more), width)
+        assert refused(parse_update, text(more) + b":0x1", width)
+        assert refused(parse_update, b"1:" + mask(more), width)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,13 @@ def test_a_value_or_mask_of_more_bits_than_the_width_is_refused(width, form):
 def test_no_line_of_this_form(text):
     for width in WIDTHS:
         assert refused(parse_update, text, width)
+
+
+@pytest.mark.parametrize("text", [b"1:1", b"0x1:1", b"10:10\n", b"1:0", b"0x0:255", b" 1:9 "])
+def test_a_mask_says_its_base(text):
+    """For setpci it is hex, and so is the value."""
+    with pytest.raises(BadRequest, match="a mask takes 0x or 0b in front, since setpci's is hex"):
+        parse_update(text, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Patterns that mean functions, against names that are and names that are not."""
 
 import random
+import re
 from fnmatch import fnmatchcase
 
 import pytest
@@ -27,6 +28,31 @@ from barfs.machine.patterns import NO_RULES, DevicePattern, Form, Rules
         ("0000:00:1[0-F].0", Form.ADDRESS, "0000:00:1f.0 0000:00:10.0", "0000:00:0f.0"),
         ("1af4:1110:1af4:11*", Form.SUBSYSTEM, "1af4:1110:1af4:1100", "1af4:1110 1af4:1110:1af4:1"),
         ("*:*:1af4:1100", Form.SUBSYSTEM, "8086:100e:1af4:1100", "1af4:1100:8086:100e 1af4:1100"),
+        # What they may be short for.
+        ("*", Form.ADDRESS, "0000:00:04.0 10000:e1:1f.7", "1af4:1110"),
+        ("1af4", Form.ID, "1af4:1110 1af4:0000", "8086:1af4 1af5:1110"),
+        ("1AF4:", Form.ID, "1af4:1110", "8086:1af4"),
+        (":1110", Form.ID, "1af4:1110 8086:1110", "1110:1af4"),
+        ("1af?", Form.ID, "1af4:1110", "8086:1af4"),
+        ("1af4:1110:1af4:", Form.SUBSYSTEM, "1af4:1110:1af4:1100", "1af4:1110:8086:1100"),
+        ("00:04.0", Form.ADDRESS, "0000:00:04.0", "0001:00:04.0 0000:00:04.1 0000:04:00.0"),
+        ("00:1F.3", Form.ADDRESS, "0000:00:1f.3", "0000:00:1f.2"),
+        ("00:04", Form.ADDRESS, "0000:00:04.0 0000:00:04.7", "0000:00:05.0"),
+        ("00:", Form.ADDRESS, "0000:00:04.0 0000:00:1f.7", "0000:01:00.0 0001:00:04.0"),
+        ("0?:*", Form.ADDRESS, "0000:00:04.0 0000:0f:1f.7", "0000:10:00.0"),
+        ("*:00.0", Form.ADDRESS, "0000:00:00.0 0000:ff:00.0", "0001:00:00.0 0000:00:01.0"),
+        ("04.0", Form.ADDRESS, "0000:00:04.0 10000:e1:04.0", "0000:00:04.1"),
+        (".0", Form.ADDRESS, "0000:00:04.0 10000:e1:1f.0", "0000:00:04.1"),
+        ("0:4.0", Form.ADDRESS, "0000:00:04.0", "0000:00:14.0"),
+        ("0:0:4.0", Form.ADDRESS, "0000:00:04.0", "0000:00:14.0"),
+        ("0000:00:04", Form.ADDRESS, "0000:00:04.0 0000:00:04.1", "0000:00:14.0"),
+        ("::04.0", Form.ADDRESS, "0000:00:04.0 10000:e1:04.0", "0000:00:04.1"),
+        # For tools that take `:` for something else.
+        ("1af4-1110", Form.ID, "1af4:1110", "1af4:1111"),
+        ("0000-00-04.0", Form.ADDRESS, "0000:00:04.0", "0000:00:04.1"),
+        ("00-04.0", Form.ADDRESS, "0000:00:04.0", "0000:00:04.1"),
+        ("1af4-1110-1af4-1100", Form.SUBSYSTEM, "1af4:1110:1af4:1100", "1af4:1110:1af4:1101"),
+        ("1af4-111[0-1]", Form.ID, "1af4:1110 1af4:1111", "1af4:1112"),
     ],
 )
 def test_what_a_pattern_means(text, form, yes, no):
@@ -40,12 +66,18 @@ def test_what_a_pattern_means(text, form, yes, no):
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "*", "?", ":", "::", ":::", "1af4", "e1000", "ethernet", "*1110*", "1af4:1110:*"),
-        *("1af4:", ":1110", "af4:1110", "1af4:111", "1af4:11100", "01af4:1110", "1af4:1110.1"),
+        *("", "?", ":", "-", "::", ":::", "af4", "e1000", "ethernet", "*mem*", "1af4:1110:*"),
+        *("af4:1110", "1af4:111", "1af4:11100", "01af4:1110", "1af4:1110.1", "03", "3"),
         *("0x1af4:1110", "1af4:111g", "1af4: 1110", "1af4:1110\n", "1af4:?????", "1af4:*g"),
-        *("03:00.0", "000:03:00.0", "00000:03:00.0", "0000:03:00", "0000:03:00.8", "0000:3:00.0"),
+        *("00000:03:00.0", "0000:03:00.8", "0000:03.0", "003:00.0"),
         *("0000:03:20.0", "0000:03:00.0.0", "0000:03:00:0", "0000:03:?.0", "000000000:00:00.0"),
-        *("1af4:1110:1af4", "1af4:1110:1af4:1100:", "1af4:1110:1af4:1100:0000", "1af4:1110:1af4:x"),
+        *(
+            "1af4:1110:1af4",
+            "1af4:1110:1af4:1100:",
+            "1af4:1110-",
+            "1af4:1110:1af4:1100:0000",
+            "1af4:1110:1af4:x",
+        ),
         *("[1af4:1110", "1af4:111[", "1af4:111[]", "1af4:111[!]", "1af4:111[^]", "1af4:111]"),
         *("1af4:111[g-z]", "1af4:111[f-a]", "[1:2]af4:1110", "1af4:111[!0-9a-f]", "1af4:[.]*"),
         *("1af4:111{0,1}", "1af4:!(1110)", "1af4:111\\0", "1af4:1110,1af4:1111", "!1af4:1110"),
@@ -75,6 +107,24 @@ def as_a_shell(pattern, name):
     return len(parts) == len(fields) and all(map(fnmatchcase, fields, parts))
 
 
+def is_in_full(pattern):
+    """Whether it says all that it means: no field is short, empty or left out."""
+    if "-" in re.sub(r"\[[^]]*\]", "", pattern):
+        return False
+    fields = pattern.lower().split(":")
+    numbers = [field for field in fields if re.fullmatch("[0-9a-f]*", field)]
+    return (
+        len(fields) > 1
+        and all(len(number) in {2, 4} for number in numbers)
+        and (len(fields) == 2 or "." in fields[2] or len(fields) == 4)
+        and not (len(fields) == 2 and len(fields[0]) < 4)
+        and not (len(fields) == 2 and "." in fields[1])
+        and not (len(fields) == 3 and len(fields[0]) == 2)
+        and not (len(fields) == 3 and re.match(r"[0-9a-f]?\.", fields[2]))
+        and not (len(fields) == 3 and fields[2].endswith("."))
+    )
+
+
 def mutated(choose, name):
     """A name with some of it made wildcards, or damaged."""
     text = list(name)
@@ -90,13 +140,15 @@ def test_fuzz_patterns_mean_what_they_mean_to_a_shell():
     for _ in range(4000):
         names = list(random_names(choose))
         text = mutated(choose, choose.choice(names))
+        if not is_in_full(text):
+            continue
         pattern = DevicePattern.parse(text)
         names += random_names(choose)
         for name in names:
             result = pattern and pattern.matches(name)
             assert bool(result) == as_a_shell(text, name), (text, name)
             counts[result] += 1
-    assert min(counts.values()) > 1000
+    assert min(counts.values()) > 500
 
 
 def test_fuzz_nonsense_is_refused_or_matches_something_of_its_form():
@@ -107,7 +159,7 @@ def test_fuzz_nonsense_is_refused_or_matches_something_of_its_form():
         pattern = DevicePattern.parse(text)
         if pattern is not None:
             parsed += 1
-            assert text.count(":") + 1 == pattern.form
+            assert len(pattern.fields) == pattern.form
     assert parsed > 50
 
 

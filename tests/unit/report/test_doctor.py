@@ -13,6 +13,7 @@ from machines import E1000, FIRST, NVME, SECOND, STRICT, Fixture
 from barfs.diagnosis import checkup
 from barfs.errors import NoSuchNode
 from barfs.report import doctor
+from barfs.report.looks import Look
 
 README = (Path(__file__).parents[3] / "README.md").read_text()
 
@@ -145,7 +146,7 @@ def test_exit_status(fixture, amiss, alone, named, other):
         (["no such"], 1, "barfs: nothing matches 'no such'\n"),
         (["--sysfs", "/nowhere"], 1, "barfs: --sysfs /nowhere is not a directory\n"),
         (["--proc", "/nowhere"], 1, "barfs: --proc /nowhere is not a directory\n"),
-        (["one", "two"], 2, "usage: barfs "),
+        (["one", "two"], 2, "barfs doctor: 'two' is a word too many; it takes at most one PATTERN"),
     ],
 )
 def test_in_vain(fixture, arguments, status, stderr):
@@ -181,3 +182,26 @@ def test_a_closed_pipe_ends_it_silently(fixture, form):
     done = barfs_doctor(fixture, *filter(None, [form]), **more)
     os.close(send)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_at_a_terminal_sentences_fit_and_commands_stay_whole(fixture, findings, width):
+    amiss(fixture)
+    plain = checkup.text(findings()).splitlines()
+    shown = list(doctor.lines(findings(), Look(width)))
+    assert shown[0].split()[:2] == ["STATE", "SUBJECT"]
+    mends = [line.strip() for line in plain if line.startswith(" ") and "# " not in line]
+    assert len(mends) > 1
+    assert set(mends) <= {line.strip() for line in shown}
+    # Nor is a word broken, as a long path.
+    assert all(len(line) <= width or len(max(line.split(), key=len)) > 25 for line in shown)
+    words = " ".join(line.replace("# ", "") for line in shown[1:]).split()
+    assert words == " ".join(line.replace("# ", "") for line in plain).split()
+    assert list(doctor.lines(findings())) == plain
+
+
+def test_colours_say_how_bad_it_is(fixture, findings):
+    amiss(fixture)
+    shown = list(doctor.lines(findings(), Look(80, colour=True)))
+    for state, colour in (("trouble", 31), ("note", 33), ("ok", 32)):
+        assert any(line.startswith(f"\x1b[{colour}m{state}") for line in shown)

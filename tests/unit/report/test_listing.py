@@ -1,10 +1,14 @@
 """What `barfs ls` prints."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shutil
 import subprocess
 import sys
+import termios
 
 import pytest
 from machines import Witness, functions_of
@@ -15,6 +19,7 @@ from barfs.machine.functions import Functions
 from barfs.names import PciAddress
 from barfs.report import info, listing
 from barfs.report.listing import show
+from barfs.report.looks import Look
 
 PCI_IDS = """\
 1af4  Red Hat, Inc.
@@ -84,7 +89,19 @@ def test_a_row_a_function_in_aligned_columns(ls):
     ("pattern", "found"),
     [
         (None, ALL),
-        ("", ALL),
+        # one language of patterns
+        ("*", ALL),
+        ("1af4", [FIRST, SECOND]),
+        ("1af4:", [FIRST, SECOND]),
+        ("1AF4:*", [FIRST, SECOND]),
+        (":100e", [E1000]),
+        ("1af4-1110", [FIRST, SECOND]),
+        ("1af4-1110.1", [SECOND]),
+        ("*:*:1af4:1100", ALL),
+        ("00:", [E1000, FIRST, SECOND]),
+        ("00.0", [NVME]),
+        ("00-05.0", [SECOND]),
+        ("0000:00:0[45].?", [FIRST, SECOND]),
         # vendor:device, as links are named
         ("1af4:1110", [FIRST, SECOND]),
         ("1AF4:1110", [FIRST, SECOND]),
@@ -107,12 +124,20 @@ def test_a_row_a_function_in_aligned_columns(ls):
         ("memory", [FIRST, SECOND, NVME]),
         ("nvm express", [NVME]),
         ("010802", [NVME]),
-        ("qemu virtual", [FIRST, SECOND]),
-        ("red hat", ALL),
+        ("red hat", [FIRST, SECOND]),
         ("1b36", [NVME]),
         *(
             (absent, [])
-            for absent in ("none", "unknown", "e1001", "1af4 1110", "\n", "\xe9", "\udcff")
+            for absent in (
+                "none",
+                "qemu virtual",
+                "e1001",
+                "1af4 1110",
+                "1110",
+                "\n\n",
+                "\xe9",
+                "\udcff",
+            )
         ),
     ],
 )
@@ -259,7 +284,8 @@ def test_the_table_is_aligned_for_any_number_of_rows(ls, devices):
 
 
 def test_a_machine_without_pci_and_no_machine(tmp_path):
-    assert list(show(tmp_path, None, "table")) == []
+    with pytest.raises(NoSuchNode, match=f"{tmp_path} shows no PCI functions"):
+        list(show(tmp_path, None, "table"))
     for path in (tmp_path / "nowhere", tmp_path / "file"):
         (tmp_path / "file").touch()
         with pytest.raises(NoSuchNode, match=f"--sysfs {path} is not a directory"):
@@ -279,6 +305,9 @@ def barfs(*arguments, **more):
         (["-v"], "\nbus master: off\n"),
         (["--verbose", "00:03.0"], "\ndriver: e1000\n"),
         (["--json", "1AF4:1110.1"], '"address": "0000:00:05.0"'),
+        (["-v", "-s", "3.0", "-d", "8086:"], "\ndriver: e1000\n"),
+        (["-v", "-s", "00:03"], "\ndriver: e1000\n"),
+        (["-s", "3"], "bar0 128K"),
     ],
 )
 def test_the_command(sysfs, arguments, expected):
@@ -293,8 +322,12 @@ def test_the_command(sysfs, arguments, expected):
         (["no such"], 1, "barfs: nothing matches 'no such'\n"),
         (["--json", "1af4:1110.7"], 1, "barfs: nothing matches '1af4:1110.7'\n"),
         (["--sysfs", "/nowhere"], 1, "barfs: --sysfs /nowhere is not a directory\n"),
-        (["-v", "--json"], 2, "usage: barfs ls "),
-        (["one", "two"], 2, "usage: barfs "),
+        (["-v", "--json"], 2, "barfs ls: argument --json: not allowed with argument -v"),
+        (["one", "two"], 2, "barfs ls: 'two' is a word too many; it takes at most one PATTERN\n"),
+        (["-s", "1af4:1110"], 2, "barfs ls: argument -s: '1af4:1110' can match no function: it "),
+        (["-d", "00:03.0"], 2, "barfs ls: argument -d: '00:03.0' can match no function: it takes"),
+        (["-s", "00:07.0"], 1, "barfs: nothing matches 00:07.0\n"),
+        ([""], 1, "barfs: the pattern is empty; leave it out to have all functions\n"),
     ],
 )
 def test_the_command_in_vain(sysfs, arguments, status, stderr):
@@ -317,3 +350,79 @@ def test_a_closed_pipe_ends_it_silently(sysfs, devices, copies, form):
     done = barfs("ls", "--sysfs", sysfs, *filter(None, [form]), stdout=send, env=buffered)
     os.close(send)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.fixture
+def large(ls, devices, tmp_path):
+    """A machine with long names and many BARs, as a list at a terminal has to fit."""
+    resource = (devices / E1000 / "resource").read_text().splitlines()
+    for index, line in ((2, "0x900000000 0x9003fffff 0x14220c"), (4, "0x0 0x3fff 0x40200")):
+        resource[index] = line
+    (devices / E1000 / "resource").write_text("\n".join(resource) + "\n")
+
+    def large(**look):
+        return list(
+            show(devices.parents[2], None, "table", [tmp_path / "pci.ids"], look=Look(**look))
+        )
+
+    return large
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 120, 200])
+def test_at_a_terminal_it_has_a_heading_and_fits(large, width):
+    lines = large(width=width)
+    assert lines[0].split() == ["ADDRESS", "ID", "NAME", "DRIVER", "BARS"]
+    assert max(map(len, lines)) <= width
+    # Names are cut, sizes are not: all BARs are there, word for word.
+    at = lines[0].index("BARS")
+    assert [line[at:].split() for line in lines[1:] if line[:12].strip() == ""] or width > 150
+    shown = " ".join(line[at:] for line in lines[1:])
+    whole = [line.split(ROWS[0][3] if "e1000" in line else "  -  ")[-1] for line in large()]
+    assert shown.split() == " ".join(whole).split()
+    names = [line[lines[0].index("NAME") : lines[0].index("DRIVER")] for line in lines[1:]]
+    assert (".." in "".join(names)) == (width < 150)
+
+
+def test_through_a_pipe_it_is_whole_and_plain(large):
+    assert all("  bar0 " in line for line in large())
+    assert not any(".." in line or "\x1b" in line for line in large())
+
+
+def test_colours_are_added_and_change_nothing_else(large):
+    plain, coloured = large(width=80), large(width=80, colour=True)
+    assert any("\x1b[" in line for line in coloured)
+    assert [re.sub("\x1b\\[[0-9]*m", "", line) for line in coloured] == plain
+
+
+@pytest.mark.parametrize(
+    ("environment", "colour"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True),
+        ({"TERM": "dumb"}, False),
+        ({}, False),
+    ],
+)
+@pytest.mark.parametrize("command", ["ls", "doctor"])
+def test_the_command_at_a_terminal(tmp_path, command, environment, colour):
+    machine = simulated.build(tmp_path)
+    options = [f"--{name}={path}" for name, path in vars(machine).items()]
+    command = [command, *(options if command == "doctor" else options[:1])]
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 77))
+    env = {"PATH": os.environ["PATH"], **environment}
+    done = barfs(*command, stdout=theirs, env=env)
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # it has all been read
+        while piece := os.read(ours, 1 << 16):
+            said += piece
+    os.close(ours)
+    assert done.stderr == ""
+    assert (b"\x1b[" in said) is colour
+    lines = re.sub(rb"\x1b\[[0-9]*m", b"", said).decode().splitlines()
+    assert lines[0].split()[0] in {"ADDRESS", "STATE"}
+    if command[0] == "ls":
+        assert max(map(len, lines)) <= 77
+    assert barfs(*command).stdout.splitlines()[0] != lines[0]
