@@ -213,6 +213,12 @@ class DriverOwns(BarfsError):
     errno = errno.EBUSY
 
 
+class NotBound(BarfsError):
+    """Another driver than vfio-pci has the function, or others of its group, or none has it."""
+
+    errno = errno.EBUSY
+
+
 class CombinedElsewhere(BarfsError):
     """Another open file has the place mapped write-combining, which would merge accesses."""
 
@@ -225,14 +231,32 @@ class TooManyFiles(BarfsError):
     errno = errno.EMFILE
 
 
+class TooManyRequests(BarfsError):
+    """More requests of one user wait for slow devices than may, or there are no more threads."""
+
+    errno = errno.EAGAIN
+
+
+class MountEnded(BarfsError):
+    """The mount ends before the request was done."""
+
+    errno = errno.ENOTCONN
+
+
 class NotAllowed(BarfsError):
     """The user who asks is not allowed to."""
 
     errno = errno.EACCES
 
 
+class OnlyRead(BarfsError):
+    """A write to a file that is there to be read, in any mount and for any user."""
+
+    errno = errno.EACCES
+
+
 class ReadOnly(BarfsError):
-    """A write to a read-only mount or file."""
+    """A write to a read-only mount, device or register."""
 
     errno = errno.EROFS
 

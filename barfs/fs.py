@@ -10,7 +10,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from functools import partial
+from inspect import signature
 from itertools import count
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
@@ -28,12 +29,13 @@ from pyfuse3 import (
 from barfs.access.files import Buffer
 from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
-from barfs.journal.records import Caller, Change, Journal, Refusal
+from barfs.journal.records import Caller, Change, Journal
 from barfs.machine import kernel
 from barfs.names import PciAddress
 from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
 from barfs.requests.files import OpenFiles
 from barfs.requests.policy import Policy
+from barfs.requests.refusals import Asked, Asking, Refusals
 from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -57,12 +59,15 @@ Handler = Callable[Concatenate["Operations", P], Coroutine[Any, Any, R]]
 def boundary(handler: Handler[P, R]) -> Handler[P, R]:
     """Make FUSEError of whatever a handler raises, and a line in both logs of each refusal."""
     name = handler.__name__
+    parameters = list(signature(handler).parameters)[1:]
+    of_context = parameters.index("ctx") if "ctx" in parameters else None
 
     async def bounded(self: "Operations", /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return await handler(self, *args, **kwargs)
         except Exception as error:
-            raise self._answer(name, args, error) from None
+            context = () if of_context is None else (args[of_context],)
+            raise self._answer(name, error, self._of_context, *context) from None
 
     return bounded
 
@@ -113,6 +118,7 @@ class Operations(pyfuse3.Operations):
         self._machine = machine
         self._journal = journal
         self._files = OpenFiles(tree, journal, workers)
+        self._refusals = Refusals(journal, lambda error: explain(error, machine), policy.uid)
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
         self._listings: dict[int, list[tuple[str, Node]]] = {}
@@ -141,47 +147,39 @@ class Operations(pyfuse3.Operations):
         entry.attr_timeout = FILE_TIMEOUT if settled else entry.entry_timeout
         return entry
 
-    def _answer(self, name: str, args: tuple[Any, ...], error: Exception) -> FUSEError:
-        """The error that the kernel gets for an exception. First both logs get a line."""
+    def _answer(
+        self, name: str, error: Exception, ask: Callable[..., Asking], *args: Any
+    ) -> FUSEError:
+        """What the kernel is told of an exception, after the logs have been.
+
+        What was asked for is what `ask` makes of the arguments.
+        """
         number = _errno_of(error)
-        try:
-            if not isinstance(error, FUSEError):
-                self._explain(name, args, number, error)
-        except Exception:
-            # The exception can't even be printed, or the printing failed.
-            with suppress(Exception):
-                log.exception("%s: not explained (%s)", name, errno.errorcode[number])
+        if not isinstance(error, FUSEError):
+            self._refusals.note(name, number, error, partial(ask, *args))
         return FUSEError(number)
 
-    def _explain(self, name: str, args: tuple[Any, ...], number: int, error: Exception) -> None:
-        """Write a line into both logs."""
-        if isinstance(error, BarfsError):
-            message = explain(error, self._machine)
-            log.warning("%s: %s (%s)", name, message, errno.errorcode[number])
-        else:
-            message = f"unforeseen: {type(error).__name__}"
-            log.error("%s: unforeseen (EIO)", name, exc_info=error)
-        self._record_refusal(name, args, number, message)
+    @staticmethod
+    def _of_context(context: RequestContext | None = None) -> Asking:
+        """A request about names, or one that the kernel makes for nobody."""
+        if context is None:
+            return 0, Asked
+        return context.uid, lambda: Asked(_caller(context))
 
-    def _record_refusal(
-        self, operation: str, args: tuple[Any, ...], number: int, message: str
-    ) -> None:
-        """Put a failed request into the journal, with the facts that its arguments tell."""
-        caller = subject = offset = length = None
-        try:
-            if operation in {"read", "write"}:
-                handle, offset, what = args
-                length = len(what) if operation == "write" else what
-                caller, subject, *_ = self._files.opened(handle)
-            else:
-                context = next((arg for arg in args if isinstance(arg, RequestContext)), None)
-                caller = _caller(context) if context else None
-            if operation == "open":
-                subject = self._tree.subject(self._inodes.node(args[0]))
-            self._journal.add(Refusal(operation, caller, subject, offset, length, number, message))
-        except Exception:
-            # The caller gets an answer all the same.
-            log.exception("%s: not recorded", operation)
+    def _of_open(self, inode: int, context: RequestContext) -> Asking:
+        """A request for a file."""
+        return context.uid, lambda: Asked(
+            _caller(context), self._tree.subject(self._inodes.node(inode))
+        )
+
+    def _of_file(self, handle: int, offset: int, what: int | bytes) -> Asking:
+        """A request to an open file, of so many bytes or to write these."""
+        length = what if isinstance(what, int) else len(what)
+        opened = self._files.find(handle)
+        if opened is None:
+            return 0, lambda: Asked(offset=offset, length=length)
+        caller, subject = opened
+        return caller.uid, lambda: Asked(caller, subject, offset, length)
 
     # Changes of the machine, and the end of the mount
 
@@ -203,9 +201,19 @@ class Operations(pyfuse3.Operations):
         except Exception:
             log.exception("%s: %s: unforeseen", address, action)
 
+    def let_go(self, address: PciAddress) -> None:
+        """The kernel wants a function back. Open files of it give up what is mapped of it."""
+        self._journal.add(Change("wanted back", str(address)))
+        self._files.give_up(address)
+
     def close(self) -> None:
-        """Close what is still open, at the end of the mount."""
+        """Close what is still open, at the end of the mount, and tell what was only counted."""
+        self._refusals.tell()
         self._files.close_all()
+
+    async def follow(self) -> None:
+        """Tell, in the logs, of refusals that were only counted, until cancelled."""
+        await self._refusals.follow()
 
     # Names and attributes
 
@@ -299,18 +307,22 @@ class Operations(pyfuse3.Operations):
 
     # Files
 
-    @boundary
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """See pyfuse3.Operations. The device is mapped here, and not touched."""
-        node = self._inodes.node(inode)
+        try:
+            handle = await self._open(self._inodes.node(inode), flags, ctx)
+            # keep_cache would keep pages that a MAP_PRIVATE mapping of the file has read.
+            return FileInfo(fh=handle, direct_io=True, keep_cache=False)
+        except Exception as error:
+            raise self._answer("open", error, self._of_open, inode, ctx) from None
+
+    async def _open(self, node: Node, flags: int, ctx: RequestContext) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if flags & os.O_APPEND:
             raise BadRequest(f"{self._tree.path(node)}: cannot be appended to (O_APPEND, >>)")
         if writable and self._policy.read_only:
             raise ReadOnly(f"{self._tree.path(node)}: mounted read-only")
-        handle = await self._files.open(node, flags & os.O_ACCMODE, _caller(ctx))
-        # keep_cache would keep pages that a MAP_PRIVATE mapping of the file has read.
-        return FileInfo(fh=handle, direct_io=True, keep_cache=False)
+        return await self._files.open(node, flags & os.O_ACCMODE, _caller(ctx))
 
     # These two have to be fast. So the boundary is inside them, and they wait only if they have to.
 
@@ -320,7 +332,7 @@ class Operations(pyfuse3.Operations):
             data = self._files.read(fh, off, size)
             return await self._files.read_later(fh, off, size) if data is None else data
         except Exception as error:
-            raise self._answer("read", (fh, off, size), error) from None
+            raise self._answer("read", error, self._of_file, fh, off, size) from None
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """See pyfuse3.Operations."""
@@ -328,7 +340,7 @@ class Operations(pyfuse3.Operations):
             done = self._files.write(fh, off, buf)
             return await self._files.write_later(fh, off, buf) if done is None else done
         except Exception as error:
-            raise self._answer("write", (fh, off, buf), error) from None
+            raise self._answer("write", error, self._of_file, fh, off, buf) from None
 
     @boundary
     async def release(self, fh: int) -> None:

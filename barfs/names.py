@@ -10,7 +10,10 @@ import os
 import re
 import shlex
 from functools import lru_cache
-from typing import Final, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self, TypeAlias
+
+# The values of --bars-via. They name the way to BARs.
+BarsVia: TypeAlias = Literal["resource", "devmem", "vfio"]
 
 # One past the highest address that a 64-bit bus has.
 ADDRESS_END = 1 << 64
@@ -87,7 +90,7 @@ class LinkName(NamedTuple):
 class AddressRange(NamedTuple):
     """From `start` up to and including `end`. An `end` of None: as far as the whole goes.
 
-    Of physical addresses in `phys`, of offsets in a window.
+    They are physical addresses in `phys`, and offsets in a window.
     """
 
     start: int

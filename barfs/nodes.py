@@ -14,7 +14,7 @@ from itertools import count
 from typing import ClassVar, Final, NamedTuple, Protocol, TypeAlias
 
 from barfs.access.files import Buffer
-from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchNode, ReadOnly
+from barfs.errors import Access, BadRequest, BarfsError, DeviceGone, NoSuchNode, OnlyRead, ReadOnly
 from barfs.journal.records import Subject
 from barfs.names import PciAddress, ViewKind
 
@@ -87,29 +87,45 @@ Allocate: TypeAlias = Callable[[int], bytearray | memoryview]
 
 
 class View(Protocol):
-    """An open file. Offsets and lengths are bytes."""
+    """An open file. Offsets and lengths are bytes.
+
+    A view that inherits from this refuses to be written, and makes no accesses of its own, unless
+    it says otherwise.
+    """
 
     @property
     def way(self) -> str:
-        """By which way its bytes are reached; empty where there is only one."""
+        """By which way its bytes are reached. Empty if there is only one."""
+        return ""
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """Up to `length` bytes, fewer only at the end. `allocate` gives room, if it is needed."""
 
     def write(self, offset: int, data: bytes) -> int:
         """How many bytes were written, fewer only at the end. PastEnd at the end and beyond."""
+        raise OnlyRead(" of a read-only file", during=Access("write", offset, len(data)))
 
     def width_at(self, offset: int, length: int) -> int | None:
         """The width of all accesses of a request, in bytes. None if they differ or have none."""
+        del offset, length
+        return None
 
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
         """The bus addresses that a request accesses. Empty if it makes no accesses.
 
         For files that the kernel accesses itself they are offsets.
         """
+        del offset, length, writing
+        return range(0)
 
     def close(self) -> None:
         """Give up everything behind it."""
+        return
+
+    @property
+    def raw(self) -> int | None:
+        """What the last write of a register by name wrote into it, if that was one access."""
+        return None
 
 
 class Found(NamedTuple):
@@ -192,9 +208,13 @@ class Tree:
 
     def __init__(self, branches: Sequence[Branch]) -> None:
         self._branches = branches
-        self._owners = {kind: branch for branch in branches for kind in branch.kinds}
+        self._owners: dict[Kind, Branch] = {}
         self._under: defaultdict[Kind, list[Branch]] = defaultdict(list)
         for branch in branches:
+            for kind in branch.kinds:
+                if kind in self._owners:
+                    raise ValueError(f"two branches answer for {kind.name}")
+                self._owners[kind] = branch
             for kind in branch.under:
                 self._under[kind].append(branch)
         self.kinds = tuple(self._owners)
@@ -254,11 +274,11 @@ class Tree:
         """What the log calls a node."""
         return self._owner(node).subject(node)
 
-    def why_read_only(self, node: Node) -> ReadOnly | None:
+    def why_read_only(self, node: Node) -> OnlyRead | ReadOnly | None:
         """Why a node may not be written. None if it may, unless the whole mount is read-only."""
         owner = self._owner(node)
         if not node.kind.writable:
-            return ReadOnly(" is read-only", what=owner.path(node))
+            return OnlyRead(" is read-only", what=owner.path(node))
         return owner.why_read_only(node)
 
     def is_writable(self, node: Node) -> bool:
@@ -266,7 +286,7 @@ class Tree:
         return node.kind.writable and self.why_read_only(node) is None
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """Open a file. Raises ReadOnly, BadRequest, and what opening an aperture raises."""
+        """Open a file. Raises why_read_only's, BadRequest, and what opening an aperture raises."""
         if writable:
             refusal = self.why_read_only(node)
             if refusal is not None:
@@ -316,8 +336,8 @@ class InodeNumbers:
 
     def number(self, node: Node) -> int:
         """The inode number of a node."""
-        kind, address, bar, view, *part = node
-        if any(part):
+        kind, address, bar, view, start, size, name = node
+        if start or size or name:
             number = self._numbers.get(node)
             if number is None:
                 number = self._numbers[node] = next(self._fresh)

@@ -92,7 +92,7 @@ class Request:
         return {label: partial(self.measure, lab, label) for label in labels}
 
     def measure(self, lab: Lab, label: str) -> Sample:
-        """Of one daemon."""
+        """Measure one daemon."""
         sizes = {
             machines.REGISTERS: machines.REGISTERS_SIZE,
             machines.MEMORY: machines.MEMORY_SIZE,

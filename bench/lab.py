@@ -126,7 +126,7 @@ class Lab:
         return result
 
     def sample(self, command: Sequence[str]) -> Sample:
-        """Of a client, without a look at any daemon."""
+        """Measure a client, without a look at any daemon."""
         result = self.run(command)
         return Sample(result["ns"] / result["operations"], partial=result["partial"])
 
@@ -138,7 +138,7 @@ class Lab:
         clients: int = 1,
         warm: bool = True,
     ) -> Sample:
-        """Of a client of a daemon, with the daemon's CPU time for an operation."""
+        """Measure a client of a daemon, with the daemon's CPU time for an operation."""
         daemon_cpus, client_cpu = self.placements()[placement]
         daemon.pin(daemon_cpus)
         options: list[object] = [] if client_cpu is None else ["-c", client_cpu]

@@ -61,7 +61,7 @@ def _other(number: int, address: PciAddress) -> simulated.Device:
 
 
 def _address(number: int) -> PciAddress:
-    """Of the nth function besides the subject, 256 functions to a bus."""
+    """The address of the nth function besides the subject. A bus has 256 functions."""
     bus, place = divmod(number, 256)
     return PciAddress(0, 1 + bus, place >> 3, place & 7)
 

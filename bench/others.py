@@ -40,7 +40,7 @@ Where = Callable[[], Path]
 
 
 def _process(lab: Lab, *command: object) -> Callable[[], Sample]:
-    """Of a command; functions in it are called for what they stand for."""
+    """Measure a command. Functions among its words are called to get the words."""
 
     def measure() -> Sample:
         words = [word() if callable(word) else word for word in command]
@@ -75,7 +75,7 @@ def _through_barfs(lab: Lab, *arguments: object, bar: int) -> Callable[[], Sampl
 
 
 def _per(number: int, measure: Callable[[], Sample]) -> Callable[[], Sample]:
-    """Of one of the so many things that an operation does."""
+    """The measure of one part of an operation that does so many."""
     return lambda: Sample(measure().value / number)
 
 

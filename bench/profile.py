@@ -44,7 +44,7 @@ OPERATIONS: Final[dict[str, tuple[Sequence[object], int]]] = {
 
 
 def _shares(data: Path, pid: int) -> dict[str, float]:
-    """Of a process's CPU time, of 1, by what is listed in _PARTS."""
+    """The shares of a process's CPU time by the parts in _PARTS. All together are 1."""
     # Not --pid, which leaves out what other processes have mapped as well.
     command = ["perf", "report", "-i", str(data), "--stdio", "--sort", "pid,dso"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -24,7 +24,7 @@ def case_json(about: Json, summaries: Mapping[str, Summary]) -> Json:
 
 
 def reached(case: Json) -> tuple[float, bool] | None:
-    """Of a case with a target: the ratio or value reached, and whether that is enough."""
+    """The ratio or value that a case with a target has reached, and whether that is enough."""
     target = case["target"]
     if target is None or target["contender"] not in case["contenders"]:
         return None

@@ -20,7 +20,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Of the samples of one contender, as it is written to the JSON."""
+    """A summary of the samples of one contender, as it is written to the JSON."""
 
     median: float
     min: float
@@ -40,7 +40,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def summarise(samples: Sequence[Sample]) -> Summary:
-    """Of at least one sample."""
+    """The summary of samples. There has to be at least one."""
     values = [sample.value for sample in samples]
     cpu = [sample.cpu for sample in samples if sample.cpu is not None]
     first, third = quartiles(values)

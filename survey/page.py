@@ -1,5 +1,6 @@
 """The tables of docs/tools.md."""
 
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,19 @@ def version(package: str) -> str | None:
     if state != "installed":
         return None
     return re.split(r"[-+~]", re.sub(r"^\d+:", "", full))[0]
+
+
+def kernel() -> str:
+    """The kernel's version, as `6.12`. What sendfile and mappings read depends on it."""
+    return ".".join(os.uname().release.split(".")[:2])
+
+
+def measured_on(text: str) -> str:
+    """The kernel that a page's rows were measured on; ValueError if it does not say."""
+    found = re.findall(r"^Measured on Linux ([0-9.]+)\.$", text, re.MULTILINE)
+    if len(found) != 1:
+        raise ValueError("it is not said once on which kernel this was measured")
+    return str(found[0])
 
 
 def row(part: str, tool: Tool, result: Result) -> Row:
@@ -86,4 +100,5 @@ def renew(page: Path, fresh: Mapping[str, Mapping[str, Row]]) -> None:
     text = page.read_text()
     for part in TOOLS:
         text = renewed(text, part, fresh[part])
-    page.write_text(text)
+    before, now = (f"Measured on Linux {one}." for one in (measured_on(text), kernel()))
+    page.write_text(text.replace(before, now))

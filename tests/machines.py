@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import struct
 from pathlib import Path
 
 from barfs.devmem import PhysicalMemory
@@ -12,6 +13,9 @@ from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.patterns import NO_RULES
 from barfs.machine.source import PlainSource
 from barfs.nodes import Node, Tree, Type
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import BUILT_IN, MapFiles
+from barfs.spans.choosing import ways_to_bars
 from barfs.spans.opening import Spans
 from barfs.spans.ways import Ways
 from barfs.tree import functions, log, physical, root
@@ -129,18 +133,22 @@ def machine_of(
     boot=NOWHERE,
     bars_via_devmem=False,
     source=PlainSource,
+    registers=(BUILT_IN,),
     kernel=(None, None),
 ):
     """The machine that is made of the files of a simulated one; `kernel` is symbols and core."""
     source = source(paths.sysfs, paths.proc, boot)
     pci = Allowed(AllFunctions(source), rules)
-    return Machine(pci, PhysicalMemory(source, paths.devmem), phys, bars_via_devmem, *kernel)
+    memory = PhysicalMemory(source, paths.devmem)
+    maps = DeviceMaps(pci, memory, MapFiles(registers))
+    return Machine(pci, memory, maps, phys, bars_via_devmem, *kernel)
 
 
 def ways_of(machine):
     """The ways to a machine's bytes."""
     via = "devmem" if machine.bars_via_devmem else "resource"
-    return Ways(machine.pci, machine.memory, via, machine.core)
+    bars = ways_to_bars(machine.pci, machine.memory, via, None)
+    return Ways(machine.pci, machine.memory, bars, core=machine.core)
 
 
 def tree_of(machine, journal=None, **wanted):
@@ -166,6 +174,14 @@ def walk(tree, directory=None):
             yield from walk(tree, node)
 
 
+# A core file without ranges: the header of an ELF file, and no program headers.
+NO_RANGES = struct.pack(
+    "=16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 4, 62, 1, 0, 64, 0, 0, 64, 56, 0, 0, 0, 0
+)
+# BTF without types: its header, and a text of one empty name.
+NO_TYPES = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 0, 0, 1) + b"\0"
+
+
 class Fixture:
     """The files of a machine, and what is made of them. As made, nothing is amiss."""
 
@@ -179,8 +195,11 @@ class Fixture:
         self.fuse.touch()
         self.devices = self.paths.sysfs / "bus/pci/devices"
         self.security = self.paths.sysfs / "kernel/security"
-        for path in (self.boot, self.security, self.proc / "self"):
+        self.btf = self.paths.sysfs / "kernel/btf/vmlinux"
+        for path in (self.boot, self.security, self.proc / "self", self.btf.parent):
             path.mkdir(parents=True)
+        (self.proc / "kcore").write_bytes(NO_RANGES)
+        self.btf.write_bytes(NO_TYPES)
         (self.proc / "sys/kernel/osrelease").write_text("6.12.0-sim\n")
         self.set_process()
         self.set_config(*OPEN)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast
 
 from barfs.access import _mmio
-from barfs.access.files import PAGE_SIZE, Buffer, StrPath, open_file, refusal
+from barfs.access.files import PAGE_SIZE, Buffer, StrPath, open_file, refusal, take_file
 from barfs.errors import Access, AccessFault, BarfsError, DeviceGone, Mmap, Verb, What
 
 # The most that is mapped at once, in bytes. A mapping of device memory costs page tables for all of
@@ -76,7 +76,11 @@ class MappedAperture:
 
     `what` names the span in messages. With `uncached` the file is opened with O_SYNC. Then the
     kernel maps /dev/mem uncached (drivers/char/mem.c, phys_mem_access_prot). The first window is
-    mapped at once, so that a refusal shows when the file is opened.
+    mapped at once, so that a refusal shows when the file is opened. In the place of a path may be
+    an open descriptor, of which a copy is used.
+
+    With `lead` the file can only be mapped whole, from `start` on, and the span begins that many
+    bytes after it.
 
     Several threads may use it at once. An access holds the window that it goes through. So a window
     that is replaced or closed meanwhile is unmapped when the last access through it ends. When an
@@ -89,7 +93,7 @@ class MappedAperture:
 
     def __init__(
         self,
-        path: StrPath,
+        path: StrPath | int,
         start: int,
         size: int,
         *,
@@ -99,6 +103,7 @@ class MappedAperture:
         writable: bool,
         uncached: bool = False,
         refuse: Refuse = refuse_mapping,
+        lead: int | None = None,
     ) -> None:
         self.size = size
         self.base = base
@@ -107,9 +112,11 @@ class MappedAperture:
         self._start = start
         self._writable = writable
         self._refuse = refuse
+        self._lead = lead
         self._lock = threading.Lock()  # held while any of the attributes below changes
         self._place = -1  # where the last window lies, counted in WINDOWs
-        self._fd = open_file(path, what, writable=writable, flags=os.O_SYNC if uncached else 0)
+        flags = os.O_SYNC if uncached else 0
+        self._fd = take_file(path, what, writable=writable, flags=flags)
         self._revoked = False
         try:
             self._window = self._map(0, 1)
@@ -140,6 +147,9 @@ class MappedAperture:
             raise self._refuse(self._what, during, error, self._start + first) from error
 
     def _map_exactly(self, first: int, last: int) -> _Window:
+        if self._lead is not None:
+            whole = self._lead + self.size
+            return _mmio.Span(self._fd, self._start, whole, self._writable), -self._lead, self.size
         span = _mmio.Span(self._fd, self._start + first, last - first, self._writable)
         return span, first, last
 
@@ -295,13 +305,13 @@ class PortAperture:
     memory_like = False
 
     def __init__(
-        self, path: StrPath, start: int, size: int, *, what: What, base: int, writable: bool
+        self, path: StrPath | int, start: int, size: int, *, what: What, base: int, writable: bool
     ) -> None:
         self.size = size
         self.base = base
         self._what = what
         self._start = start
-        self._fd = open_file(path, what, writable=writable)
+        self._fd = take_file(path, what, writable=writable)
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
         with memoryview(into) as rest:

@@ -12,11 +12,12 @@ MAX_WIDTH: Final = 8
 
 
 class CoreAperture:
-    """`size` bytes from `base`, of which `pieces` says where in the file they are, ascending.
+    """`size` bytes from `base`. `pieces` tells where they are in the file, ascending.
 
-    A piece is an offset in the file and a length in bytes. The kernel copies in widths of its own
-    choice, so this is for System RAM only. It gives zeros for pages that it withholds: offline,
-    ballooned and poisoned ones (fs/proc/kcore.c, read_kcore_iter). `fd` stays the caller's.
+    A piece is an offset in the file and a length in bytes. The kernel chooses the widths of its
+    copies, so this is for System RAM only. It gives zeros for pages that it withholds: offline,
+    ballooned and poisoned ones (fs/proc/kcore.c, read_kcore_iter). The caller keeps `fd` and closes
+    it.
     """
 
     max_width = MAX_WIDTH
@@ -33,7 +34,7 @@ class CoreAperture:
         self._fd = os.dup(fd)
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        """Fill `into`, in widths that the kernel chooses."""
+        """Fill `into`. The kernel chooses the widths."""
         with memoryview(into) as rest:
             done, begin = 0, 0
             for start, length in self._pieces:
@@ -59,7 +60,7 @@ class CoreAperture:
         raise self._refusal(offset, len(data))
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        """As a copy, for memory has no widths."""
+        """Copy: memory has no widths."""
         del width
         self.copy_out(offset, into)
 

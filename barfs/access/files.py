@@ -4,7 +4,7 @@ import errno
 import os
 import resource
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from barfs.errors import (
     Access,
@@ -76,6 +76,13 @@ def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> i
     return fd
 
 
+def take_file(file: StrPath | int, what: What, *, writable: bool, flags: int = 0) -> int:
+    """As open_file; of a descriptor that is open, a copy."""
+    if isinstance(file, int):
+        return os.dup(file)
+    return open_file(file, what, writable=writable, flags=flags)
+
+
 def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
     """Up to `length` bytes of a file from `offset`, in one read. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -83,6 +90,18 @@ def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
         return os.pread(fd, length, offset)
     finally:
         os.close(fd)
+
+
+class ReadFile(Protocol):
+    """A file of `size` bytes that the kernel reads from a device."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes, in one read. Raises the domain's errors."""
+
+    def close(self) -> None:
+        """Give it up."""
 
 
 class SysfsFile:

@@ -1,7 +1,7 @@
-"""A function that is bound to vfio-pci: one descriptor, by which all of its regions are reached.
+"""Functions that are bound to vfio-pci. One descriptor leads to all regions of a function.
 
-The interface is that of include/uapi/linux/vfio.h and iommufd.h. VFIO asks no lockdown, but an
-IOMMU that holds the function, so that its DMA reaches nothing of the system's.
+The interface is in include/uapi/linux/vfio.h and iommufd.h. VFIO works under lockdown. But it needs
+an IOMMU that confines the function, so that its DMA can't reach the system's memory.
 """
 
 import array
@@ -11,6 +11,9 @@ import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from barfs.access.files import refusal
+from barfs.errors import Access, What
 
 # _IO(';', 100 + n) of include/uapi/asm-generic/ioctl.h.
 _BASE: Final = ord(";") << 8 | 100
@@ -43,22 +46,22 @@ _CAP_MSIX_MAPPABLE: Final = 3
 ROM_REGION: Final = 6
 CONFIG_REGION: Final = 7
 
-# VFIO_PCI_REQ_IRQ_INDEX: signalled when the kernel wants the function back.
+# VFIO_PCI_REQ_IRQ_INDEX is signalled when the kernel wants the function back.
 _REQUEST_IRQ: Final = 4
 _SET_EVENTFD_TRIGGER: Final = 1 << 2 | 1 << 5
 
-# What an information call may ask for: the kernel's are some hundred bytes.
+# The most bytes of an answer. The kernel's answers have some hundred bytes.
 _MOST_INFORMATION: Final = 1 << 16
 
 
 class NotViable(OSError):
-    """The function's IOMMU group has others in it that their drivers use."""
+    """The function's IOMMU group has other functions that drivers use."""
 
 
 class Region(NamedTuple):
     """`size` bytes at `offset` of the device's descriptor.
 
-    `mappable` are the parts that can be mapped, as offsets in the region, ascending.
+    `mappable` has the parts that can be mapped, as offsets in the region, ascending.
     """
 
     size: int
@@ -69,7 +72,7 @@ class Region(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a function is to be opened: its device of iommufd's, or its group's."""
+    """Where a function is opened: its iommufd device, or its group."""
 
     cdev: Path | None
     group: Path | None
@@ -99,18 +102,18 @@ def place_of(device: Path, dev: Path) -> Place:
 
 
 class Device:
-    """An opened function. Opening it the first time resets it, and so does closing the last.
+    """An opened function. Its first open resets it, and so does its last close.
 
-    OSError from all that asks the kernel.
+    Everything that asks the kernel raises OSError.
     """
 
     def __init__(self, fd: int, held: Iterable[int]) -> None:
         self.fd = fd
-        self._held = [*held]  # what the descriptor needs to be used: container, group or iommufd
+        self._held = [*held]  # descriptors that are kept open with it: container, group or iommufd
         self._regions: dict[int, Region] = {}
 
     def region(self, index: int) -> Region:
-        """Where a BAR, the ROM or config space is behind the descriptor."""
+        """The region of a BAR, the ROM or config space behind the descriptor."""
         found = self._regions.get(index)
         if found is None:
             found = self._regions[index] = _region(self.fd, index)
@@ -119,8 +122,8 @@ class Device:
     def wanted_back(self) -> int:
         """A descriptor that becomes readable when the kernel wants the function back.
 
-        The kernel waits for its users to close it where it is unbound or unplugged
-        (drivers/vfio/vfio_main.c, vfio_unregister_group_dev). The caller closes what is returned.
+        When the function is unbound or unplugged, the kernel waits until its users close it
+        (drivers/vfio/vfio_main.c, vfio_unregister_group_dev). The caller closes the descriptor.
         """
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
@@ -140,6 +143,28 @@ class Device:
                 os.close(held)
 
 
+class RegionFile:
+    """A region that VFIO reads for its caller: the expansion ROM. OSError if there is none."""
+
+    def __init__(self, device: Device, index: int, what: What) -> None:
+        region = device.region(index)
+        self.size = region.size
+        self._start = region.offset
+        self._what = what
+        self._fd = os.dup(device.fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes, in one read."""
+        try:
+            return os.pread(self._fd, length, self._start + offset)
+        except OSError as error:
+            raise refusal(self._what, Access("read", offset, length), error) from error
+
+    def close(self) -> None:
+        """Close the copy of the descriptor."""
+        os.close(self._fd)
+
+
 def _information(fd: int, index: int, length: int) -> bytearray:
     buffer = bytearray(length)
     _REGION.pack_into(buffer, 0, length, 0, index, 0, 0, 0)
@@ -156,7 +181,7 @@ def _region(fd: int, index: int) -> Region:
 
 
 def parse_region(buffer: bytes | bytearray) -> Region:
-    """What VFIO_DEVICE_GET_REGION_INFO has said of a region."""
+    """Parse the answer of VFIO_DEVICE_GET_REGION_INFO."""
     _, flags, _, at, size, offset = _REGION.unpack_from(buffer)
     mappable: tuple[range, ...] = (range(size),) if flags & _MMAP else ()
     if flags & _MMAP and flags & _CAPS:
@@ -167,7 +192,7 @@ def parse_region(buffer: bytes | bytearray) -> Region:
 
 
 def _capabilities(buffer: bytes | bytearray, at: int) -> Iterator[tuple[int, int]]:
-    """The number of each capability, and where what it says begins."""
+    """The number of each capability, and the offset of its contents."""
     seen = set()
     while at and at not in seen and at + _CAPABILITY.size <= len(buffer):
         seen.add(at)
@@ -187,9 +212,10 @@ def _areas(buffer: bytes | bytearray, at: int) -> Iterator[range]:
 
 
 def open_device(name: str, place: Place, dev: Path, *, noiommu: bool = False) -> Device:
-    """Open a function: its device of iommufd's first, then its group's. OSError, NotViable.
+    """Open a function: by its iommufd device, or else by its group. Raises OSError, NotViable.
 
-    `name` is its PCI address. Without an IOMMU only with `noiommu`: its DMA can reach all memory.
+    `name` is its PCI address. Without an IOMMU it opens only with `noiommu`, because its DMA can
+    then reach all memory.
     """
     refusals: list[OSError] = []
     if place.cdev is not None and (dev / "iommu").exists():

@@ -1,1 +1,1 @@
-"""What a user types: a module a command. Only here is anything printed."""
+"""The commands that a user types, a module for each. Only here something is printed."""

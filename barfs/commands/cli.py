@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from barfs.commands import demo, doctor, ksym, ls, mount, mount_helper, umount
+from barfs.commands import demo, doctor, ksym, log, ls, mount, mount_helper, regs, umount
 from barfs.commands.command import VERSION, Command, UsageError, help_of, near, parse
 from barfs.commands.ending import FORESEEN, ended_by
 from barfs.commands.output import complain, say
@@ -20,6 +20,8 @@ COMMANDS: Final = (
     ls.COMMAND,
     doctor.COMMAND,
     ksym.COMMAND,
+    log.COMMAND,
+    regs.COMMAND,
 )
 _BY_NAME: Final = {name: one for one in COMMANDS for name in (one.name, *one.aliases)}
 

@@ -31,6 +31,13 @@ class Argument:
     help: str
     parse: Callable[[str], object] = str
     optional: bool = False  # None, then
+    many: bool = False  # any number of words, as a list
+
+    @property
+    def usage(self) -> str:
+        """`MOUNTPOINT`, `[PATTERN]`, `FILE...`."""
+        name = f"{self.name}..." if self.many else self.name
+        return f"[{name}]" if self.optional else name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Command:
     def usage(self) -> str:
         """`barfs mount [OPTION]... MOUNTPOINT`."""
         words = ["barfs", self.name, *(["[OPTION]..."] if self.all_options else [])]
-        words += [f"[{one.name}]" if one.optional else one.name for one in self.arguments]
+        words += [one.usage for one in self.arguments]
         return " ".join(words)
 
 
@@ -115,7 +122,11 @@ def _parser(command: Command) -> _Parser:
 def parse(command: Command, words: Sequence[str]) -> argparse.Namespace:
     """The words after a command's name. UsageError; SystemExit once it has printed its help."""
     try:
-        found, left = _parser(command).parse_known_args(words)
+        parser = _parser(command)
+        # Words of which there may be any number are taken wherever they stand.
+        many = any(one.many for one in command.arguments)
+        known = parser.parse_known_intermixed_args if many else parser.parse_known_args
+        found, left = known(words)
     except UsageError as error:
         raise UsageError(str(error), command) from None
     if left:
@@ -212,6 +223,6 @@ def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> argpar
         argument.name.lower(),
         metavar=argument.name,
         type=argument.parse,
-        nargs="?" if argument.optional else None,
+        nargs="*" if argument.many else "?" if argument.optional else None,
         help=argument.help,
     )

@@ -15,8 +15,8 @@ from barfs.names import quoted
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """See the module."""
-    # Not needed by the other commands, so that they start faster.
+    """Run the command."""
+    # The other commands do not need this, and start faster without it.
     import tempfile  # noqa: PLC0415
 
     with all_or_nothing():
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _settings(arguments: argparse.Namespace, directory: Path) -> Settings:
-    """Those of a simulated machine in an empty directory, which is made here."""
+    """The options for a simulated machine, which is made here in an empty directory."""
     from barfs.machine import simulated  # noqa: PLC0415
 
     machine = simulated.build(directory)
@@ -53,7 +53,7 @@ def _settings(arguments: argparse.Namespace, directory: Path) -> Settings:
 
 
 def _shown(settings: Settings, *, foreground: bool) -> Iterator[str]:
-    """What is mounted, what to try, and how to end it."""
+    """Show what is mounted, what to try, and how to end it."""
     from barfs.commands import drawing  # noqa: PLC0415
     from barfs.daemon.serve import machine_of, tree_of  # noqa: PLC0415
     from barfs.journal.records import Journal  # noqa: PLC0415

@@ -14,7 +14,7 @@ from barfs.machine.source import REAL_PROC, REAL_SYSFS
 
 def run(arguments: argparse.Namespace) -> None:
     """See the module. SystemExit with status 1 for trouble that counts."""
-    # Not needed by the other commands, so that they start faster.
+    # The other commands do not need this, and start faster without it.
     from barfs.report import doctor  # noqa: PLC0415
 
     found = doctor.findings(

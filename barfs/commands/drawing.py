@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from barfs.machine.simulated import NODENAME_ADDRESS
 from barfs.names import VIEWS, quoted
 from barfs.nodes import Node, Tree, Type
 
+# Directories that would fill the screen.
+FOLDED: Final = ("regs", "decode")
+
 
 def draw(tree: Tree, directory: Node | None = None, prefix: str = "") -> Iterator[str]:
-    """The lines of a drawn tree: names, where links point to, sizes in bytes. Touches no device.
+    """The lines of a drawn tree: names, targets of links, sizes in bytes. Touches no device.
 
     The directories that show the same files in another way are named in one line.
     """
@@ -19,19 +23,21 @@ def draw(tree: Tree, directory: Node | None = None, prefix: str = "") -> Iterato
         yield f"{prefix}|-- {'/ '.join(VIEWS)}/"
     for name, node in entries:
         last = name == entries[-1][0]
-        text = name
+        text = f"{name}/" if name in FOLDED else name
         if node.kind.type is Type.LINK:
             text += f" -> {tree.target(node)}"
         elif node.kind.type is Type.FILE:
             size = tree.attributes(node).size
             text += f"  {size:#x}" if size or node.kind.grows else ""
         yield f"{prefix}{'`-- ' if last else '|-- '}{text}"
+        if name in FOLDED:
+            continue
         if node.kind.type is Type.DIRECTORY:
             yield from draw(tree, node, prefix + ("    " if last else "|   "))
 
 
 def suggestions(mountpoint: Path, tree: Tree) -> Iterator[str]:
-    """Three commands to try; fewer if the tree does not have what they are about."""
+    """Three commands to try. There are fewer if the tree lacks the files for them."""
     commands = [
         ("1af4:1110", "printf 'Dunia,vipi?\\r' | dd of={}/bar2 bs=1"),
         ("1af4:1110", "hd -n 32 {}/bar2"),

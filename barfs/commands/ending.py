@@ -10,7 +10,7 @@ from barfs.commands.output import OutputError, complain
 from barfs.daemon.mountpoint import MountError
 from barfs.errors import BarfsError
 
-# What ends a program with a line. A group is of a mount in the foreground.
+# Errors that end a program with one line. A mount in the foreground raises groups.
 FORESEEN: Final = (UsageError, OutputError, MountError, BarfsError, OSError, ExceptionGroup)
 
 
@@ -27,7 +27,7 @@ def ended_by(program: str, error: Exception, *, wrong_usage: int, failed: int) -
             complain(f"usage: {usage} (see: barfs help{name})")
             sys.exit(wrong_usage)
         case OutputError() if error.number == errno.EPIPE:
-            # Nobody reads it any more, and that is no news to anybody.
+            # Nobody reads the output any more, and that is no news to anybody.
             sys.exit(128 + signal.SIGPIPE)
         case MountError() | BarfsError() | OutputError():
             complain(f"{program}: {error}")

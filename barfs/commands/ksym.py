@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """See the module."""
+    """Run the command."""
     paths = (
         arguments.sysfs or REAL_SYSFS,
         arguments.proc or REAL_PROC,
@@ -39,11 +39,11 @@ def _line(symbol: "Symbol", physical: int | None) -> str:
 def _located(
     sysfs: Path, proc: Path, devmem: Path, pattern: str
 ) -> "list[tuple[Symbol, int | None]]":
-    """The symbols that a shell pattern means, by virtual address, and where they lie.
+    """The symbols that match a shell pattern, by virtual address, and where they lie.
 
     NoSuchNode if there are none, or the kernel shows no addresses. Touches no memory.
     """
-    # Not needed by the other commands, so that they start faster.
+    # The other commands do not need this, and start faster without it.
     from barfs.devmem import PhysicalMemory  # noqa: PLC0415
     from barfs.machine.kcore import CoreFile  # noqa: PLC0415
     from barfs.machine.source import source_of  # noqa: PLC0415
@@ -63,7 +63,7 @@ def _located(
 
 
 def _as_object(symbol: "Symbol", physical: int | None) -> dict[str, object]:
-    """A symbol for JSON: addresses and size are integers, in bytes; null is unknown, or none."""
+    """A symbol for JSON. Addresses and size are integers. null means unknown, or none."""
     return {
         "name": symbol.name,
         "virtual": symbol.address,

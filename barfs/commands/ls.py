@@ -31,8 +31,8 @@ DEVICE: Final = Option(
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """See the module."""
-    # Not needed by the other commands, so that they start faster.
+    """Run the command."""
+    # The other commands do not need this, and start faster without it.
     from barfs.report import listing  # noqa: PLC0415
 
     form: listing.Form = "json" if arguments.json else "text" if arguments.verbose else "table"

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 FOREGROUND: Final = Option("-f --foreground", "stay in the foreground, log to stderr")
 
 
-# What people type who come from other programs.
+# What people type who know other programs.
 HINTS: Final = {
     **dict.fromkeys(("-ro", "-r", "--ro", "--readonly"), "did you mean --read-only?"),
     "-rw": "a mount can be written to without it",
@@ -42,7 +42,7 @@ def serve(
     `ready` is called when the mount answers; there is no mount if it raises something. `finish` is
     called when there is no mount any more.
     """
-    # Not needed by the other commands, so that they start faster.
+    # The other commands do not need this, and start faster without it.
     from barfs.daemon.background import run_in_background  # noqa: PLC0415
     from barfs.daemon.serve import run_in_foreground  # noqa: PLC0415
 
@@ -60,7 +60,7 @@ def serve(
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """See the module."""
+    """Run the command."""
     settings = Settings.of(arguments.mountpoint, vars(arguments))
     foreground = bool(arguments.foreground)
     notes = list(notes_on(settings))
@@ -77,8 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def notes_on(settings: Settings) -> Iterator[str]:
-    """What works, and most likely was not meant. Reads sysfs, and changes nothing."""
-    # Not needed by the other commands, so that they start faster.
+    """Notes on options that work, but were most likely not meant. Reads sysfs."""
+    # The other commands do not need this, and start faster without it.
     from barfs.machine.functions import AllFunctions  # noqa: PLC0415
     from barfs.machine.source import source_of  # noqa: PLC0415
 
@@ -94,7 +94,7 @@ def notes_on(settings: Settings) -> Iterator[str]:
 
 
 def tell(notes: Iterable[str], *, foreground: bool) -> None:
-    """Tell who mounts."""
+    """Tell the user who mounts."""
     for note in notes:
         if foreground:
             log.warning("%s", note)
@@ -105,7 +105,7 @@ def tell(notes: Iterable[str], *, foreground: bool) -> None:
 def _how_to_go_on(mountpoint: Path) -> str:
     """A line for who mounted."""
     where = quoted(mountpoint)
-    # Only who mounted sees anything, and with sudo that is root.
+    # Only the user who mounted sees anything, and with sudo that user is root.
     sudo = "sudo " if "SUDO_USER" in os.environ else ""
     # A shell that stands in the directory still sees what the mount hides.
     back = f"cd {where}; " if Path.cwd() == mountpoint else ""

@@ -25,7 +25,7 @@ from barfs.daemon.settings import OPTIONS
 WRONG_USAGE: Final = 1
 FAILED: Final = 32
 
-# What only mount(8) and those who read /etc/fstab make something of; `user=NAME` is its too.
+# Options that only mount(8) and readers of /etc/fstab use. `user=NAME` is one, too.
 _FOR_OTHERS: Final = {
     *("defaults", "auto", "noauto", "nofail", "_netdev"),
     *("user", "nouser", "users", "nousers", "owner", "noowner", "nogroup"),
@@ -34,17 +34,17 @@ _FOR_OTHERS_FORM: Final = re.compile(r"[xX]-.*|comment=.*|user=.*|uhelper=.*|hel
 
 
 def split(text: str) -> list[str]:
-    """A list of mount options: between commas, but for those in double quotes (mount(8))."""
+    """The mount options in a list. Commas separate them, but not in double quotes (mount(8))."""
     return [word.replace('"', "") for word in re.findall(r'(?:[^,"]|"[^"]*"?)+', text)]
 
 
 def long_options(options: Iterable[Option] = OPTIONS) -> dict[str, Option]:
-    """What may be given as a mount option, by name with dashes."""
+    """The options that may be given as mount options, by their names with dashes."""
     return {option.long_name: option for option in options if option.long_name is not None}
 
 
 def translate(options: list[str], known: dict[str, Option]) -> list[str]:
-    """Mount options as arguments of `barfs mount`. ValueError for a value too many or too few."""
+    """Mount options as arguments of `barfs mount`. ValueError for a wrong number of values."""
     arguments = []
     for option in options:
         name, equals, value = option.partition("=")
@@ -65,12 +65,12 @@ def translate(options: list[str], known: dict[str, Option]) -> list[str]:
 
 
 def is_call(words: Sequence[str]) -> bool:
-    """Whether these are the words of mount.fuse3(8), which runs what a type `fuse.barfs` names."""
+    """Whether mount.fuse3(8) has called. It runs the program that a type `fuse.barfs` names."""
     return len(words) == 4 and words[2] == "-o" and os.path.isdir(words[1])
 
 
 def parser() -> argparse.ArgumentParser:
-    """What mount(8) calls a helper with."""
+    """The arguments that mount(8) gives a helper."""
     result = argparse.ArgumentParser(
         prog="mount.barfs", description="Run by mount -t barfs.", allow_abbrev=False
     )
@@ -96,7 +96,7 @@ def _mount(words: Sequence[str] | None) -> None:
         raise MountError(
             f"{given.directory} can't be remounted; unmount it, and mount it again with the options"
         )
-    # `mount -a` knows a mounted line of fstab by its source, among others.
+    # `mount -a` recognizes a mounted line of fstab by its source, too.
     arguments = ["-o", f"fsname={given.spec}", *translate(options, long_options())]
     arguments += ["--", given.directory]
     if given.verbose:
@@ -115,7 +115,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         sys.exit(WRONG_USAGE)
     except KeyboardInterrupt:
         sys.exit(FAILED)
-    except SystemExit as ended:  # argparse has said what is wrong
+    except SystemExit as ended:  # argparse has told what is wrong
         sys.exit(WRONG_USAGE if ended.code else 0)
     except FORESEEN as error:
         ended_by("mount.barfs", error, wrong_usage=WRONG_USAGE, failed=FAILED)

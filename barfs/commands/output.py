@@ -1,4 +1,4 @@
-"""What a command prints, and what becomes of it if that is not possible."""
+"""Printing, and what happens if it is not possible."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from barfs.report.looks import PLAIN, Look
 
 
 class OutputError(Exception):
-    """Standard output takes no more; `number` says why, as errno."""
+    """Standard output takes no more. `number` is the errno that tells why."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"standard output: {os.strerror(number)}")
@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """A line on standard error, if that takes one: there is nobody else to be told."""
+    """Print a line on standard error, if that takes one. Nobody else could be told."""
     out = sys.stderr
     if out is None:
         return
@@ -48,7 +48,7 @@ def complain(text: str) -> None:
 
 
 def _give_up(out: TextIO) -> None:
-    """Python writes what is left when it ends, and must not fail then."""
+    """Python writes what is left when it ends. It must not fail then."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, out.fileno())
     os.close(null)
@@ -62,7 +62,7 @@ def _encoded(text: str, out: TextIO) -> bytes:
 
 
 def look() -> Look:
-    """How whoever reads standard output wants it."""
+    """How the reader of standard output wants it."""
     if not is_terminal():
         return PLAIN
     # https://no-color.org

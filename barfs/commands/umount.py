@@ -14,7 +14,7 @@ DEAD: Final = Option("--dead", "only if its daemon is gone")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """See the module."""
+    """Run the command."""
     mountpoint = absolute(arguments.mountpoint)
     unmount(mountpoint, quiet=bool(arguments.quiet), dead=bool(arguments.dead))
 

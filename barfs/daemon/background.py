@@ -59,7 +59,7 @@ def run_in_background(
 
 
 def _serve(settings: Settings, send: int, finish: Callable[[], None]) -> None:
-    """What the child does; `send` is a pipe for what it has to say. Does not return."""
+    """The child's work. `send` is the pipe for its messages. Does not return."""
     status = 1
     try:
         _detach()
@@ -86,7 +86,7 @@ def _serve(settings: Settings, send: int, finish: Callable[[], None]) -> None:
 
 
 def _answer(receive: int) -> str:
-    """All that a pipe gives until its other end is closed. Interrupted."""
+    """Everything that a pipe gives until its other end is closed. Raises Interrupted."""
     ready = select.poll()
     ready.register(receive, select.POLLIN)
     said = b""
@@ -116,7 +116,7 @@ def _end(child: int, mountpoint: Path) -> None:
 
 
 def _how_it_ended(status: int) -> str:
-    """Of a daemon that said nothing; the status as wait(2) has it."""
+    """How a daemon ended that said nothing. `status` is as in wait(2)."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         how = f"was ended by signal {number} ({signal.strsignal(number)})"

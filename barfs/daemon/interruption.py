@@ -5,12 +5,12 @@ import signal
 from collections.abc import Iterator
 from typing import Final
 
-# Those that a mount takes as its end.
+# The signals that end a mount.
 ENDING: Final = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal waits that will end the command; all is as it was before."""
+    """A signal waits that will end the command. Everything is as it was before."""
 
 
 @contextlib.contextmanager

@@ -29,8 +29,8 @@ _WAIT: Final = "_wait_fuse_readable"
 _SESSION_LOOP: Final = "_session_loop"
 
 # How many requests may be under way at a time. Nearly all are done at once; the rest wait for slow
-# devices, each in a task of its own.
-MAX_TASKS: Final = 200
+# devices, each in a task of its own. barfs.requests.workers lets fewer than these wait.
+MAX_TASKS: Final = 400
 
 # For so long a request is waited for in poll(2), and trio's other tasks wait for their turn.
 TURN: Final = 0.004
@@ -53,12 +53,16 @@ class Loop:
         self._kind = kind
         self._waiting: FastWait | None = None
 
-    async def run(self) -> None:
-        """Answer requests until `end`, or until unmounted. To be called once, after the mount."""
+    async def run(self, ended: Callable[[], None] = lambda: None) -> None:
+        """Answer requests until `end`, or until unmounted. To be called once, after the mount.
+
+        `ended` is called as soon as no more requests come, though some may be under way; not with
+        pyfuse3's own loop.
+        """
         if self._kind == "fast":
             fd = _session_fd()
             if fd is not None and _has_known_insides():
-                self._waiting = FastWait(fd)
+                self._waiting = FastWait(fd, ended)
                 await self._waiting.main()
                 return
             log.warning("pyfuse3 %s is not as expected: its own loop is used", _version())
@@ -122,8 +126,9 @@ class FastWait:
     about to goes `away`, and a parked task becomes the reader.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, ended: Callable[[], None] = lambda: None) -> None:
         self.over = False
+        self._ended = ended
         self._fd = fd
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -157,7 +162,9 @@ class FastWait:
             try:
                 await session_loop(*args)
             finally:
-                self.over = True
+                if not self.over:
+                    self.over = True
+                    self._ended()
                 while self._parked:
                     self._unpark()
 

@@ -29,17 +29,17 @@ class Option:
 
     spelled: str  # `-f --foreground`: all its spellings
     help: str
-    takes: str | None = None  # the value's name in the usage; None: there is none
-    choices: tuple[str, ...] = ()  # all values there are
+    takes: str | None = None  # the value's name in the usage; None if it takes no value
+    choices: tuple[str, ...] = ()  # all possible values
     parse: Callable[[str], object] = str
     repeated: bool = False  # a tuple of values, one for each use
     separator: str | None = None  # between several values in one use
     given: object = True  # the value of an option that takes none
-    name: str = ""  # where the value goes; by default as the last spelling says
+    name: str = ""  # the attribute for the value; by default the last spelling says it
 
     @property
     def spellings(self) -> list[str]:
-        """Short ones come first."""
+        """All spellings, short ones first."""
         return self.spelled.split()
 
     @property
@@ -49,7 +49,7 @@ class Option:
 
     @property
     def long_name(self) -> str | None:
-        """`bars-via`, without the dashes in front; None if all spellings are short."""
+        """`bars-via`, without the dashes. None if all spellings are short."""
         last = self.spellings[-1]
         return last[2:] if last.startswith("--") else None
 

@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -34,17 +35,22 @@ from barfs.devmem import PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
-from barfs.journal.records import Journal
+from barfs.journal.records import Change, Journal
 from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.kcore import CoreFile
 from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
 from barfs.machine.symbols import Symbols
+from barfs.names import PciAddress
 from barfs.nodes import Tree
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import MapFiles
 from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
+from barfs.spans.choosing import ways_to_bars
 from barfs.spans.combining import Combining
 from barfs.spans.enabling import Decoder
 from barfs.spans.opening import Spans
+from barfs.spans.vfio import VfioDevices
 from barfs.spans.ways import Ways
 from barfs.tree.branches import branches
 
@@ -53,6 +59,15 @@ log = logging.getLogger(__name__)
 # Behind an open file are no more mappings than descriptors, of which there may be 65530
 # (vm.max_map_count); threads and buffers need some too.
 MOST_FILES: Final = 1 << 15
+
+# How long, in seconds, the end of a mount waits: for the requests that are under way, for what is
+# behind open files to be closed, and for the last lines of the log to be written.
+GRACE: Final = 0.8
+CLOSING: Final = 0.3
+LAST_LINES: Final = 0.5
+
+# After an unforeseen error a background task is begun anew, in seconds.
+RETRY: Final = 1.0
 
 
 @contextlib.contextmanager
@@ -73,11 +88,18 @@ def _captured_stderr(into: list[str]) -> Iterator[None]:
             into.extend(collected.read().decode(errors="replace").splitlines())
 
 
-def _fuse_options(settings: Settings) -> set[str]:
-    options = {*pyfuse3.default_options, "subtype=barfs", *settings.options}
+def _fuse_options(settings: Settings) -> list[str]:
+    """Each once, in their order, as the kernel takes the last one of two that exclude each other.
+
+    Only the one that counts is left of ro and rw, as libfuse takes them out of the order.
+    """
+    options = [option for option in settings.options if option not in {"ro", "rw"}]
+    if settings.read_only:
+        options.append("ro")
     if not any(option.startswith("fsname=") for option in options):
-        options.add("fsname=barfs")
-    return options
+        options.append("fsname=barfs")
+    options = [*sorted(pyfuse3.default_options), "subtype=barfs", *options]
+    return list(dict.fromkeys(reversed(options)))[::-1]
 
 
 def _init(operations: Operations, settings: Settings) -> Mounted | None:
@@ -86,7 +108,9 @@ def _init(operations: Operations, settings: Settings) -> Mounted | None:
     before = mounts()
     try:
         with _captured_stderr(said):
-            pyfuse3.init(operations, str(settings.mountpoint), _fuse_options(settings))
+            options = _fuse_options(settings)
+            # It takes any iterable, its types say a set.
+            pyfuse3.init(operations, str(settings.mountpoint), options)  # type: ignore[arg-type]
     except RuntimeError:
         words = "; ".join(line.strip() for line in said if line.strip())
         raise MountError(
@@ -116,17 +140,34 @@ def machine_of(settings: Settings) -> Machine:
     source = source_of(settings.sysfs, settings.proc)
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem)
+    maps = DeviceMaps(pci, memory, MapFiles(settings.map_directories))
     # They are opened here, before rights are given up, and kept.
     symbols = Symbols(source.proc) if settings.phys else None
     core = CoreFile(source.proc) if settings.phys and settings.kcore else None
     via_devmem = settings.bars_via == "devmem"
-    return Machine(pci, memory, settings.phys, via_devmem, symbols, core)
+    return Machine(pci, memory, maps, settings.phys, via_devmem, symbols, core)
 
 
-def tree_of(settings: Settings, machine: Machine, journal: Journal) -> Tree:
+def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevices | None:
+    """What holds functions that are reached through VFIO, if the settings want that."""
+    if settings.bars_via != "vfio":
+        return None
+
+    def opened(address: PciAddress) -> None:
+        log.info("%s: opened through VFIO, which reset it; held until the mount ends", address)
+        journal.add(Change("reset", str(address)))
+
+    return VfioDevices(machine.pci, opened, noiommu=settings.noiommu)
+
+
+def tree_of(
+    settings: Settings, machine: Machine, journal: Journal, vfio: VfioDevices | None = None
+) -> Tree:
     """The tree over a machine, as the settings want it."""
+    pci, memory = machine.pci, machine.memory
+    ways = ways_to_bars(pci, memory, settings.bars_via, vfio)
     spans = Spans(
-        Ways(machine.pci, machine.memory, settings.bars_via, machine.core),
+        Ways(pci, memory, ways, core=machine.core, holder=vfio),
         machine.memory,
         decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
@@ -166,15 +207,19 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     loop = Loop(settings.loop)
     machine = machine_of(settings)
     journal = Journal(reads=settings.log_reads)
-    tree = tree_of(settings, machine, journal)
-    operations = Operations(tree, machine, journal, _policy_of(settings), Workers(loop.away))
+    vfio = vfio_of(settings, machine, journal)
+    tree = tree_of(settings, machine, journal, vfio)
+    workers = Workers(loop.away)
+    operations = Operations(tree, machine, journal, _policy_of(settings), workers)
     log_file = _open_log_file(settings, journal)
-    background: list[Callable[[], Awaitable[None]]] = []
+    background: list[Callable[[], Awaitable[None]]] = [operations.follow]
     if log_file is not None:
         background.append(log_file.follow)
     watch = machine.source.watch
     if watch is not None:
         background.append(partial(watch.run, operations.device_changed))
+    if vfio is not None:
+        background.append(partial(vfio.run, operations.let_go))
     # What is there by now stays: the garbage collector, for which all requests have to wait, need
     # not look through it.
     gc.freeze()
@@ -184,14 +229,30 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         # In this order at the end, the last first, each whatever becomes of the others.
         with contextlib.ExitStack() as ending:
             if log_file is not None:
-                ending.callback(log_file.close)
+                ending.callback(_within, LAST_LINES, log_file.close)
             ending.callback(_close, own, loop)
-            ending.callback(operations.close)
+            if vfio is not None:
+                ending.callback(_within, CLOSING, vfio.close)
+            ending.callback(_within, CLOSING, operations.close)
             ending.callback(notify, "STOPPING=1")
             _give_up_rights(settings)
-            silent = trio.run(_serve, settings.mountpoint, loop, background, announce)
+            silent = trio.run(_serve, settings.mountpoint, loop, workers, background, announce)
     if silent is not None:
-        raise MountError(f"the mount on {settings.mountpoint} does not answer: {silent.strerror}")
+        raise MountError(f"the mount on {settings.mountpoint} does not answer: {silent}")
+
+
+def _within(seconds: float, call: Callable[[], None]) -> None:
+    """Call it in a thread, and wait so long at the most: for a disk, or for a device.
+
+    The thread ends with the process.
+    """
+    thread = threading.Thread(target=call, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # there are no more threads
+        call()
+    else:
+        thread.join(seconds)
 
 
 def _give_up_rights(settings: Settings) -> None:
@@ -228,26 +289,46 @@ def _open_log_file(settings: Settings, journal: Journal) -> LogFile | None:
         raise MountError(f"--log {settings.log_file}: {error.strerror}") from None
 
 
+async def _kept_up(task: Callable[[], Awaitable[None]]) -> None:
+    """A background task that goes on after errors that nobody foresaw: the mount is to live."""
+    while True:
+        try:
+            await task()
+        except Exception:
+            log.exception("a background task failed; it is begun anew")
+            await trio.sleep(RETRY)
+        else:
+            return
+
+
 async def _serve(
     mountpoint: Path,
     loop: Loop,
+    workers: Workers,
     background: Iterable[Callable[[], Awaitable[None]]],
     ready: Callable[[], None],
-) -> OSError | None:
+) -> Exception | None:
     """The loop itself, and the `background` once it answers; the error if it never did."""
-    silent = None
+    silent: Exception | None = None
 
     async def announce() -> None:
         nonlocal silent
         try:
             await trio.to_thread.run_sync(os.stat, mountpoint / "pci", abandon_on_cancel=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: there are no more threads
             silent = error
-            loop.end()
+            end()
         else:
             ready()
             for task in background:
-                nursery.start_soon(task)
+                nursery.start_soon(_kept_up, task)
+
+    def end() -> None:
+        """Refuse what waits, and give the rest a moment."""
+        workers.end()
+        loop.end()
+        scope = nursery.cancel_scope
+        scope.deadline = min(scope.deadline, trio.current_time() + GRACE)
 
     async def end_on_signal(task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(*ENDING) as signals:
@@ -256,14 +337,14 @@ async def _serve(
             try:
                 async for number in signals:
                     log.info("%s: unmounting", signal.Signals(number).name)
-                    loop.end()
+                    end()
             finally:
                 signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
     async with trio.open_nursery() as nursery:
         await nursery.start(end_on_signal)
         nursery.start_soon(announce)
-        await loop.run()
+        await loop.run(end)
         nursery.cancel_scope.cancel()
     return silent
 

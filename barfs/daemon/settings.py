@@ -1,4 +1,4 @@
-"""What to mount, where and how, and what can be said of it before it is mounted."""
+"""What to mount, where and how, and the mistakes that can be seen before it is mounted."""
 
 import grp
 import os
@@ -15,6 +15,8 @@ from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
+from barfs.names import BarsVia
+from barfs.registers.files import DIRECTORIES
 
 REAL_DEVMEM: Final = Path("/dev/mem")
 
@@ -24,11 +26,17 @@ REFUSED_OPTIONS: Final = {
     "writeback_cache": "writes later than asked, in other pieces",
 }
 
-BarsVia: TypeAlias = Literal["resource", "devmem"]
 LoopName: TypeAlias = Literal["fast", "stock"]
 
 SYSFS: Final = Option("--sysfs", "instead of /sys", takes="DIR", parse=Path)
 PROC: Final = Option("--proc", "instead of /proc", takes="DIR", parse=Path)
+REGISTERS: Final = Option(
+    "--registers",
+    "look for maps of registers in DIR first; may be repeated",
+    takes="DIR",
+    parse=lambda text: Path(text).absolute(),
+    repeated=True,
+)
 DEVMEM: Final = Option("--devmem", "instead of /dev/mem", takes="PATH", parse=Path)
 
 
@@ -39,7 +47,7 @@ def _devices(spelling: str, what: str) -> Option:
 
 @dataclass(frozen=True)
 class Settings:
-    """What to mount, where, and how; a field with an Option is an option of `barfs mount`."""
+    """What to mount, where, and how. A field with an Option is an option of `barfs mount`."""
 
     mountpoint: Path
     options: Annotated[
@@ -60,10 +68,18 @@ class Settings:
         BarsVia,
         Option(
             "--bars-via",
-            "map BARs through sysfs's resourceN (default) or through /dev/mem at their addresses",
+            "reach BARs through sysfs's resourceN (default), through /dev/mem at their addresses,"
+            " or through VFIO, where vfio-pci is their driver",
             choices=get_args(BarsVia),
         ),
     ] = "resource"
+    noiommu: Annotated[
+        bool,
+        Option(
+            "--noiommu",
+            "with --bars-via vfio: functions without an IOMMU too, whose DMA reaches all memory",
+        ),
+    ] = False
     write_combining: Annotated[
         bool,
         Option(
@@ -112,6 +128,7 @@ class Settings:
     read_only_device: Annotated[
         tuple[DevicePattern, ...], _devices("--read-only-device", "never write to these functions")
     ] = ()
+    registers: Annotated[tuple[Path, ...], REGISTERS] = ()
     phys: Annotated[bool, Option("--no-phys", "leave physical memory out", given=False)] = True
     kcore: Annotated[
         bool,
@@ -124,7 +141,7 @@ class Settings:
 
     @classmethod
     def of(cls, mountpoint: Path, given: Mapping[str, object]) -> Self:
-        """With what was given of the options, by their names; None is not given.
+        """Settings with the options that were given, by their names. None means not given.
 
         Relative paths count from the working directory.
         """
@@ -134,8 +151,13 @@ class Settings:
 
     @property
     def rules(self) -> Rules:
-        """Which functions there are for this mount, and which only to read."""
+        """Which functions this mount has, and which of them may only be read."""
         return Rules(self.allow_device, self.read_only_device)
+
+    @property
+    def map_directories(self) -> tuple[Path, ...]:
+        """The directories in which maps of registers are searched."""
+        return (*self.registers, *DIRECTORIES)
 
     @property
     def uses_devmem(self) -> bool:
@@ -144,7 +166,9 @@ class Settings:
 
     @property
     def read_only(self) -> bool:
-        """Of ro and rw the last one counts, as for mount(8)."""
+        """Whether the whole mount is read-only. The last one of ro and rw counts, as in
+        mount(8).
+        """
         chosen = [option for option in self.options if option in ("ro", "rw")]
         return bool(chosen) and chosen[-1] == "ro"
 
@@ -157,33 +181,44 @@ OPTIONS: Final = (
 
 
 def check(settings: Settings) -> None:
-    """Raise MountError for what can be known before mounting. Changes nothing."""
+    """Raise MountError for mistakes that can be seen before mounting. Changes nothing."""
     for option in settings.options:
         reason = REFUSED_OPTIONS.get(option.partition("=")[0])
         if reason:
             raise MountError(f"-o {option} {reason}; leave it out")
-    if settings.write_combining and settings.bars_via == "devmem":
-        raise MountError("--write-combining maps through sysfs; leave --bars-via devmem out")
+    _check_ways(settings)
     _check_sharing(settings)
     check_free(settings.mountpoint, replace_dead=settings.force)
-    if not settings.sysfs.is_dir():
-        raise MountError(f"--sysfs {settings.sysfs} is not a directory")
-    if settings.phys and not settings.proc.is_dir():
-        raise MountError(f"--proc {settings.proc} is not a directory")
+    directories = [("sysfs", settings.sysfs), *(("registers", d) for d in settings.registers)]
+    directories += [("proc", settings.proc)] if settings.phys else []
+    for option, directory in directories:
+        if not directory.is_dir():
+            raise MountError(f"--{option} {directory} is not a directory")
     _check_covered(settings)
     fuse = check_fuse(FUSE_DEVICE)
     if fuse.state is not State.OK:
         raise MountError(str(fuse.cause))
     if os.geteuid() != 0:
         devmem = settings.devmem if settings.uses_devmem else None
-        if settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM:
+        # VFIO gives a function to whoever owns its file.
+        by_vfio = settings.bars_via == "vfio" and not settings.uses_devmem
+        if (settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM) and not by_vfio:
             raise MountError(f"{ROOT_ONLY}; run it with sudo, or try: barfs demo")
         if shutil.which("fusermount3") is None:
             raise MountError(str(NO_FUSERMOUNT))
 
 
+def _check_ways(settings: Settings) -> None:
+    """MountError for options that mean nothing together."""
+    if settings.write_combining and settings.bars_via != "resource":
+        via = settings.bars_via
+        raise MountError(f"--write-combining maps through sysfs; leave --bars-via {via} out")
+    if settings.noiommu and settings.bars_via != "vfio":
+        raise MountError("--noiommu is for VFIO; add --bars-via vfio")
+
+
 def _check_sharing(settings: Settings) -> None:
-    """Rights that nobody could use are a mistake."""
+    """MountError for rights that nobody could use."""
     if settings.group is None and settings.mode is None:
         return
     if settings.mode is None:
@@ -194,10 +229,10 @@ def _check_sharing(settings: Settings) -> None:
 
 
 def group_id(settings: Settings) -> int:
-    """Of the group that --group names, else the daemon's own. MountError if there is none."""
+    """The group that --group names, or else the daemon's own. MountError if there is none."""
     if settings.group is None:
         return os.getgid()
-    # Numbers that no group has are as good as those that one has; -1 means none to the kernel.
+    # A number need not be that of a group. To the kernel -1 means no group.
     if re.fullmatch("[0-9]{1,10}", settings.group) and int(settings.group) < (1 << 32) - 1:
         return int(settings.group)
     try:
@@ -207,10 +242,12 @@ def group_id(settings: Settings) -> int:
 
 
 def _check_covered(settings: Settings) -> None:
-    """A mount over what barfs itself reads would wait for itself for ever."""
+    """MountError if the mount would cover files that barfs reads: it would wait for itself for
+    ever.
+    """
     mounts = mount_table()
     mountpoint = resolve(settings.mountpoint, mounts)
-    paths = [settings.sysfs / "bus/pci/devices"]
+    paths = [settings.sysfs / "bus/pci/devices", *settings.map_directories]
     if settings.phys:
         paths.append(settings.proc / "iomem")
     if settings.uses_devmem:

@@ -6,7 +6,7 @@ from typing import Final
 
 from barfs.names import quoted
 
-# How many of them are named.
+# How many processes are named.
 _SHOWN: Final = 3
 
 
@@ -20,7 +20,7 @@ def who_uses(where: str) -> str:
 
 
 def _users(where: str) -> list[str]:
-    """Reads links in /proc, and does not touch the mount."""
+    """The processes that use a mount. Reads links in /proc, and does not touch the mount."""
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -32,7 +32,7 @@ def _users(where: str) -> list[str]:
         else:
             try:
                 files = list((process / "fd").iterdir())
-            except OSError:  # somebody else's, or gone
+            except OSError:  # it is somebody else's, or gone
                 continue
             if any(_leads_into(file, where) for file in files):
                 found.append(f"{_name_of(process)} has a file of it open")
@@ -42,7 +42,7 @@ def _users(where: str) -> list[str]:
 def _leads_into(link: Path, where: str) -> bool:
     try:
         return os.path.commonpath((where, os.readlink(link))) == where
-    except (OSError, ValueError):  # not to be read, or a socket and the like
+    except (OSError, ValueError):  # it can't be read, or is a socket or the like
         return False
 
 

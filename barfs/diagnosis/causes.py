@@ -34,6 +34,7 @@ from barfs.machine.kernel import Kernel, Process
 from barfs.machine.source import Source
 from barfs.machine.symbols import Symbols
 from barfs.names import PciAddress
+from barfs.registers.devices import DeviceMaps
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Machine(NamedTuple):
 
     pci: Allowed
     memory: PhysicalMemory
+    maps: DeviceMaps
     phys: bool = True
     bars_via_devmem: bool = False
     symbols: Symbols | None = None

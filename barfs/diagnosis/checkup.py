@@ -58,6 +58,7 @@ def examine(
     for address in addresses:
         try:
             found += _about_function(machine, facts, address)
+            found += _around_lockdown(machine, facts, address)
         except DeviceGone:
             continue
     order = list(State)
@@ -88,6 +89,29 @@ def status(machine: Machine) -> str:
     return text(examine(machine, machine.pci.addresses()))
 
 
+def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> Iterator[Finding]:
+    """How the BARs of a function can be reached though the kernel is locked down, if at all.
+
+    Only for a function that no driver uses: the others the system may need.
+    """
+    pci = machine.pci
+    group = pci.everything.group(address)
+    if facts.lockdown in {None, "none"} or not group or pci.driver(address) is not None:
+        return
+    if all(not bar.is_memory for bar in pci.bars(address).values()):
+        return
+    others = [
+        f"{other} ({pci.everything.driver(other) or 'no driver'})"
+        for other in group
+        if other != address
+    ]
+    along = f"; its IOMMU group takes along {', '.join(others)}" if others else ""
+    sentence = f"lockdown leaves VFIO open: bind it to vfio-pci, which resets it{along}"
+    advice = "then mount with --bars-via vfio"
+    cause = Cause(sentence, obstacles.mend_vfio(pci, address), advice)
+    yield Finding(str(address), State.NOTE, cause, address)
+
+
 # The whole machine
 
 
@@ -103,6 +127,7 @@ def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Find
         yield _iomem(machine)
     if source.is_directory(source.sysfs / "kernel"):
         yield _lockdown(machine, facts)
+    yield from _maps(machine)
     if facts.config is not None or source.exists(source.proc / "sys/kernel/osrelease"):
         yield from _strictness(machine, facts)
         yield from _kernel_memory(machine)
@@ -173,6 +198,14 @@ def _lockdown(machine: Machine, facts: Kernel) -> Finding:
     return _ok("lockdown", "lockdown is not in force")
 
 
+def _maps(machine: Machine) -> Iterator[Finding]:
+    """Maps of registers that are none."""
+    for concerned, found in machine.maps.refused():
+        cause = Cause(f"the map {found.file} is refused: {found.refusal}")
+        device = concerned if isinstance(concerned, PciAddress) else None
+        yield Finding(str(concerned), State.TROUBLE, cause, device)
+
+
 def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
     if facts.config is None:
         files = kernel.config_files(machine.source)
@@ -219,8 +252,8 @@ def _kcore(core: CoreFile) -> Finding:
         advice = "it takes CAP_SYS_RAWIO, and lockdown=confidentiality refuses it"
         return Finding("kcore", State.NOTE, Cause(sentence, advice=advice))
     sentence = (
-        f"{core.path} opens: System RAM that /dev/mem keeps back is read through it, where pages "
-        "that the kernel withholds (ballooned, poisoned, offline) are zeros"
+        f"{core.path} opens: what /dev/mem keeps back of System RAM is read through it (pages "
+        "that are ballooned, poisoned or offline are zeros there)"
     )
     return _ok("kcore", sentence)
 

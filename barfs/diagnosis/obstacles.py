@@ -100,6 +100,14 @@ def mend_driver(pci: Functions, address: PciAddress) -> str:
     return f"echo {address} > {_quoted(pci, address, 'driver/unbind')}"
 
 
+def mend_vfio(pci: Functions, address: PciAddress) -> str:
+    """The command that binds a function to vfio-pci, which takes it from its driver."""
+    unbind = f" && {mend_driver(pci, address)}" if pci.driver(address) is not None else ""
+    probe = shlex.quote(str(pci.source.sysfs / "bus/pci/drivers_probe"))
+    override = _quoted(pci, address, "driver_override")
+    return f"echo vfio-pci > {override}{unbind} && echo {address} > {probe}"
+
+
 def _quoted(pci: Functions, address: PciAddress, name: str) -> str:
     """The path of an attribute for a shell."""
     return shlex.quote(pci.path(address, name))

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -90,7 +91,9 @@ class LogFile:
         self._taken = 0  # number of the last record
         self._text = b""  # whole lines, or the end of one that others began
         self._done = 0  # bytes of them that are written
+        self._entries: list[Entry] = []  # that are to become text
         self._failing = False
+        self._writing = threading.Lock()
         # A pipe or a device may be named at the start. What comes to its place later is a file.
         self._kinds = {stat.S_IFREG, stat.S_IFIFO, stat.S_IFCHR}
         with contextlib.ExitStack() as stack:
@@ -150,17 +153,23 @@ class LogFile:
             os.close(fd)
 
     async def follow(self) -> None:
-        """Write what is recorded, until cancelled."""
+        """Write what is recorded, until cancelled; a disk that hangs is not waited for then."""
         while True:
             await self._wait()
             await trio.sleep(GATHER)
-            entries = self._gather()
-            if not await trio.to_thread.run_sync(self._write, entries):
+            self._gather()
+            try:
+                done = await trio.to_thread.run_sync(self._write, abandon_on_cancel=True)
+            except (RuntimeError, MemoryError) as error:
+                # There are no more threads, or there is no memory for the lines.
+                self._complain(str(error) or type(error).__name__)
+                done = False
+            if not done:
                 await trio.sleep(RETRY)
 
     async def _wait(self) -> None:
         """Until there is something to write."""
-        if self._text or self._taken != self._journal.count:
+        if self._text or self._entries or self._taken != self._journal.count:
             return
         news = trio.Event()
         self._journal.listener = news.set
@@ -169,31 +178,35 @@ class LogFile:
         finally:
             self._journal.listener = None
 
-    def _gather(self) -> list[Entry]:
-        """What is new, unless there are lines still to be written."""
-        if self._text:
-            return []
-        entries = self._journal.after(self._taken)
-        self._taken = self._journal.count
-        return entries
+    def _gather(self) -> None:
+        """Take what is new, unless there are lines still to be written."""
+        if not self._text and not self._entries:
+            self._entries = self._journal.after(self._taken)
+            self._taken = self._journal.count
 
-    def _write(self, entries: list[Entry]) -> bool:
-        """Write what is left, or these records; False if the disk did not take all of them."""
-        if entries:
-            self._text = b"".join(entry.line() for entry in entries)
-            self._done = 0
-        try:
-            self._reopen_if_moved()
-            while self._done < len(self._text):
-                self._done += os.write(self._fd, memoryview(self._text)[self._done :])
-            self._text = b""
-        except OSError as error:
-            if not self._failing:
-                log.warning("--log %s: %s", self._path, error.strerror)
-            self._failing = True
-            return False
-        self._failing = False
-        return True
+    def _write(self) -> bool:
+        """Write what is left, or what was gathered; False if the disk did not take all of it."""
+        with self._writing:
+            if not self._text:
+                self._text = b"".join(entry.line() for entry in self._entries)
+                self._entries = []
+                self._done = 0
+            try:
+                self._reopen_if_moved()
+                while self._done < len(self._text):
+                    self._done += os.write(self._fd, memoryview(self._text)[self._done :])
+                self._text = b""
+            except OSError as error:
+                self._complain(str(error.strerror))
+                return False
+            self._failing = False
+            return True
+
+    def _complain(self, words: str) -> None:
+        """A line in the daemon's own log, the first time."""
+        if not self._failing:
+            log.warning("--log %s: %s", self._path, words)
+        self._failing = True
 
     def _reopen_if_moved(self) -> None:
         try:
@@ -208,7 +221,8 @@ class LogFile:
 
     def close(self) -> None:
         """Write what is left, if the disk takes it, and close the file."""
-        if self._write([]):
-            self._write(self._gather())
+        if self._write():
+            self._gather()
+            self._write()
         os.close(self._fd)
         os.close(self._directory)

@@ -10,14 +10,15 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-from barfs.errors import Access, ReadOnly
-
-# What is kept for readers that come late: records that nobody has looked at, bytes of lines.
+# What is kept for readers that come late: records that nobody has looked at, bytes of lines. What
+# was refused is kept apart, so that it never takes the place of what was opened and written.
 RECORDS: Final = 8192
 STREAM_BYTES: Final = 1 << 20
+REFUSALS: Final = 1024
+REFUSAL_BYTES: Final = 1 << 18
 
 # The most bytes of data that a record shows.
 VALUE_BYTES: Final = 8
@@ -40,7 +41,7 @@ class Subject(NamedTuple):
     """What is asked for: a path in the mount, and the function and BAR if it is of one.
 
     `start` is where the file begins: its offset in the BAR, or its physical address. `unit` says
-    which of the two a place in it is.
+    which of the two a place in it is. `register` and `field` are names that a map gives.
     """
 
     path: str
@@ -49,6 +50,8 @@ class Subject(NamedTuple):
     start: int = 0
     is_text: bool = False
     unit: Literal["address", "offset"] = "offset"
+    register: str | None = None
+    field: str | None = None
 
     def fields(self, offset: int | None = None) -> Iterator[tuple[str, object]]:
         """What a line says of it, and of an offset in it: the offset in the BAR, or the address."""
@@ -57,6 +60,10 @@ class Subject(NamedTuple):
             yield "device", self.device
         if self.bar is not None:
             yield "bar", self.bar
+        if self.register is not None:
+            yield "register", self.register
+        if self.field is not None:
+            yield "field", self.field
         if offset is None:
             return
         # A text view is one register, wherever in its line a request begins.
@@ -100,7 +107,8 @@ class Open(NamedTuple):
 class Transfer(NamedTuple):
     """A read or write was done; `data` are None if they are more than a record shows.
 
-    `width` is that of all its accesses, in bytes; None if they differ, or if it made none.
+    `width` is that of all its accesses, in bytes; None if they differ, or if it made none. `raw` is
+    what a write by name wrote in one access.
     """
 
     event: str  # read, write
@@ -109,6 +117,7 @@ class Transfer(NamedTuple):
     length: int
     width: int | None
     data: bytes | None
+    raw: int | None = None
 
     def fields(self) -> Iterator[tuple[str, object]]:
         """What the line says: of one access its value, of others the bytes."""
@@ -122,6 +131,8 @@ class Transfer(NamedTuple):
             return
         if self.opened.subject.is_text:
             yield "value", self.data.decode("latin-1").strip()
+            if self.raw is not None:
+                yield "raw", f"{self.raw:#0{2 + 2 * (width or 0)}x}"
         elif width == self.length:
             yield "value", f"{int.from_bytes(self.data, sys.byteorder):#0{2 + 2 * width}x}"
         else:
@@ -153,6 +164,22 @@ class Refusal(NamedTuple):
         yield "message", self.message
 
 
+class MoreRefusals(NamedTuple):
+    """So many more requests of a user, or of several, were refused; each would have been a line."""
+
+    uid: int | None
+    times: int
+    message: str
+
+    def fields(self) -> Iterator[tuple[str, object]]:
+        """What the line says."""
+        yield "event", "refused"
+        if self.uid is not None:
+            yield "uid", self.uid
+        yield "times", self.times
+        yield "message", self.message
+
+
 class Change(NamedTuple):
     """The kernel said that a function came, went or changed: add, remove, bind, unbind."""
 
@@ -165,7 +192,7 @@ class Change(NamedTuple):
         yield "device", self.device
 
 
-Record: TypeAlias = Open | Transfer | Refusal | Change
+Record: TypeAlias = Open | Transfer | Refusal | MoreRefusals | Change
 
 
 class Entry(NamedTuple):
@@ -183,10 +210,14 @@ class Entry(NamedTuple):
         return json.dumps({**fields, **dict(self.record.fields())}).encode() + b"\n"
 
 
-class Journal:
-    """The last RECORDS records, and how many there have been. `reads`: whether reads are recorded.
+def _is_refusal(record: Record) -> bool:
+    return isinstance(record, Refusal | MoreRefusals)
 
-    `listener` is called after each record, if there is one.
+
+class Journal:
+    """The last RECORDS records and REFUSALS refusals, and how many of both there have been.
+
+    `reads`: whether reads are recorded. `listener` is called after each record, if there is one.
     """
 
     def __init__(self, *, reads: bool = False) -> None:
@@ -194,27 +225,28 @@ class Journal:
         self.listener: Callable[[], None] | None = None
         self.count = 0
         self._entries: deque[Entry] = deque(maxlen=RECORDS)
+        self._refusals: deque[Entry] = deque(maxlen=REFUSALS)
 
     def add(self, record: Record) -> None:
         """Keep a record, and forget the oldest one if there are too many."""
         self.count += 1
-        self._entries.append(Entry(self.count, time.time_ns(), record))
+        kept = self._refusals if _is_refusal(record) else self._entries
+        kept.append(Entry(self.count, time.time_ns(), record))
         if self.listener is not None:
             self.listener()
 
     def after(self, number: int) -> list[Entry]:
         """What is kept of the records after number `number`, in their order."""
-        return _after(self._entries, number)
+        return _after(number, self._entries, self._refusals)
 
 
 N = TypeVar("N", bound="Entry | Line")
 
 
-def _after(kept: deque[N], number: int) -> list[N]:
+def _after(number: int, *kept: deque[N]) -> list[N]:
     """What has a higher number, of what is in the order of its numbers."""
-    found = list(takewhile(lambda one: one.number > number, reversed(kept)))
-    found.reverse()
-    return found
+    found = [takewhile(lambda one: one.number > number, reversed(each)) for each in kept]
+    return sorted(chain(*found), key=lambda one: one.number)
 
 
 class Line(NamedTuple):
@@ -224,17 +256,33 @@ class Line(NamedTuple):
     text: bytes
 
 
+class _Kept:
+    """The last lines of one kind, up to so many bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.lines: deque[Line] = deque()
+        self._most = most
+        self._size = 0
+
+    def add(self, line: Line) -> None:
+        """Add a line, and drop the oldest ones if there are too many."""
+        self.lines.append(line)
+        self._size += len(line.text)
+        while self._size > self._most:
+            self._size -= len(self.lines.popleft().text)
+
+
 class Stream:
     """The journal as the lines of a file. `size` counts the bytes of all of them since the mount.
 
-    Of their text the last STREAM_BYTES are kept, in whole lines.
+    The last STREAM_BYTES of their text are kept, in whole lines, and REFUSAL_BYTES of refusals.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._taken = 0  # number of the last record
-        self._lines: deque[Line] = deque()
-        self._kept = 0  # bytes
+        self._others = _Kept(STREAM_BYTES)
+        self._refusals = _Kept(REFUSAL_BYTES)
         self.size = 0
         self.modified = time.time_ns()
 
@@ -244,17 +292,14 @@ class Stream:
             return
         for entry in self._journal.after(self._taken):
             line = Line(entry.number, entry.line())
-            self._lines.append(line)
-            self._kept += len(line.text)
+            (self._refusals if _is_refusal(entry.record) else self._others).add(line)
             self.size += len(line.text)
-        while self._kept > STREAM_BYTES:
-            self._kept -= len(self._lines.popleft().text)
         self._taken = self._journal.count
         self.modified = time.time_ns()
 
     def after(self, number: int) -> list[Line]:
         """What is kept of the lines after number `number`, in their order."""
-        return _after(self._lines, number)
+        return _after(number, self._others.lines, self._refusals.lines)
 
 
 class LogView:
@@ -267,6 +312,7 @@ class LogView:
     """
 
     way = ""
+    raw: int | None = None
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -298,21 +344,3 @@ class LogView:
             drop = self._text.rfind(b"\n", 0, excess) + 1
             self._text = self._text[drop:]
             self._start += drop
-
-    def write(self, offset: int, data: bytes) -> int:
-        """Refused."""
-        during = Access("write", offset, len(data))
-        raise ReadOnly(" of a read-only file", what="log", during=during)
-
-    @staticmethod
-    def reach(offset: int, length: int, *, writing: bool) -> range:
-        """Nothing on the bus."""
-        del offset, length, writing
-        return range(0)
-
-    @staticmethod
-    def width_at(offset: int, length: int) -> None:
-        """It is made of no accesses."""
-
-    def close(self) -> None:
-        """There is nothing behind it."""

@@ -1,7 +1,7 @@
-"""Types of the kernel's own data: where a field of a structure lies, from /sys/kernel/btf/vmlinux.
+"""The types of the kernel's data: where a field of a structure lies. /sys/kernel/btf/vmlinux tells.
 
 The format is BTF (Documentation/bpf/btf.rst, include/uapi/linux/btf.h). It has the types of a
-kernel but, apart from per-CPU variables, not those of its variables: whoever asks names the type.
+kernel. It does not tell the types of variables, except per-CPU ones. So the user names the type.
 """
 
 import functools
@@ -21,7 +21,7 @@ BTF_FILE: Final = "kernel/btf/vmlinux"
 _MAGIC: Final = 0xEB9F
 _HEADER: Final = "HBBIIIII"  # magic, version, flags, hdr_len, type_off, type_len, str_off, str_len
 
-# BTF_KIND_* of include/uapi/linux/btf.h, those that are named below.
+# The BTF_KIND_* of include/uapi/linux/btf.h that are used below.
 _INT: Final = 1
 _PTR: Final = 2
 _ARRAY: Final = 3
@@ -36,7 +36,7 @@ _FLOAT: Final = 16
 _TYPE_TAG: Final = 18
 _ENUM64: Final = 19
 
-# The bytes after a type's first twelve, by its kind: (fixed, for each of its `vlen` parts).
+# How many bytes follow a type's first twelve, by its kind: always, and for each of `vlen` parts.
 _TRAILERS: Final = {
     _INT: (4, 0),
     _PTR: (0, 0),
@@ -59,22 +59,22 @@ _TRAILERS: Final = {
     _ENUM64: (0, 12),
 }
 
-# Other names of a type, which have the size of what they stand for.
+# Kinds that are other names of a type, and have its size.
 _ALIASES: Final = frozenset((_TYPEDEF, _VOLATILE, _CONST, _RESTRICT, _TYPE_TAG))
 _WITH_FIELDS: Final = frozenset((_STRUCT, _UNION, _TYPEDEF, _INT))
 _SIZED: Final = frozenset((_INT, _STRUCT, _UNION, _ENUM, _FLOAT, _ENUM64))
 _POINTER_SIZE: Final = struct.calcsize("P")
 
-# More than any chain of names that a kernel has; garbage could have a circle.
+# More than any chain of names in a kernel. Garbage could have a circle.
 _LONGEST_CHAIN: Final = 64
 
 
 class BadTypes(ValueError):
-    """The text is no BTF, or one that this reader does not know."""
+    """The bytes are no BTF, or one that this reader does not know."""
 
 
 class _Type(NamedTuple):
-    """A type's first twelve bytes; `at` is where the rest begins in the type section."""
+    """A type's first twelve bytes. `at` is where the rest begins in the type section."""
 
     kind: int
     vlen: int
@@ -86,7 +86,7 @@ class _Type(NamedTuple):
 class Field(NamedTuple):
     """A part of a structure. `offset` and `size` are bytes, from the start of the whole.
 
-    An array has `elements`, each of `element_size` bytes; 0: it is no array.
+    An array has `elements`, each of `element_size` bytes. `elements` is 0 if it is no array.
     """
 
     offset: int
@@ -98,7 +98,8 @@ class Field(NamedTuple):
 class Types:
     """The types of a kernel, from the bytes of its BTF. BadTypes.
 
-    Made once, in about 1 us a type; holds the bytes and four more for each type.
+    It is made once, which takes about 1 us for each type. It holds the bytes, and four more for
+    each type.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -121,7 +122,7 @@ class Types:
         self._places = array("I", self._walk())
 
     def _walk(self) -> Iterator[int]:
-        """Where each type begins, in the order of their numbers; number 0 is void."""
+        """Where each type begins, in the order of their numbers. Number 0 is void."""
         yield 0
         data, trailers = self._types, _TRAILERS
         info_at = struct.Struct(self._order + "4xI").unpack_from
@@ -164,7 +165,7 @@ class Types:
         return self._text[at:end].decode(errors="replace")
 
     def _size(self, number: int) -> int:
-        """In bytes; 0 for what has none."""
+        """The size of a type in bytes. 0 if it has none."""
         found = self._resolve(number)
         if found.kind in _SIZED:
             return found.value
@@ -180,7 +181,7 @@ class Types:
 
         A kernel may have several of one name, from different source files.
         """
-        # A name is kept once: all types that have it begin with its place in the text.
+        # The text has a name only once. All types of that name begin with its place in the text.
         place = self._text.find(b"\0" + name.encode(errors="surrogateescape") + b"\0") + 1
         head = struct.pack(self._order + "I", place)
         found = [
@@ -195,7 +196,10 @@ class Types:
         return found
 
     def _members(self, found: _Type) -> Iterator[tuple[str, int, int, int]]:
-        """Name, number of the type, offset and width in bits of each; width 0: no bit field."""
+        """The name, the number of the type, the offset and the width of each member, both in bits.
+
+        A width of 0 means that it is no bit field.
+        """
         for part in range(found.vlen):
             name, number, place = self._unpack("III", found.at + 12 * part)
             if found.has_bitfields:
@@ -204,7 +208,9 @@ class Types:
                 yield self._name(name), number, place, 0
 
     def _member(self, found: _Type, name: str) -> tuple[int, int] | None:
-        """The type and the offset in bytes of a member, also of one inside an unnamed part."""
+        """The type of a member and its offset in bytes. The member may be inside an unnamed
+        part.
+        """
         for own, number, bits, width in self._members(found):
             if own == name:
                 if width or bits % 8:
@@ -219,10 +225,10 @@ class Types:
         return None
 
     def field(self, path: str) -> Field:
-        """Where `type.field.field` lies in a `type`; elements of arrays are numbers: `items.3`.
+        """Where `type.field.field` lies in a `type`. Elements of arrays are numbers: `items.3`.
 
-        NoSuchNode where there is no such type, field or element, or where the kernel has several
-        types of that name in which it lies at different places; BadTypes.
+        NoSuchNode if there is no such type, field or element, or if the kernel has several types of
+        that name with the field at different places. Raises BadTypes.
         """
         name, *steps = path.split(".")
         numbers = self._named(name)
@@ -263,12 +269,12 @@ class Types:
 
 @functools.lru_cache(maxsize=1)
 def _types_of(path: str, _mtime: int, _size: int) -> Types:
-    """Read once for as long as the file is the same; about 0.15 s for a distribution's kernel."""
+    """The types in a file. They are read once, in about 0.15 s, and kept until the file changes."""
     return Types(Path(path).read_bytes())
 
 
 def read_types(sysfs: Path) -> Types:
-    """The types of the running kernel. NoSuchNode, with the reason, where there are none."""
+    """The types of the running kernel. NoSuchNode tells why there are none."""
     path = os.path.join(sysfs, BTF_FILE)
     try:
         status = os.stat(path)

@@ -101,6 +101,14 @@ class Functions(Protocol):
         target = self.known(address, self._driver)
         return None if target is None else os.path.basename(target)
 
+    def group(self, address: PciAddress) -> list[PciAddress]:
+        """The functions of its IOMMU group, itself among them; none where there is no IOMMU."""
+        try:
+            names = self.source.names(self.path(address, "iommu_group/devices"))
+        except OSError:
+            return []
+        return sorted(filter(None, map(PciAddress.parse, names)))
+
     def _driver(self, address: PciAddress) -> str:
         try:
             return self.source.target(self.path(address, "driver"))

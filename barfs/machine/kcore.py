@@ -1,9 +1,10 @@
-"""/proc/kcore: where the kernel's virtual addresses lie in physical memory, and System RAM to read.
+"""/proc/kcore: it tells physical addresses of the kernel's virtual ones, and gives System RAM to
+read.
 
-It is an ELF core file (fs/proc/kcore.c). Its program headers say of each range of virtual addresses
-where it is in the file, and for System RAM and the kernel's image at which physical address; that
-takes the kernel's own word for KASLR and for the layout of arm64. Opening it takes CAP_SYS_RAWIO,
-and lockdown=confidentiality refuses it.
+It is an ELF core file (fs/proc/kcore.c). Its program headers tell for each range of virtual
+addresses where it is in the file. For System RAM and the kernel's image they also tell the physical
+address. So nothing has to be known of KASLR or of the layout of arm64. Opening it takes
+CAP_SYS_RAWIO, and lockdown=confidentiality refuses it.
 """
 
 import os
@@ -18,10 +19,10 @@ _PROGRAM: Final = struct.Struct("IIQQQQQQ")
 _MAGIC: Final = b"\x7fELF\x02"  # ELFCLASS64
 _PT_LOAD: Final = 1
 
-# In the place of a physical address: the kernel gives none (vmalloc, modules).
+# Stands for a physical address that the kernel does not give (vmalloc, modules).
 _NO_ADDRESS: Final = (1 << 64) - 1
 
-# A machine has some dozen ranges of System RAM; a program header takes 56 bytes.
+# A machine has some dozen ranges of System RAM. A program header takes 56 bytes.
 _MOST_HEADERS: Final = 1 << 12
 
 
@@ -32,7 +33,7 @@ class BadCore(ValueError):
 class Segment(NamedTuple):
     """`size` bytes at a virtual address, at `offset` in the file.
 
-    `physical` is where they are in physical memory, None where the kernel does not say.
+    `physical` is their physical address, None if the kernel does not tell it.
     """
 
     virtual: int
@@ -42,9 +43,9 @@ class Segment(NamedTuple):
 
 
 def parse_headers(data: bytes) -> Sequence[Segment]:
-    """The ranges of a core file, from its first bytes. BadCore.
+    """The ranges of a core file, from its first bytes. Raises BadCore.
 
-    A 64-bit kernel of the machine's own byte order is assumed, as the reader runs on it.
+    It assumes a 64-bit kernel in the machine's own byte order, because it runs on that machine.
     """
     if len(data) < _HEADER.size:
         raise BadCore("it ends before its header does")
@@ -70,9 +71,10 @@ class Piece(NamedTuple):
 
 
 class CoreFile:
-    """The core file below `proc`, or none. It is kept open: opening it takes more rights.
+    """The core file below `proc`, if there is one. It is kept open, since opening it needs more
+    rights.
 
-    `refusal` is why there is none.
+    `refusal` tells why there is none.
     """
 
     def __init__(self, proc: Path) -> None:
@@ -85,7 +87,7 @@ class CoreFile:
             self.refusal = error
 
     def segments(self) -> Sequence[Segment]:
-        """Its ranges now: memory may have been added. BadCore, OSError."""
+        """Its ranges now, since memory may have been added. Raises BadCore and OSError."""
         if self.refusal is not None:
             raise self.refusal
         length = _HEADER.size
@@ -96,14 +98,14 @@ class CoreFile:
         return parse_headers(os.pread(self.fd, length, 0))
 
     def close(self) -> None:
-        """Give it up."""
+        """Close the file."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def to_physical(segments: Sequence[Segment], virtual: int) -> int | None:
-    """The physical address of a virtual one; None where no range says it."""
+    """The physical address of a virtual one. None if no range tells it."""
     for segment in segments:
         if segment.physical is not None and 0 <= virtual - segment.virtual < segment.size:
             return segment.physical + virtual - segment.virtual
@@ -111,7 +113,7 @@ def to_physical(segments: Sequence[Segment], virtual: int) -> int | None:
 
 
 def room_after(segments: Sequence[Segment], virtual: int) -> int:
-    """How many bytes lie from a virtual address to the end of its range; 0 outside of all."""
+    """The bytes from a virtual address to the end of its range. 0 outside of all ranges."""
     return max(
         (
             segment.virtual + segment.size - virtual
@@ -123,7 +125,7 @@ def room_after(segments: Sequence[Segment], virtual: int) -> int:
 
 
 def _pieces(starts: Sequence[tuple[int, int, int]], start: int, size: int) -> list[Piece] | None:
-    """Where in the file all of a range is, ascending; None if part of it is nowhere."""
+    """The pieces of the file that hold a whole range, ascending. None if part of it is missing."""
     found = []
     for begin, extent, offset in sorted(starts):
         if size and begin <= start < begin + extent:
@@ -134,11 +136,11 @@ def _pieces(starts: Sequence[tuple[int, int, int]], start: int, size: int) -> li
 
 
 def physical_pieces(segments: Sequence[Segment], start: int, size: int) -> list[Piece] | None:
-    """Where in the file `size` bytes of physical memory are; None if part of them is nowhere."""
+    """The pieces of the file with `size` bytes of physical memory. None if some are missing."""
     starts = [(s.physical, s.size, s.offset) for s in segments if s.physical is not None]
     return _pieces(starts, start, size)
 
 
 def virtual_pieces(segments: Sequence[Segment], start: int, size: int) -> list[Piece] | None:
-    """Where in the file `size` bytes at a virtual address are; None if part of them is nowhere."""
+    """The pieces of the file with `size` bytes at a virtual address. None if some are missing."""
     return _pieces([(s.virtual, s.size, s.offset) for s in segments], start, size)

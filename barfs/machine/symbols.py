@@ -1,7 +1,8 @@
 """The kernel's symbols, from /proc/kallsyms: names to virtual addresses.
 
-The kernel shows addresses by the rights of whoever opened the file (kernel/ksyms_common.c,
-kallsyms_show_value), so it is opened once, while there are rights, and kept.
+The kernel shows addresses only if the process that opened the file had the right to see them
+(kernel/ksyms_common.c, kallsyms_show_value). So the file is opened once, while barfs has that
+right, and kept open.
 """
 
 import os
@@ -15,16 +16,17 @@ from barfs.errors import NoSuchNode
 
 _PIECE: Final = 1 << 20
 
-# The longest name is 512 bytes (include/linux/kallsyms.h, KSYM_NAME_LEN); no name has these.
+# A name has at most 512 bytes (include/linux/kallsyms.h, KSYM_NAME_LEN), and none of these.
 _NOT_IN_NAMES: Final = frozenset("\n\t /\0")
 
 _LINE: Final = re.compile(rb"([0-9a-f]{8,16}) (.) (\S+)(?:\t\[(\S+)\])?")
 
 
 class Symbol(NamedTuple):
-    """A name of the kernel's. `address` is virtual; `kind` is a letter as nm(1) has it.
+    """A name of the kernel. `address` is virtual. `kind` is a letter as in nm(1).
 
-    `size`, in bytes, reaches to the next symbol's address; 0 where nothing comes after it.
+    `size`, in bytes, extends to the address of the next symbol. It is 0 if no symbol comes after
+    it.
     """
 
     name: str
@@ -35,20 +37,22 @@ class Symbol(NamedTuple):
 
 
 class Symbols:
-    """The symbols of the running kernel, as `proc`/kallsyms shows them."""
+    """The symbols of the running kernel, from `proc`/kallsyms."""
 
     def __init__(self, proc: Path) -> None:
         self.path = proc / "kallsyms"
         self.refusal: OSError | None = None
         self._fd = -1
-        self._known: dict[str, Symbol] = {}  # of the kernel's image, which never moves
+        self._known: dict[str, Symbol] = {}  # of the kernel's image, which does not move
         try:
             self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             self.refusal = error
 
     def _text(self) -> bytes:
-        """All of it, which takes some 40 ms. NoSuchNode where it can't be read or is withheld."""
+        """The whole text. Reading it takes about 40 ms. NoSuchNode if it can't be read or is
+        withheld.
+        """
         if self.refusal is not None:
             raise NoSuchNode(
                 f"{self.path}: {self.refusal.strerror}; it is there in kernels built with "
@@ -76,7 +80,7 @@ class Symbols:
             raise NoSuchNode(missing.removeprefix("; "))
 
     def find(self, name: str) -> Symbol:
-        """The symbol of a name. NoSuchNode where there is none, or more than one."""
+        """The symbol of a name. NoSuchNode if there is none, or more than one."""
         known = self._known.get(name)
         if known is None:
             known = self._find(name)
@@ -99,7 +103,7 @@ class Symbols:
         return found[0]._replace(size=_size(text, found[0].address))
 
     def matching(self, pattern: str) -> Iterator[Symbol]:
-        """All symbols whose name a shell pattern means, by address. NoSuchNode."""
+        """All symbols whose names match a shell pattern, by address. Raises NoSuchNode."""
         everything = sorted(
             (_parse(line) for line in self._text().splitlines()), key=lambda one: one.address
         )
@@ -114,7 +118,7 @@ class Symbols:
                 yield one._replace(size=size)
 
     def close(self) -> None:
-        """Give it up."""
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -130,16 +134,16 @@ def _parse(line: bytes) -> Symbol:
 
 
 def _size(text: bytes, address: int) -> int:
-    """The bytes from an address to the next symbol's; 0 where there is none."""
+    """The bytes from an address to that of the next symbol. 0 if there is none."""
     words = re.findall(rb"^([0-9a-f]+) ", text, re.MULTILINE)
-    # All have as many digits, so that they compare as what they are written.
+    # All addresses have the same number of digits, so their texts compare as numbers do.
     own = b"%0*x" % (len(words[0]), address)
     later = min((word for word in words if word > own), default=own)
     return int(later, 16) - address
 
 
 def _without_data(text: bytes) -> str:
-    """A hint where the kernel has no names of data, without which there is little to find."""
+    """A hint for a kernel without names of data, in which there is little to find."""
     if re.search(rb"^[0-9a-f]+ [dDbB] init_task$", text, re.MULTILINE):
         return ""
     return "; its names of data are missing, which kernels built with CONFIG_KALLSYMS_ALL have"

@@ -1,6 +1,6 @@
-"""The lists of capabilities in config space, and where parts of maps are by them.
+"""The lists of capabilities in config space, and the places of parts that they tell.
 
-Pure: config space is what a function reads of it.
+Pure: a function that is given reads config space.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ _VENDOR: Final = 0x09
 # virtio 1.2, 4.1.4: struct virtio_pci_cap.
 _VIRTIO_TYPE, _VIRTIO_BAR, _VIRTIO_OFFSET, _VIRTIO_LENGTH = 3, 4, 8, 12
 
-# Reads `width` bytes of config space at an offset, as a number; None if they can't be had.
+# Reads `width` bytes of config space at an offset, as a number. Gives None if they can't be read.
 Read = Callable[[int, int], int | None]
 
 
@@ -33,15 +33,16 @@ class Capability(NamedTuple):
 
 
 def header_type(read: Read) -> int | None:
-    """0 of a device, 1 of a bridge, 2 of a CardBus bridge."""
+    """The type of the header: 0 for a device, 1 for a bridge, 2 for a CardBus bridge."""
     found = read(_HEADER_TYPE, 1)
     return None if found is None or found == 0xFF else found & 0x7F
 
 
 def walk(read: Read, size: int) -> Iterator[Capability]:
-    """All capabilities of a function whose config space has `size` bytes, in their lists' order.
+    """All capabilities of a function, in the order of their lists. Its config space has `size`
+    bytes.
 
-    A list that leads into itself ends where it does.
+    A list that leads into itself ends there.
     """
     yield from _walk_list(read)
     seen = set[int]()
@@ -71,7 +72,7 @@ def _walk_list(read: Read) -> Iterator[Capability]:
 
 
 def place_in_config(part: Part, read: Read, size: int, found: list[Capability]) -> Place | None:
-    """Where a part is whose registers are in config space; None if the function has it not."""
+    """The place of a part whose registers are in config space. None if the function lacks it."""
     match = PLACE.fullmatch(part.place)
     if match is None:
         return None
@@ -89,7 +90,7 @@ def place_in_config(part: Part, read: Read, size: int, found: list[Capability]) 
 
 
 def _holds(part: Part, read: Read, start: int) -> bool:
-    """Whether config space has what a part needs to be there."""
+    """Whether a part is there, by its condition and the contents of config space."""
     if part.when is None:
         return True
     value = read(start + part.when.offset, part.when.width)
@@ -97,7 +98,7 @@ def _holds(part: Part, read: Read, start: int) -> bool:
 
 
 def place_of_virtio(part: Part, read: Read, found: list[Capability]) -> Place | None:
-    """Where a structure of a virtio device is, of the type that a part names."""
+    """The place of a structure of a virtio device. The part names its type."""
     match = PLACE.fullmatch(part.place)
     if match is None or not match["virtio"]:
         return None

@@ -1,7 +1,7 @@
-"""Whether a map is what docs/registers.md says. It is checked whole, and refused whole.
+"""Check that a map is as docs/registers.md says. It is checked and refused as a whole.
 
-It runs through 16,000 fields in well under 0.1 s, so it looks at plain dictionaries and keeps
-nothing. What is wrong where is put together only once something is wrong.
+A check of 16,000 fields takes well under 0.1 s. So it looks at plain dictionaries and keeps
+nothing. The message that tells what is wrong, and where, is made only if something is wrong.
 """
 
 import re
@@ -12,12 +12,12 @@ from barfs.errors import MapRefused
 
 FORMAT: Final = "barfs registers 1"
 
-# What a map is for: the name of its file without `.json`.
+# The things that a map can be for: the names of its file without `.json`.
 SUBJECT: Final = re.compile(
     r"[0-9a-f]{4}:[0-9a-f]{4}(?::[0-9a-f]{4}:[0-9a-f]{4})?|class-[0-9a-f]{6}|virtio|config"
     r"|phys-[^/\s]+"
 )
-# Where the offsets of a part count from.
+# The places from which the offsets of a part count.
 PLACE: Final = re.compile(
     r"bar(?P<bar>[0-5])|phys|virtio (?P<virtio>[1-9])"
     r"|config(?: header (?P<header>[012])| cap (?P<cap>[0-9a-f]{2})| ecap (?P<ecap>[0-9a-f]{4}))?"
@@ -28,10 +28,10 @@ ACCESSES: Final = frozenset(("rw", "r", "w", "rw1", "w1", "na"))
 ON_READ: Final = frozenset(("rclr", "rset", "ruser"))
 ON_WRITE: Final = frozenset(("woset", "woclr", "wot", "wzs", "wzc", "wzt", "wclr", "wset", "wuser"))
 WIDTHS: Final = frozenset((8, 16, 32, 64))
-# What names in the top of the tree mean themselves.
+# Names at the top of the tree that are taken already.
 TAKEN: Final = frozenset(("README", "all", "config"))
 
-# The most files and directories that a map may have, all elements of arrays counted.
+# How many files and directories a map may have. All elements of arrays count.
 MOST_NAMES: Final = 1 << 20
 # The longest name that Linux has for a file (NAME_MAX), in bytes.
 _LONGEST: Final = 255
@@ -53,15 +53,15 @@ _FIELD: Final = frozenset(
 )
 _NEEDED: Final = frozenset(("name", "lsb"))
 
-# Printable, no blanks, and neither the `/` of paths nor the `.` between register and field.
+# Names are printable, without blanks. They have no `/`, as in paths, and no `.`, as before a field.
 _is_name: Final = re.compile(r"[^\s./\x00-\x1f\x7f-\x9f\u2028\u2029]+").fullmatch
 
 
 class _At(Exception):
-    """What is wrong, while the names of where it is are put before it."""
+    """What is wrong. The names of the places around it are put in front."""
 
 
-# A list or an object where a word belongs is no member of any set.
+# A list or an object in the place of a word is no member of any set.
 _WRONG: Final = (_At, TypeError)
 
 
@@ -102,13 +102,13 @@ def _name(what: Mapping[str, Any], taken: set[str]) -> str:
 
 
 def counts_of(item: Mapping[str, Any]) -> list[int]:
-    """The lengths of an array in each dimension; none for what is not an array."""
+    """The lengths of an array in each dimension. None if it is no array."""
     count = item.get("count", [])
     return [count] if type(count) is int else count
 
 
 def _array(item: Mapping[str, Any], extent: int) -> tuple[int, int]:
-    """How many elements there are, and the end of the last one, or of the first if they fit."""
+    """The number of elements, and the end of the last one, or of the first with `fit`."""
     counts = counts_of(item)
     if type(counts) is not list or any(type(n) is not int or n < 1 for n in counts):
         raise _At(f"'count' is {counts!a:.80}, not a whole number from 1 on, nor a list of such")
@@ -130,7 +130,7 @@ def _array(item: Mapping[str, Any], extent: int) -> tuple[int, int]:
 
 
 def _field(field: dict[str, Any], width: int, names: set[str], taken: int) -> int:
-    """Its bits."""
+    """The bits of a field. Raises _At if it is wrong."""
     if type(field) is not dict or not _NEEDED <= field.keys() <= _FIELD:
         _keys(field, _FIELD, "name", "lsb")
     _name(field, names)
@@ -149,7 +149,7 @@ def _field(field: dict[str, Any], width: int, names: set[str], taken: int) -> in
 
 
 def _more(field: Mapping[str, Any], most: int) -> None:
-    """What else is said of a field."""
+    """Check the other properties of a field."""
     get = field.get
     if get("on_read", "rclr") not in ON_READ:
         raise _At(f"'on_read' is not one of {', '.join(sorted(ON_READ))}")
@@ -182,7 +182,7 @@ def _enum(enum: Any, most: int) -> None:
 
 
 def _register(item: dict[str, Any]) -> tuple[int, int]:
-    """Its size and that of one access, in bytes."""
+    """The size of a register and the size of one access, in bytes."""
     _keys(item, _REGISTER, "name", "offset", "width")
     width, access_width = item["width"], item.get("access_width", item["width"])
     if width not in WIDTHS or type(width) is not int:
@@ -211,7 +211,7 @@ def _register(item: dict[str, Any]) -> tuple[int, int]:
 
 
 def problem(item: dict[str, Any]) -> str | None:
-    """What is wrong with a register or a block, wherever it is; None if nothing is."""
+    """What is wrong with a register or a block, wherever it is. None if nothing is wrong."""
     try:
         _items([item], set())
     except _At as error:
@@ -220,7 +220,7 @@ def problem(item: dict[str, Any]) -> str | None:
 
 
 def _aligned(item: Mapping[str, Any], step: int) -> int:
-    """Its offset, if all that is in it is at a multiple of its accesses."""
+    """The offset of an item, if everything in it is at a multiple of its accesses."""
     for key in ("offset", "stride"):
         if _number(item, key, 0) % step:
             raise _At(f"{key} {item[key]:#x} is no multiple of {step} bytes, the width of accesses")
@@ -228,10 +228,10 @@ def _aligned(item: Mapping[str, Any], step: int) -> int:
 
 
 class _Extent:
-    """What the items of a directory come to.
+    """The extent of the items of a directory.
 
-    How many names, the end of the last byte, and the bytes of their widest access, to a multiple
-    of which the directory has to be aligned.
+    It has the number of names, the end of the last byte, and the size of the widest access. The
+    directory has to be aligned to that size.
     """
 
     def __init__(self) -> None:
@@ -268,7 +268,7 @@ def _items(items: Any, names: set[str], depth: int = 0) -> _Extent:
             total, end = _array(item, size)
             start = _aligned(item, step)
             end = start + end if end else 0
-            # Where a block is that is found through a register is known when it is opened.
+            # A block that is found through a register has a known place only when it is opened.
             extent.add(total * inside, 0 if "base" in item else end, step)
         except _WRONG as error:
             name = item.get("name") if type(item) is dict else None
@@ -278,7 +278,7 @@ def _items(items: Any, names: set[str], depth: int = 0) -> _Extent:
 
 
 def _references(items: Sequence[Any], top: Mapping[str, Any], depth: int = 0) -> None:
-    """What is said of other registers: where a block is, and how many elements an array has."""
+    """Check the registers that tell where a block is and how many elements an array has."""
     for item in items:
         base, limit = item.get("base"), item.get("limit")
         if base is not None and (depth or "count" in item or base not in top):
@@ -293,9 +293,9 @@ def _references(items: Sequence[Any], top: Mapping[str, Any], depth: int = 0) ->
 
 
 def _part(part: dict[str, Any], names: dict[str, set[str]]) -> int:
-    """Where its last byte ends, from where its offsets count.
+    """The end of a part's last byte, counted as its offsets are.
 
-    `names` are those that each directory has by now, of parts that are always there.
+    `names` has the names that each directory has so far, from parts that are always there.
     """
     _keys(part, _PART, "in", "registers")
     _text(part, "description", "directory")
@@ -325,7 +325,7 @@ def _when(when: Any) -> None:
 
 
 def check(content: Any) -> list[int]:
-    """How many bytes each part of a map reaches, its offset included; MapRefused."""
+    """How far each part of a map reaches, in bytes, with its offset. Raises MapRefused."""
     try:
         _top(content)
         names = {"": set[str]() if "config" in content["for"] else set(TAKEN)}
@@ -335,7 +335,7 @@ def check(content: Any) -> list[int]:
 
 
 def _top(content: Any) -> None:
-    """What a map is, and for what."""
+    """Check what a map is, and what it is for."""
     _keys(content, _TOP, "format", "for", "parts")
     if content["format"] != FORMAT:
         raise _At(f"'format' is {content['format']!a:.80}, not {FORMAT!a}")
@@ -360,7 +360,7 @@ def _top(content: Any) -> None:
 
 
 def _named_part(part: Any, index: int, names: dict[str, set[str]]) -> int:
-    """Where a part's last byte ends. `names` are those that each directory has by now."""
+    """The end of a part's last byte. `names` has the names that each directory has so far."""
     try:
         end = _part(part, names)
         twice = names[""] & {*names, part.get("directory", "")}

@@ -1,4 +1,4 @@
-"""What compilers of maps have in common: what they are told, how they fail, what they write."""
+"""What compilers of maps share: their target, their errors, and the file that they write."""
 
 import hashlib
 import json
@@ -10,17 +10,17 @@ from typing import Any
 from barfs.errors import BarfsError, MapRefused
 from barfs.registers.checks import FORMAT, check
 
-# A register, block or field as a map has it.
+# A register, block or field, as in a map.
 Item = dict[str, Any]
 
 
 class CompileError(BarfsError):
-    """A description is wrong; each line of the message names a file and a line of it."""
+    """A description is wrong. Each line of the message names a file and a line in it."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the description of registers can't say itself; `place` is as in a map."""
+    """Facts that a description of registers can't tell itself. `place` is as in a map."""
 
     subjects: Sequence[str] = ()
     place: str | None = None
@@ -28,7 +28,7 @@ class Target:
 
 
 def numbered(value: str) -> int:
-    """A number, decimal or 0x; ValueError."""
+    """A number, decimal or 0x. Raises ValueError."""
     return int(value, 0)
 
 
@@ -41,7 +41,7 @@ def sources(files: Iterable[Path]) -> list[Mapping[str, str]]:
 
 
 def without_defaults(item: Item, **defaults: Any) -> Item:
-    """An item without what it has by default."""
+    """An item without the properties that have their defaults."""
     return {
         key: value
         for key, value in item.items()
@@ -56,7 +56,7 @@ def assemble(
     files: Iterable[Path],
     **more: Any,
 ) -> Item:
-    """A whole map; CompileError if anything of it is missing or wrong."""
+    """A whole map. CompileError if anything in it is missing or wrong."""
     content = {
         "format": FORMAT,
         "for": list(target.subjects or subjects),
@@ -74,7 +74,7 @@ def assemble(
 
 
 def text(content: Item) -> str:
-    """A map as the contents of a file, a line for each register and block of its parts."""
+    """A map as the contents of a file. Each register and block of its parts has a line."""
     top = [f"{_json(key)}: {_json(value)}" for key, value in content.items() if key != "parts"]
     parts = []
     for part in content["parts"]:

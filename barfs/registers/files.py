@@ -1,4 +1,4 @@
-"""Where maps are, and which one a device has. A file is read when somebody looks, and kept."""
+"""Where maps are, and which map a device has. A file is read when it is needed, and kept."""
 
 import errno
 import json
@@ -13,19 +13,21 @@ from barfs.errors import MapRefused
 from barfs.registers.maps import Map
 
 LOCAL: Final = Path("/etc/barfs/registers")
-# Those that come with barfs are code: whoever may write them may write the modules beside them.
+# The maps that come with barfs are code: whoever may write them may write the modules beside them.
 BUILT_IN: Final = Path(__file__).parent / "maps"
 
-# Other subjects that a map is for, by subject; so that one file is enough for a family.
+DIRECTORIES: Final = (LOCAL, BUILT_IN)
+
+# Other subjects of a map, by subject. So one file is enough for a family.
 ALIASES: Final = "aliases.json"
 
-# Maps that are kept, and the most bytes that a file of one may have.
+# How many maps are kept, and how many bytes a file may have.
 _KEPT: Final = 32
 _MOST_BYTES: Final = 64 << 20
 
 
 class Found(NamedTuple):
-    """The map of a device, and its file; `refusal` says why the file is none."""
+    """The map of a device, and its file. `refusal` says why the file is no map."""
 
     file: Path
     map: Map | None
@@ -33,17 +35,18 @@ class Found(NamedTuple):
 
 
 class MapFiles:
-    """The maps in some directories, those of the first ones before those of the last."""
+    """The maps in some directories. The first directories come first."""
 
-    def __init__(self, directories: Sequence[Path] = (LOCAL, BUILT_IN)) -> None:
+    def __init__(self, directories: Sequence[Path] = DIRECTORIES) -> None:
         self.directories = tuple(directories)
-        self._kept: OrderedDict[Path, tuple[object, Any]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[object, Any]] = OrderedDict()
 
     def find(self, subjects: Sequence[str], revision: int | None = None) -> Found | None:
-        """The map for the first of `subjects`, the most particular first, that there is one for.
+        """The map for the first of `subjects` that has one. The most particular subject comes
+        first.
 
-        One that is for other revisions only is passed over. What is wrong with a file is said in
-        the answer; no other one is taken for it.
+        A map for other revisions is passed over. If a file is wrong, the answer says so, and no
+        other file is taken instead.
         """
         for subject in subjects:
             for directory in self.directories:
@@ -53,35 +56,38 @@ class MapFiles:
         return None
 
     def _in(self, directory: Path, subject: str, revision: int | None) -> Found | None:
-        for name in (subject, self._alias(directory, subject)):
-            file = directory / f"{name}.json"
+        for alias in (False, True):
+            name = self._alias(directory, subject) if alias else subject
+            file = f"{directory}/{name}.json"
             try:
                 found = None if name is None else self._load(file)
             except MapRefused as error:
-                return Found(file, None, str(error))
+                return Found(Path(file), None, str(error))
             if found is None:
                 continue
             if subject not in found.subjects:
-                return Found(file, None, f"it is not for {subject}: {', '.join(found.subjects)}")
+                return Found(
+                    Path(file), None, f"it is not for {subject}: {', '.join(found.subjects)}"
+                )
             if revision is None or not found.revisions or revision in found.revisions:
-                return Found(file, found)
+                return Found(Path(file), found)
         return None
 
     def _alias(self, directory: Path, subject: str) -> str | None:
-        """The name under which a directory has a subject. A list of names that is bad is none."""
+        """The name under which a directory has a subject. A bad list of names counts as none."""
         try:
-            aliases = self._kept_content(directory / ALIASES, _parse_aliases)
+            aliases = self._kept_content(f"{directory}/{ALIASES}", _parse_aliases)
         except MapRefused:
             return None
         name = (aliases or {}).get(subject)
         return name if type(name) is str and "/" not in name else None
 
-    def _load(self, file: Path) -> Map | None:
+    def _load(self, file: str) -> Map | None:
         found = self._kept_content(file, Map.parse)
         return found if isinstance(found, Map) else None
 
-    def _kept_content(self, file: Path, parse: Any) -> Any:
-        """What is in a file, as it is now; None if there is none. MapRefused."""
+    def _kept_content(self, file: str, parse: Any) -> Any:
+        """The contents of a file as it is now. None if there is no file. Raises MapRefused."""
         try:
             was = os.stat(file)
         except OSError as error:
@@ -92,7 +98,7 @@ class MapFiles:
         kept = self._kept.get(file)
         if kept is None or kept[0] != stamp:
             try:
-                content = parse(self._read(file))
+                content = parse(self._read(Path(file)))
             except MapRefused as error:
                 content = error
             kept = self._kept[file] = (stamp, content)
@@ -105,7 +111,9 @@ class MapFiles:
 
     @staticmethod
     def _read(file: Path) -> bytes:
-        """The contents of a file that only root and this user can have written. MapRefused."""
+        """The contents of a file that only root and this user could have written. Raises
+        MapRefused.
+        """
         try:
             fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -121,7 +129,7 @@ class MapFiles:
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
-    """MapRefused if others than root and this user may have written it."""
+    """MapRefused if others than root and this user could have written it."""
     if status.st_uid not in {0, os.geteuid()}:
         raise MapRefused(f"it belongs to user {status.st_uid}; chown root {path}")
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX

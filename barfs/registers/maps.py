@@ -1,6 +1,6 @@
 """A map: the registers and fields of a device, by name.
 
-What is made of a map is made when it is asked for: until somebody looks at a directory, its
+The parts of a map are made when they are asked for. Until somebody looks at a directory, its
 registers are plain dictionaries, and so are a register's fields.
 """
 
@@ -20,8 +20,9 @@ from barfs.registers.checks import PLACE, check, counts_of
 class Field(NamedTuple):
     """Bits `lsb` to `msb` of a register, and what software's reads and writes do to them.
 
-    `access` is rw, r, w, rw1 and w1 (to be written once only) or na; `on_read` and `on_write` are
-    words of SystemRDL 2.0 (9.6), None without an effect. `values` are the names of some.
+    `access` is rw, r, w, na, or rw1 and w1, which can be written only once. `on_read` and
+    `on_write` are words of SystemRDL 2.0 (9.6). They are None if there is no effect. `values` gives
+    names to some values.
     """
 
     name: str
@@ -38,12 +39,12 @@ class Field(NamedTuple):
 
     @property
     def width(self) -> int:
-        """In bits."""
+        """The width in bits."""
         return self.msb + 1 - self.lsb
 
     @property
     def mask(self) -> int:
-        """Its bits in the register."""
+        """The mask of its bits in the register."""
         return (2 << self.msb) - (1 << self.lsb)
 
     @property
@@ -77,7 +78,7 @@ class Field(NamedTuple):
 
 
 class Space(enum.Enum):
-    """What offsets count from."""
+    """The thing from which offsets count."""
 
     BAR = "bar"
     CONFIG = "config"
@@ -85,9 +86,9 @@ class Space(enum.Enum):
 
 
 class Place(NamedTuple):
-    """Where a part of a map is on one machine: from `start` in a space, up to `end`, in bytes.
+    """Where a part of a map is on one machine: from `start` in a space to `end`, in bytes.
 
-    `end` is None where nothing is known of it.
+    `end` is None if it is not known.
     """
 
     space: Space
@@ -100,7 +101,7 @@ class Place(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """Which values, under a mask, the bytes at an offset have to have for a part to be there."""
+    """When a part is there: the bytes at an offset, under a mask, have one of these values."""
 
     offset: int
     width: int  # in bytes
@@ -112,8 +113,8 @@ class Condition(NamedTuple):
 class Part:
     """Registers that are in one place.
 
-    `place` says where the offsets count from, in the words of docs/registers.md. In bytes, `reach`
-    is where the last byte ends, `offset` included.
+    `place` tells from where the offsets count, in the words of docs/registers.md. `reach` is the
+    end of the last byte, in bytes, with `offset`.
     """
 
     place: str
@@ -125,13 +126,13 @@ class Part:
 
     @property
     def bar(self) -> int | None:
-        """The BAR, if the place is one."""
+        """The index of the BAR, if it is in one."""
         match = PLACE.fullmatch(self.place)
         return int(match["bar"]) if match and match["bar"] else None
 
     @property
     def space(self) -> Space:
-        """What the place is in."""
+        """The space of the place."""
         word = self.place.partition(" ")[0].rstrip("012345")
         return Space.BAR if word == "virtio" else Space(word)
 
@@ -153,10 +154,10 @@ class Part:
 
 
 class Where(NamedTuple):
-    """Where a register is: in a place, and as far as the device's own registers say.
+    """Where a register is: in a place, and perhaps where other registers of the device tell.
 
-    The value of `base` is added to the offset. Of each limit the field has to be greater than the
-    number, for the register to be there.
+    The value of `base` is added to the offset. The register is there only if the field of each
+    limit is greater than the limit's number.
     """
 
     place: Place
@@ -168,7 +169,7 @@ class Where(NamedTuple):
 class Register:
     """A register, or an element of an array of them. Sizes are in bytes.
 
-    `offset` is that in its space, without what `where` adds.
+    `offset` is the offset in its space, without the value that `where` adds.
     """
 
     where: Where
@@ -178,27 +179,27 @@ class Register:
 
     @property
     def place(self) -> Place:
-        """Where the part is that it belongs to."""
+        """The place of the part that it belongs to."""
         return self.where.place
 
     @property
     def size(self) -> int:
-        """Of the register."""
+        """The size of the register."""
         return int(self.raw["width"]) // 8
 
     @property
     def step(self) -> int:
-        """Of each access."""
+        """The size of each access."""
         return int(self.raw.get("access_width", self.raw["width"])) // 8
 
     @property
     def description(self) -> str:
-        """What it is, in the map's words."""
+        """The map's description of it."""
         return str(self.raw.get("description", ""))
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
-        """Lowest bits first."""
+        """The fields, lowest bits first."""
         fields = map(Field.of, self.raw.get("fields", ()))
         return tuple(sorted(fields, key=lambda field: field.lsb))
 
@@ -208,12 +209,12 @@ class Register:
 
     @property
     def access(self) -> str:
-        """Of a register without fields."""
+        """The access of a register without fields."""
         return str(self.raw.get("access", "rw"))
 
     @property
     def zero_reserved(self) -> bool:
-        """Whether bits that no field has are to be written as 0."""
+        """Whether bits that are in no field are written as 0."""
         return self.raw.get("reserved") == "zero"
 
     @cached_property
@@ -230,13 +231,13 @@ class Register:
 
     @property
     def on_read(self) -> str | None:
-        """What reading does to the register as a whole, in the words of a field's `on_read`."""
+        """The effect of reading on the whole register, in the words of a field's `on_read`."""
         return self.raw.get("on_read")
 
 
 @dataclass(frozen=True)
 class Array:
-    """Elements by number: an array, or what is left of its dimensions in one of its elements."""
+    """Elements by number: an array, or the other dimensions of it in one of its elements."""
 
     where: Where
     path: str
@@ -247,7 +248,9 @@ class Array:
 
     @cached_property
     def _step(self) -> int:
-        """The distance of its elements, in bytes. Those of the last dimension are the closest."""
+        """The distance of its elements, in bytes. Elements of the last dimension are the
+        closest.
+        """
         return int(self.raw["stride"]) * math.prod(counts_of(self.raw)[self.dimension + 1 :])
 
     def _fits(self, index: int) -> bool:
@@ -278,7 +281,9 @@ class Array:
 
 
 class _Source(NamedTuple):
-    """Items of a directory, and where their offsets count from; `top` has those of the part."""
+    """Items of a directory, and the place from which their offsets count. `top` has the part's
+    items.
+    """
 
     where: Where
     offset: int
@@ -287,12 +292,13 @@ class _Source(NamedTuple):
 
 
 class Block:
-    """A directory: a block of registers, or the top of a map, of as many parts as are there."""
+    """A directory: a block of registers, or the top of a map with all parts that are there."""
 
     def __init__(self, path: str, sources: Sequence[_Source]) -> None:
         self.path = path
         self.blocks: dict[str, Block] = {}
         self._sources = sources
+        self._made: dict[str, Entry] = {}
 
     @cached_property
     def _items(self) -> dict[str, tuple[_Source, Mapping[str, Any]]]:
@@ -304,7 +310,7 @@ class Block:
         }
 
     def children(self) -> Iterator[tuple[str, "Entry"]]:
-        """What is in it, in the order of the map."""
+        """Its blocks, arrays and registers, in the order of the map."""
         for name in self._items:
             yield name, self._entry(name)
         yield from self.blocks.items()
@@ -314,13 +320,19 @@ class Block:
         return self._entry(name) if name in self._items else self.blocks.get(name)
 
     def _register(self, name: str) -> Register:
-        """A register that the map refers to, and so has."""
+        """A register that the map refers to. It has been checked to be there."""
         found = self.child(name)
         if not isinstance(found, Register):
             raise MapRefused(f"{name}: there is no such register here")
         return found
 
     def _entry(self, name: str) -> "Entry":
+        found = self._made.get(name)
+        if found is None:
+            found = self._made[name] = self._make(name)
+        return found
+
+    def _make(self, name: str) -> "Entry":
         (where, start, _, top), item = self._items[name]
         top = top or self
         path = f"{self.path}/{name}" if self.path else name
@@ -342,20 +354,20 @@ Entry: TypeAlias = Block | Array | Register
 
 
 def _fits(where: Where, start: int, item: Mapping[str, Any]) -> bool:
-    """Whether what is there only where there is room for it ends inside."""
+    """Whether an item with `fit` ends inside the place."""
     end = where.place.end
     return end is None or not item.get("fit") or start + extent_of(item) <= end
 
 
 def extent_of(item: Mapping[str, Any]) -> int:
-    """The size of a register or a block, of an array that of one element, in bytes."""
+    """The size of a register or a block in bytes. For an array it is that of one element."""
     if "registers" not in item:
         return int(item["width"]) // 8
     return max((_end_of(inner) for inner in item["registers"]), default=0)
 
 
 def _end_of(item: Mapping[str, Any]) -> int:
-    """Where an item ends, in the block that it is in."""
+    """The end of an item in its block."""
     steps = math.prod(counts_of(item)) - 1
     return int(item["offset"]) + steps * int(item.get("stride", 0)) + extent_of(item)
 
@@ -369,10 +381,10 @@ def _single(
 
 
 class Map:
-    """What a file says of a device."""
+    """The map of a device, as in its file."""
 
     def __init__(self, content: Any) -> None:
-        """MapRefused if it is not what docs/registers.md says."""
+        """MapRefused if it is not as docs/registers.md says."""
         reaches = check(content)
         self.subjects: Final[Sequence[str]] = content["for"]
         self.name: Final[str] = content.get("name", "")
@@ -383,7 +395,7 @@ class Map:
 
     @classmethod
     def parse(cls, data: bytes) -> "Map":
-        """A map from the contents of its file; MapRefused."""
+        """Make a map from the contents of its file. Raises MapRefused."""
         try:
             content = json.loads(data, parse_float=_no_number, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
@@ -391,18 +403,22 @@ class Map:
         return cls(content)
 
     def outline(self) -> Block:
-        """Its directory on a machine of which nothing is known."""
+        """Its directory, for a machine of which nothing is known."""
         return self.top([Place(part.space, part.bar, 0, None) for part in self.parts])
 
-    def top(self, places: Sequence[Place | None]) -> Block:
-        """The directory of its parts, each in its place, without those that are nowhere."""
+    def top(self, places: Sequence[Place | None], path: str = "") -> Block:
+        """The directory of its parts, each in its place. Parts without a place are left out.
+
+        It is at `path` in a larger directory, if that is not empty.
+        """
         sources: dict[str, list[_Source]] = {}
         for part, place in zip(self.parts, places, strict=True):
             if place is not None:
                 source = _Source(Where(place), place.start + part.offset, part.registers)
                 sources.setdefault(part.directory, []).append(source)
-        top = Block("", sources.pop("", []))
-        top.blocks.update({name: Block(name, found) for name, found in sources.items()})
+        top = Block(path, sources.pop("", []))
+        for name, found in sources.items():
+            top.blocks[name] = Block(f"{path}/{name}" if path else name, found)
         return top
 
 
@@ -411,7 +427,7 @@ def _no_number(text: str) -> None:
 
 
 def find(top: Block, path: str) -> Entry | None:
-    """What a path in a map leads to: `CTRL`, `RDBAL/1`, `UART0/CTRL`."""
+    """The item that a path in a map leads to: `CTRL`, `RDBAL/1`, `UART0/CTRL`."""
     found: Entry | None = top
     for name in path.split("/"):
         if found is None or isinstance(found, Register):

@@ -1,7 +1,8 @@
-"""What reading and writing a register or a field is on the bus. Pure: nothing here is accessed.
+"""The accesses that reading and writing a register or a field make. Pure: nothing is accessed.
 
-A write of a field must not change what is beside it. What a bit beside it needs follows from what
-writes do to it, which the map says; where no write leaves it alone, the field is not written.
+A write of a field must not change the bits beside it. The map says what writes do to each of them.
+From that follows what has to be written there. If every write would change such a bit, the field is
+not written.
 """
 
 from collections.abc import Iterator
@@ -21,14 +22,14 @@ _BY_ANY_WRITE: Final = {
 
 
 class Word(NamedTuple):
-    """One access of a register: `step` bytes at `offset` in it, its bits from `lsb` on."""
+    """One access of a register: `step` bytes at `offset` in it. Its lowest bit is `lsb`."""
 
     offset: int
     step: int
 
     @property
     def lsb(self) -> int:
-        """The register's bit that is the lowest one of the access."""
+        """The lowest bit of the access, counted in the register."""
         return 8 * self.offset
 
     @property
@@ -38,16 +39,16 @@ class Word(NamedTuple):
 
 
 def words(register: Register, mask: int | None = None) -> list[Word]:
-    """The accesses that some bits of a register take, or all of them; ascending."""
+    """The accesses that some bits of a register need, or all bits. They are ascending."""
     step = register.step
     found = [Word(offset, step) for offset in range(0, register.size, step)]
     return found if mask is None else [word for word in found if word.mask & mask]
 
 
 def effects_of_reading(register: Register, mask: int | None = None) -> dict[str, str]:
-    """What changes, and how, when some bits of a register are read, or all of them.
+    """What changes, and how, when some bits of a register are read, or all bits.
 
-    Keys are names of fields, or that of the register.
+    Keys are the names of fields, or the name of the register.
     """
     if register.on_read is not None:
         return {register.path: register.on_read}
@@ -60,10 +61,10 @@ def effects_of_reading(register: Register, mask: int | None = None) -> dict[str,
 
 
 class Write(NamedTuple):
-    """How a field is written: `word` is read if there is anything to `keep`, and written.
+    """How a field is written: `word` is written. If there is anything to `keep`, it is read first.
 
-    Masks are in the register's bits. `ones` are written as 1, and what is in none of the masks
-    as 0; of the field are `bits` written, and its lowest bit is `lsb`.
+    Masks are in the register's bits. `bits` are the bits of the field that are written, and `lsb`
+    is the field's lowest bit. `ones` are written as 1. Bits that are in no mask are written as 0.
     """
 
     word: Word
@@ -73,13 +74,15 @@ class Write(NamedTuple):
     lsb: int
 
     def value(self, old: int, value: int) -> int:
-        """What to write into the word; `old` is what was read of it, `value` the field's."""
+        """The value to write into the word. `old` is what was read, `value` is that of the
+        field.
+        """
         kept = old << self.word.lsb & self.keep
         return (kept | self.ones | value << self.lsb & self.bits) >> self.word.lsb
 
 
 def _obstacle(field: Field) -> str | None:
-    """Why no write leaves a field alone; None if there is one."""
+    """Why every write changes a field. None if some write leaves it alone."""
     if field.on_write in _BY_ANY_WRITE:
         return _BY_ANY_WRITE[field.on_write]
     if field.access in {"rw1", "w1"}:
@@ -89,7 +92,7 @@ def _obstacle(field: Field) -> str | None:
 
 
 def _beside(register: Register, word: Word, written: int) -> Iterator[tuple[Field, int]]:
-    """The fields with bits in a word that are not to be written, and these bits."""
+    """The fields that have bits beside the written ones in a word, and these bits."""
     for field in register.fields:
         bits = field.mask & word.mask & ~written
         if bits:
@@ -97,9 +100,9 @@ def _beside(register: Register, word: Word, written: int) -> Iterator[tuple[Fiel
 
 
 def _unnamed(register: Register, word: Word) -> int:
-    """The bits of a word that are in no field, and are to be written as they were read.
+    """The bits of a word that are in no field and have to be written as they were read.
 
-    Of a register that can't be read nobody can keep them, and they are written as 0.
+    If a register can't be read, nobody can keep them, and they are written as 0.
     """
     if register.zero_reserved or not register.readable:
         return 0
@@ -107,9 +110,9 @@ def _unnamed(register: Register, word: Word) -> int:
 
 
 def plan(register: Register, field: Field, mask: int | None = None) -> Write:
-    """How to write a field, or those of its bits that are in `mask`, counted from its lowest.
+    """How to write a field, or only its bits in `mask`, counted from its lowest bit.
 
-    BadRequest where it can't be done without changing anything else.
+    BadRequest if it can't be done without changing something else.
     """
     name = f"{register.path}.{field.name}"
     among = words(register, field.mask)
@@ -140,5 +143,5 @@ def plan(register: Register, field: Field, mask: int | None = None) -> Write:
             f"{name} can't be written alone, as the bits beside it would have to be read, which"
             f" has an effect on {next(iter(changed))}; write the whole register"
         )
-    # What no write changes is written as it was read, if there is a read.
+    # Bits that no write changes are written as they were read, if there is a read.
     return Write(word, keep | idle if keep else 0, ones, written, field.lsb)

@@ -1,6 +1,6 @@
 """Maps from CMSIS-SVD, as LiteX and makers of microcontrollers write it.
 
-The XML is read with lxml, which tells lines; the meaning of elements is that of CMSIS-SVD 1.3.10.
+lxml reads the XML, since it tells the lines. Elements have the meaning of CMSIS-SVD 1.3.10.
 """
 
 import copy
@@ -23,7 +23,7 @@ _ACCESS: Final = {
     "writeOnce": "w1",
     "read-writeOnce": "rw1",
 }
-# "modify", the default, means that what is written is what it becomes.
+# "modify", the default, means that the field becomes what is written.
 _ON_WRITE: Final = {
     "modify": None,
     "oneToClear": "woclr",
@@ -37,7 +37,7 @@ _ON_WRITE: Final = {
 }
 _ON_READ: Final = {"clear": "rclr", "set": "rset", "modify": "ruser", "modifyExternal": "ruser"}
 
-# What an element has from the one that it is in.
+# Properties that an element takes from the element around it.
 _INHERITED: Final = ("size", "access", "resetValue", "resetMask")
 
 _DERIVED: Final = ("peripheral", "cluster", "register", "field", "enumeratedValues")
@@ -68,7 +68,7 @@ def _needed(element: Element, tag: str) -> int:
 
 
 def _parse(element: Element, text: str) -> int:
-    """A number as scaledNonNegativeInteger has it: decimal, 0x, or # and binary; K, M, G, T."""
+    """A scaledNonNegativeInteger: decimal, 0x, or # and binary, with K, M, G or T."""
     match = re.fullmatch(r"\+?(?:0[xX]([0-9a-fA-F]+)|(?:#|0b)([01]+)|([0-9]+))([kmgtKMGT]?)", text)
     if match is None:
         raise _Wrong(element, f"{text!a} is no number")
@@ -86,7 +86,7 @@ def _word(element: Element, tag: str, words: Mapping[str, str | None]) -> str | 
 
 
 def compile_file(file: Path, target: Target) -> Item:
-    """The map of what a file describes, a directory for each peripheral. CompileError."""
+    """The map that a file describes, with a directory for each peripheral. Raises CompileError."""
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
     try:
         root = etree.parse(str(file), parser).getroot()
@@ -107,14 +107,14 @@ def compile_file(file: Path, target: Target) -> Item:
 
 
 class _Reader:
-    """What a device's element says becomes blocks, registers and fields."""
+    """Makes blocks, registers and fields from the elements of a device."""
 
     def __init__(self, root: Element) -> None:
         self._root = root
         self._derived: set[Element] = set()
 
     def blocks(self, offset: int) -> list[Item]:
-        """One for each peripheral; `offset` is added to their addresses."""
+        """A block for each peripheral. `offset` is added to their addresses."""
         root = self._root
         if root.tag != "device":
             raise _Wrong(root, f"this is no description of a device but of a {root.tag}")
@@ -134,7 +134,7 @@ class _Reader:
         ]
 
     def _derive(self, element: Element, on_the_way: tuple[Element, ...]) -> None:
-        """Give an element what it lacks of the one that it is derived from."""
+        """Give an element the properties that it lacks from the element that it is derived from."""
         name = element.get("derivedFrom")
         if name is None or element in self._derived:
             return
@@ -149,7 +149,9 @@ class _Reader:
                 element.append(copy.deepcopy(child))
 
     def _source(self, element: Element, name: str) -> Element | None:
-        """What `derivedFrom` names: beside the element, or by its path from a peripheral on."""
+        """The element that `derivedFrom` names: beside this one, or by its path from a
+        peripheral.
+        """
         last = name.rpartition(".")[2]
         named = [e for e in self._root.iter(element.tag) if _text(e, "name") == last]
         others = [other for other in named if other is not element]
@@ -160,20 +162,20 @@ class _Reader:
 
     @staticmethod
     def _path(element: Element) -> str:
-        """The names of an element and of those that it is in: `UART0.CTRL.EN`."""
+        """The names of an element and of those around it: `UART0.CTRL.EN`."""
         way = [element, *element.iterancestors("peripheral", "cluster", "register", "field")]
         return ".".join(_text(e, "name") or "" for e in reversed(way))
 
     @staticmethod
     def _inherit(element: Element, outer: Mapping[str, Element]) -> dict[str, Element]:
-        """The properties that registers have unless they say otherwise, with who says so."""
+        """The properties that registers have by default, each with the element that gives it."""
         own = {tag: element for tag in _INHERITED if element.find(tag) is not None}
         return {**outer, **own}
 
     def _block(
         self, element: Element, where: str, offset: int, outer: Mapping[str, Element]
     ) -> Iterator[Item]:
-        """A peripheral or a cluster; several if it is a list of such."""
+        """The blocks of a peripheral or a cluster. A list has several."""
         inherited = self._inherit(element, outer)
         inside = element.find("registers") if element.tag == "peripheral" else element
         item = {"description": _text(element, "description")}
@@ -192,7 +194,7 @@ class _Reader:
 
     @staticmethod
     def _elements(element: Element, start: int) -> Iterator[tuple[str, int, Item]]:
-        """Names and offsets of what one element stands for, and what makes an array of it."""
+        """The names and offsets that one element stands for, and the keys that make it an array."""
         name = _text(element, "name")
         if name is None:
             raise _Wrong(element, f"this {element.tag} has no name")
@@ -236,7 +238,7 @@ class _Reader:
 
     @staticmethod
     def _reset(inherited: Mapping[str, Element]) -> tuple[int, int]:
-        """A register's value after a reset, and which of its bits are known."""
+        """A register's value after a reset, and the mask of the bits that are known."""
         if "resetValue" not in inherited:
             return 0, 0
         value = _needed(inherited["resetValue"], "resetValue")
@@ -261,7 +263,7 @@ class _Reader:
         }
         value, known = reset
         for name, at, array in self._elements(element, lsb):
-            # An array of fields has no directory: its elements are fields of their own.
+            # An array of fields has no directory. Its elements are fields of their own.
             for index in range(array.get("count", 1)):
                 low = at + index * array.get("stride", 0)
                 mask = (2 << msb - lsb) - 1
@@ -273,7 +275,7 @@ class _Reader:
 
     @staticmethod
     def _enum(element: Element, top: int) -> Item | None:
-        """The names of values. Left out are those of many values, and names that are numbers."""
+        """The names of values. Names for many values, and names that are numbers, are left out."""
         found: Item = {}
         for value in element.iterfind("enumeratedValues/enumeratedValue"):
             name, text = _text(value, "name"), _text(value, "value")
@@ -297,7 +299,7 @@ def _checked(element: Element, item: Item) -> Item:
 
 
 def _indices(element: Element, count: int) -> Sequence[str]:
-    """What stands for %s in the names of a list."""
+    """The texts for %s in the names of a list."""
     text = _text(element, "dimIndex")
     if text is None:
         return [str(index) for index in range(count)]
@@ -314,7 +316,7 @@ def _indices(element: Element, count: int) -> Sequence[str]:
 
 
 def _bits(element: Element) -> tuple[int, int]:
-    """The lowest and the highest bit of a field, in one of the three ways to say it."""
+    """The lowest and the highest bit of a field. There are three ways to write them."""
     span = _text(element, "bitRange")
     if span is not None:
         match = re.fullmatch(r"\[([0-9]+):([0-9]+)\]", span)

@@ -1,6 +1,6 @@
 """Maps from SystemRDL 2.0. Only this module imports systemrdl-compiler, which no daemon does.
 
-Properties of barfs's own say what SystemRDL has no words for: docs/registers.md lists them.
+Properties of barfs tell what SystemRDL has no words for. docs/registers.md lists them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from barfs.registers.compiled import (
     without_defaults,
 )
 
-# Where it is that a part of a map is, and for what the map is.
+# Where a part of a map is, and what the map is for.
 _BLOCKS: Final = {Addrmap, Regfile}
 _OWN: Final = {
     "barfs_for": ({Addrmap}, str),
@@ -42,7 +42,7 @@ _OWN: Final = {
     "barfs_limit": (_BLOCKS | {Reg}, str),
     "barfs_fit": (_BLOCKS | {Reg}, bool),
     "barfs_reserved_zero": ({Reg}, bool),
-    # `singlepulse` is for single bits.
+    # `singlepulse` works for single bits only.
     "barfs_self_clearing": ({Field}, bool),
 }
 
@@ -54,14 +54,14 @@ def _property(name: str) -> type[UDPDefinition]:
 
 
 class _Messages(MessagePrinter):
-    """Keeps what the compiler has to say."""
+    """Keeps the compiler's messages."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def print_message(self, severity: Severity, text: str, src_ref: SourceRefBase | None) -> None:
-        """Called by the compiler."""
-        # The last words are that it gives up; what is wrong was said before.
+        """Keep a message. The compiler calls this."""
+        # The last message says that it gives up. The ones before say what is wrong.
         if severity == Severity.ERROR or (severity > Severity.ERROR and not self.lines):
             self.lines.append(_at(src_ref, text))
 
@@ -80,7 +80,7 @@ _RUN_PERL: Final = PerlPreprocessor.run_perl_miniscript
 
 
 def _refuse_perl(_: PerlPreprocessor, segments: Sequence[Any]) -> list[dict[str, Any]]:
-    """In the place of what runs the Perl of a file and of all that it includes."""
+    """Refuse Perl, in the place of the function that runs the Perl of a file and its includes."""
     for segment in segments:
         if isinstance(segment, PPPPerlSegment | PPPMacroSegment):
             line = segment.file_pp.text.count("\n", 0, segment.start) + 1
@@ -96,9 +96,9 @@ def compile_files(
     top: str | None = None,
     perl: bool = False,
 ) -> Item:
-    """The map of the last address map in the files, or of the one named `top`. CompileError.
+    """The map of the last address map in the files, or of the one named `top`.
 
-    Runs the Perl in the files if `perl`.
+    With `perl` it runs the Perl in the files. Raises CompileError.
     """
     run = _RUN_PERL if perl else _refuse_perl
     PerlPreprocessor.run_perl_miniscript = run  # type: ignore[method-assign, assignment]
@@ -132,13 +132,13 @@ def compile_files(
 
 
 def _description(node: Node) -> str:
-    """What a component is, in one line if it is a name."""
+    """The description of a component. A name is one line."""
     named = node.get_property("name") if "name" in node.list_properties() else ""
     return str(node.get_property("desc") or named or "").strip()
 
 
 class _Reader:
-    """What is elaborated becomes parts of a map; `errors` name files and lines."""
+    """Makes parts of a map from elaborated components. `errors` name files and lines."""
 
     def __init__(self, target: Target) -> None:
         self.errors: list[str] = []
@@ -148,7 +148,7 @@ class _Reader:
         self.errors.append(_at(node.inst_src_ref or node.def_src_ref, text))
 
     def parts(self, top: AddrmapNode) -> Iterator[Item]:
-        """The top itself, and what in it is somewhere else."""
+        """The top itself, and components in it that are in another place."""
         rest = []
         for child in self._children(top):
             if child.get_property("barfs_in", default=None) is None:
@@ -200,7 +200,7 @@ class _Reader:
             return None
 
     def _children(self, node: AddressableNode) -> list[AddressableNode]:
-        """Without memories, which have no registers."""
+        """The components of one, without memories, which have no registers."""
         if isinstance(node, AddrmapNode) and (
             node.get_property("bigendian") or node.get_property("msb0")
         ):
@@ -231,7 +231,7 @@ class _Reader:
         else:
             item["base"] = node.get_property("barfs_base")
             if item["base"] is not None:
-                # Its address in the source is only where there is room for it.
+                # Its address in the source only says where there is room for it.
                 item["offset"] = node.get_property("barfs_offset") or 0
             item["registers"] = [self._item(child) for child in self._children(node)]
             item = without_defaults(item)

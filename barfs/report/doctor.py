@@ -15,6 +15,8 @@ from barfs.machine.kcore import CoreFile
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.source import BOOT, source_of
 from barfs.machine.symbols import Symbols
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import MapFiles
 from barfs.report.listing import inspect_all
 from barfs.report.looks import GAP, PLAIN, Look, columns, line, paragraph
 from barfs.report.selecting import select
@@ -30,9 +32,9 @@ def findings(
     fuse: Path = FUSE_DEVICE,
     pci_ids: Iterable[Path] = PATHS,
 ) -> list[Finding]:
-    """Of a machine and its functions, or those that `pattern` means, the worst first.
+    """The findings about a machine and its functions, or those that match `pattern`, worst first.
 
-    Reads the command registers of functions that don't sleep. NoSuchNode if nothing matches, or
+    Reads the command registers of functions that don't sleep. NoSuchNode if nothing matches, or if
     there is no such directory.
     """
     for option, path in (("--sysfs", sysfs), ("--proc", proc)):
@@ -45,7 +47,9 @@ def findings(
         found = select(inspect_all(pci, PciIds(pci_ids)), pattern)
         addresses = [function.address for function in found]
     symbols, core = Symbols(source.proc), CoreFile(source.proc)
-    machine = Machine(pci, PhysicalMemory(source, devmem), symbols=symbols, core=core)
+    memory = PhysicalMemory(source, devmem)
+    maps = DeviceMaps(pci, memory, MapFiles())
+    machine = Machine(pci, memory, maps, symbols=symbols, core=core)
     try:
         return examine(machine, addresses, fuse)
     finally:
@@ -58,7 +62,7 @@ _COLOURS: Final = {State.TROUBLE: "red", State.NOTE: "yellow", State.OK: "green"
 
 
 def lines(found: Iterable[Finding], look: Look = PLAIN) -> Iterator[str]:
-    """What to print: the text of `status`; at a terminal with a heading, and sentences that fit.
+    """The lines to print: the text of `status`. At a terminal they have a heading and fit.
 
     A command that mends something stays in one line, so that it can be pasted.
     """
@@ -83,9 +87,11 @@ def lines(found: Iterable[Finding], look: Look = PLAIN) -> Iterator[str]:
 
 
 def is_hopeless(found: Iterable[Finding], pattern: str | None) -> bool:
-    """Whether something keeps barfs from working, or from working on what `pattern` means.
+    """Whether something keeps barfs from working, or from working on functions that match
+    `pattern`.
 
-    The trouble of a function counts only if it was asked for: some always have theirs.
+    Trouble of a function counts only if the user asked for the function, since some always have
+    trouble.
     """
     return any(
         finding.state is State.TROUBLE and (finding.device is None or pattern is not None)
@@ -99,11 +105,11 @@ def as_json(found: Iterable[Finding]) -> str:
     | key | value |
     |---|---|
     | `subject` | what was looked at: `root`, `lockdown`, ..., or a PCI address |
-    | `device` | the PCI address, a string; null: it concerns all of barfs |
+    | `device` | the PCI address, a string; null if it concerns all of barfs |
     | `state` | `trouble`, `note` or `ok` |
     | `sentence` | what was found |
-    | `mend` | the command that mends it; null: there is none |
-    | `advice` | what helps where no command does; null: nothing |
+    | `mend` | the command that mends it; null if there is none |
+    | `advice` | what helps besides, or if there is no command; null if nothing does |
     """
     objects = [
         {

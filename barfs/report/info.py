@@ -24,6 +24,9 @@ from barfs.machine.functions import Functions
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import ROM_RESOURCE, Resource, parse_hex
 from barfs.names import DeviceId, PciAddress
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import Found, MapFiles
+from barfs.report.registers import map_text
 
 T = TypeVar("T")
 
@@ -66,10 +69,13 @@ def _words(number: object, *names: str | None) -> str:
 class Asked:
     """A function that is asked for its facts."""
 
-    def __init__(self, pci: Functions, address: PciAddress, ids: PciIds) -> None:
+    def __init__(
+        self, pci: Functions, address: PciAddress, ids: PciIds, maps: DeviceMaps | None
+    ) -> None:
         self.pci = pci
         self.address = address
         self.ids = ids
+        self.maps = maps or DeviceMaps(pci, None, MapFiles())
 
     def known(self, ask: Callable[[PciAddress], T]) -> T | None:
         """What `ask` finds. None if the function is there and lacks it. Raises DeviceGone."""
@@ -249,6 +255,14 @@ PARTS: Final = Field[list[Part]](
     rows=lambda parts: [(part.name, _part_text(part)) for part in parts],
 )
 
+REGISTERS: Final = Field[Found](
+    "registers",
+    lambda asked: asked.maps.found(asked.address),
+    {"registers": lambda found: str(found.file), "registers_refused": lambda found: found.refusal},
+    text=map_text,
+    unknown=map_text(None),
+)
+
 # All facts about a function, in the order in which they are shown.
 FIELDS: Final[tuple[Field[Any], ...]] = (
     ADDRESS,
@@ -282,6 +296,7 @@ FIELDS: Final[tuple[Field[Any], ...]] = (
         text=lambda node: "none" if node == -1 else str(node),
     ),
     PARTS,
+    REGISTERS,
 )
 
 
@@ -308,24 +323,31 @@ class Function:
         return {key: value for one in FIELDS for key, value in one.objects(self[one]).items()}
 
 
-def inspect(pci: Functions, address: PciAddress, ids: PciIds) -> Function:
+def inspect(
+    pci: Functions, address: PciAddress, ids: PciIds, maps: DeviceMaps | None = None
+) -> Function:
     """The facts that sysfs has files for, with names. Raises DeviceGone. Reads no config space."""
-    asked = Asked(pci, address, ids)
+    asked = Asked(pci, address, ids, maps)
     return Function(address, {one: one.ask(asked) for one in FIELDS if not one.in_config_space})
 
 
 def complete(pci: Functions, function: Function, ids: PciIds) -> Function:
     """The same with facts from config space, which may wake it up. Raises DeviceGone."""
-    asked = Asked(pci, function.address, ids)
+    asked = Asked(pci, function.address, ids, None)
     more = {one: one.ask(asked) for one in FIELDS if one.in_config_space}
     return Function(function.address, {**function.found, **more})
 
 
-def describe(pci: Functions, address: PciAddress, pci_ids: Iterable[Path] = PATHS) -> str:
+def describe(
+    pci: Functions,
+    address: PciAddress,
+    pci_ids: Iterable[Path] = PATHS,
+    maps: DeviceMaps | None = None,
+) -> str:
     """The text of `info`, with names from the first of `pci_ids` that can be read.
 
     The command register is read after the power state, because reading it may wake the function up.
     Raises DeviceGone.
     """
     ids = PciIds(pci_ids)
-    return complete(pci, inspect(pci, address, ids), ids).text
+    return complete(pci, inspect(pci, address, ids, maps), ids).text

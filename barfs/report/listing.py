@@ -11,6 +11,8 @@ from barfs.machine.patterns import DevicePattern
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.resources import Resource
 from barfs.machine.source import source_of
+from barfs.registers.devices import DeviceMaps
+from barfs.registers.files import MapFiles
 from barfs.report import info
 from barfs.report.info import Function
 from barfs.report.looks import GAP, PLAIN, Look, columns, cut, line, wrap
@@ -60,9 +62,10 @@ def show(
 
 def inspect_all(pci: Functions, ids: PciIds) -> Iterator[Function]:
     """All functions. One that vanishes meanwhile is left out. Reads no config space."""
+    maps = DeviceMaps(pci, None, MapFiles())
     for address in pci.addresses():
         try:
-            yield info.inspect(pci, address, ids)
+            yield info.inspect(pci, address, ids, maps)
         except DeviceGone:
             continue
 

@@ -15,7 +15,7 @@ _STYLES: Final = {"heading": "1", "red": "31", "green": "32", "yellow": "33", "c
 
 
 class Look(NamedTuple):
-    """`width` is that of the terminal in columns; None if nobody looks."""
+    """How to show text. `width` is that of the terminal in columns, None if there is none."""
 
     width: int | None = None
     colour: bool = False
@@ -29,12 +29,12 @@ PLAIN: Final = Look()
 
 
 def cut(text: str, width: int) -> str:
-    """At most so many columns of a text; what was cut is shown by dots."""
+    """A text in at most so many columns. Dots show that it was cut."""
     return text if len(text) <= width else f"{text[: max(width - 2, 0)]}.."
 
 
 def wrap(words: Iterable[str], width: int) -> list[str]:
-    """Lines of words, with a gap between two; a word that is too long is broken at its blanks."""
+    """Lines of words, with gaps between them. A word that is too long is broken at blanks."""
     lines = [""]
     for word in words:
         joined = f"{lines[-1]}{GAP}{word}" if lines[-1] else word
@@ -56,7 +56,7 @@ def line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def paragraph(text: str, indent: int, look: Look) -> Iterator[str]:
-    """The lines of a text that begins after `indent` columns; the others begin there, too."""
+    """The lines of a text. Each begins after `indent` columns, and the first is there already."""
     if look.width is None or look.width - indent < 20:
         yield text
         return

@@ -1,4 +1,4 @@
-"""Which functions a word of a command line means: `barfs ls PATTERN`, `barfs doctor PATTERN`."""
+"""The functions that a word selects: `barfs ls PATTERN`, `barfs doctor PATTERN`."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -9,12 +9,12 @@ from barfs.names import LinkName
 from barfs.report import info
 from barfs.report.info import Field, Function
 
-# What a word is looked for in if it is no pattern.
+# The fields in which a word is searched for, if it is no pattern.
 _NAMES: Final[tuple[Field[Any], ...]] = (info.ADDRESS, info.ID, info.CLASS, info.DRIVER)
 
 
 def select(functions: Iterable[Function], word: str) -> list[Function]:
-    """Those of all of a machine's functions that a word means. NoSuchNode if there are none.
+    """The functions that a word selects, of all of a machine. NoSuchNode if there are none.
 
     It is a pattern (barfs.machine.patterns); or the name of a link, `1af4:1110.1`; or any part of
     the address, id, class or driver, or of their names, in either case of letters.
@@ -36,12 +36,12 @@ def select(functions: Iterable[Function], word: str) -> list[Function]:
 
 
 def matching(functions: Iterable[Function], pattern: DevicePattern) -> list[Function]:
-    """Those that a pattern means."""
+    """The functions that match a pattern."""
     return [one for one in functions if pattern.means(_Names(one), unknown=False)]
 
 
 class _Names:
-    """What a function is called in each form of a pattern; None if that is unknown."""
+    """The name of a function in each form of pattern. None if it is unknown."""
 
     def __init__(self, function: Function) -> None:
         self._function = function

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Final, ParamSpec, TypeVar
+
+import trio
 
 from barfs.access.files import Buffer
 from barfs.errors import BadRequest, BarfsError, PastEnd
@@ -43,9 +45,15 @@ class OpenFile:
         self._users = 0
         self._former: list[View] = []
 
+    @property
+    def raw(self) -> int | None:
+        """As View.raw."""
+        return self._view.raw
+
     def place(self, offset: int, length: int, *, writing: bool) -> Place:
         """What a request is for."""
-        return Place(self._view.reach(offset, length, writing=writing), self._device)
+        reach = self._view.reach(offset, length, writing=writing)
+        return Place(reach, self._device, self.opened.caller.uid, length if writing else 0)
 
     def is_prompt(self, offset: int, length: int, *, writing: bool, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
@@ -59,7 +67,7 @@ class OpenFile:
 
     def wants_to_be_alone(self, data: bytes) -> bool:
         """Whether a write reads first, and nothing of this mount may come between the two."""
-        return self._is_text and b":" in data
+        return self._is_text and (b":" in data or self.opened.subject.field is not None)
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray) -> Buffer:
         """As View.read."""
@@ -99,9 +107,21 @@ class OpenFile:
         self._pace.note(len(reach), took, done=done)
 
     async def later(self, request: Callable[[], R], place: Place, *, alone: bool = False) -> R:
-        """Make a request in a worker thread."""
-        with self:
+        """Make a request in a worker thread. What is behind the file is closed after it.
+
+        Or never, if the thread is left to itself at the end of the mount.
+        """
+        self._users += 1
+        abandoned = False
+        try:
             return await self._workers.run(request, place, alone=alone)
+        except trio.Cancelled:
+            abandoned = True
+            raise
+        finally:
+            if not abandoned:
+                self._users -= 1
+                self._close_former()
 
     def give_up(self) -> None:
         """Let go of what is behind it; requests from now on find that it is gone."""
@@ -112,14 +132,6 @@ class OpenFile:
     def _close_former(self) -> None:
         while not self._users and self._former:
             self._former.pop().close()
-
-    def __enter__(self) -> Self:
-        self._users += 1
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._users -= 1
-        self._close_former()
 
 
 class OpenFiles:
@@ -146,7 +158,7 @@ class OpenFiles:
             if device.opens_at_once:
                 view = call()
             else:
-                view = await self._workers.run(call, Place(range(0), device))
+                view = await self._workers.run(call, Place(range(0), device, caller.uid))
         finally:
             device.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
         try:
@@ -161,9 +173,10 @@ class OpenFiles:
         self._files[handle] = file
         return handle
 
-    def opened(self, handle: int) -> Opened:
-        """Who opened a file and what it is."""
-        return self._files[handle].opened
+    def find(self, handle: int) -> Opened | None:
+        """Who opened a file and what it is; None if there is no such handle."""
+        file = self._files.get(handle)
+        return None if file is None else file.opened
 
     def read(self, handle: int, offset: int, length: int) -> Buffer | None:
         """As View.read; None if it could hold up others, and is to be made by `read_later`.
@@ -215,7 +228,7 @@ class OpenFiles:
     def _record_write(self, file: OpenFile, offset: int, data: bytes, done: int) -> None:
         shown = data[:done] if done <= file.opened.data_limit else None
         width = file.width_at(offset, done)
-        self._journal.add(Transfer("write", file.opened, offset, done, width, shown))
+        self._journal.add(Transfer("write", file.opened, offset, done, width, shown, file.raw))
 
     def close(self, handle: int) -> None:
         """Close a file."""

@@ -1,17 +1,19 @@
 """What takes long is done in a worker thread, so that a slow device holds up nobody else.
 
 Small requests are done at once, in the loop's own thread: handing over costs more than most of
-them take. How much is small is measured, device by device.
+them take. How much is small is measured, device by device. So many requests of one user may be
+under way or wait that nobody else is held up by them; what is more is refused.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, NamedTuple, TypeVar
 
 import trio
 
 from barfs.access.contract import overlap
+from barfs.errors import MountEnded, TooManyRequests
 
 T = TypeVar("T")
 
@@ -28,10 +30,19 @@ OPEN_AT_ONCE: Final = 0.005
 FIRST_TRY: Final = 4096
 LARGEST: Final = 2 << 20
 
-# The most threads for one device; more requests wait for their turn, so that one device's clients
-# leave threads to those of others.
+# The most threads for one device and user; more requests wait for their turn, so that one device's
+# clients leave threads to those of others. Root has as many that nobody else can take.
 PER_DEVICE: Final = 4
 THREADS: Final = 64
+
+# How many requests may wait or be under way: those of one user, of all users but root, and of root.
+# Each holds one of the loop's tasks (barfs.daemon.loop.MAX_TASKS), and there have to be some left.
+PER_USER: Final = 32
+OF_USERS: Final = 128
+OF_ROOT: Final = 192
+
+# How much data one user's writes may keep waiting, in bytes.
+DATA_PER_USER: Final = 8 << 20
 
 
 class Pace:
@@ -59,15 +70,31 @@ class Device:
 
     def __init__(self) -> None:
         self.opens_at_once = True
-        self.threads = trio.CapacityLimiter(PER_DEVICE)
         self.paces: defaultdict[Hashable, Pace] = defaultdict(Pace)
+        self._threads: dict[int, trio.CapacityLimiter] = {}  # of users that have requests
+
+    @contextmanager
+    def threads_for(self, uid: int) -> Iterator[trio.CapacityLimiter]:
+        """What a user's threads are counted by, for a request."""
+        threads = self._threads.setdefault(uid, trio.CapacityLimiter(PER_DEVICE))
+        try:
+            yield threads
+        finally:
+            used = threads.statistics()
+            if not used.borrowed_tokens and not used.tasks_waiting:
+                self._threads.pop(uid, None)
 
 
 class Place(NamedTuple):
-    """What a request is for: its addresses on the bus, and whose they are."""
+    """What a request is for: its addresses on the bus, whose they are, and who opened the file.
+
+    `data` is how many bytes it keeps as long as it waits.
+    """
 
     reach: range
     device: Device
+    uid: int = 0
+    data: int = 0
 
 
 class _Claim:
@@ -94,24 +121,97 @@ class Workers:
         self.claims: list[_Claim] = []  # in the order they came; some still wait
         self._changed = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS)
+        self._roots_threads = trio.CapacityLimiter(THREADS)
+        self._requests: Counter[int] = Counter()  # by user
+        self._data: Counter[int] = Counter()  # by user, in bytes
+        self._waiting: set[trio.CancelScope] = set()
+        self._ended = False
 
     def stand_back(self, reach: range, *, alone: bool = False) -> bool:
         """Whether a request has to wait for one that is under way, and so can't be done at once."""
         mine = _Claim(reach, alone=alone)
         return any(mine.conflicts(claim) for claim in self.claims)
 
+    def check(self) -> None:
+        """MountEnded after `end`. To be called between the pieces of a long request."""
+        if self._ended:
+            raise MountEnded("the mount ends")
+
+    def end(self) -> None:
+        """Refuse what waits and what comes; what is under way ends with its next `check`."""
+        self._ended = True
+        for scope in self._waiting:
+            scope.cancel()
+
     async def run(self, call: Callable[[], T], place: Place, *, alone: bool = False) -> T:
-        """What `call` returns, from a worker thread, once no earlier request conflicts."""
-        claim = _Claim(place.reach, alone=alone)
+        """What `call` returns, from a worker thread, once no earlier request conflicts.
+
+        TooManyRequests if its user has too many already. One that is cancelled in its thread is
+        left to itself: that happens at the end of the mount only.
+        """
+        claimed = self._claimed(place.reach, alone=alone)
+        threads_for = place.device.threads_for(place.uid)
+        with self._admitted(place), self._away(), claimed as earlier, threads_for as threads:
+            with trio.CancelScope() as scope:
+                self._waiting.add(scope)
+                try:
+                    while not earlier.isdisjoint(self.claims):
+                        await self._changed.wait()
+                    async with threads:
+                        self._waiting.discard(scope)
+                        return await self._in_thread(call, place.uid)
+                finally:
+                    self._waiting.discard(scope)
+            raise MountEnded("the mount ends")
+
+    @contextmanager
+    def _admitted(self, place: Place) -> Iterator[None]:
+        """Count a request; TooManyRequests."""
+        uid = place.uid
+        self.check()
+        mine = self._requests[uid]
+        if uid:
+            full = mine >= PER_USER or self._requests.total() - self._requests[0] >= OF_USERS
+        else:
+            full = mine >= OF_ROOT
+        if full or (place.data and self._data[uid] + place.data > DATA_PER_USER):
+            raise TooManyRequests(f"{mine} requests of user {uid} wait already; try again later")
+        self._requests[uid] += 1
+        self._data[uid] += place.data
+        try:
+            yield
+        finally:
+            for counter, amount in ((self._requests, 1), (self._data, place.data)):
+                counter[uid] -= amount
+                if not counter[uid]:
+                    del counter[uid]
+
+    @contextmanager
+    def _claimed(self, reach: range, *, alone: bool) -> Iterator[set[_Claim]]:
+        """Claim addresses; what has to be waited for."""
+        claim = _Claim(reach, alone=alone)
         earlier = {other for other in self.claims if claim.conflicts(other)}
         self.claims.append(claim)
-        with self._away():
-            try:
-                while not earlier.isdisjoint(self.claims):
-                    await self._changed.wait()
-                async with place.device.threads:
-                    return await trio.to_thread.run_sync(call, limiter=self._threads)
-            finally:
-                self.claims.remove(claim)
-                self._changed.set()
-                self._changed = trio.Event()
+        try:
+            yield earlier
+        finally:
+            self.claims.remove(claim)
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def _in_thread(self, call: Callable[[], T], uid: int) -> T:
+        begun = False
+
+        def checked() -> T:
+            nonlocal begun
+            begun = True
+            self.check()
+            return call()
+
+        limiter = self._threads if uid else self._roots_threads
+        try:
+            return await trio.to_thread.run_sync(checked, abandon_on_cancel=True, limiter=limiter)
+        except RuntimeError as error:
+            if begun:
+                raise
+            raise TooManyRequests("no thread can be started for it; try again later") from error

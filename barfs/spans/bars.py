@@ -46,6 +46,8 @@ def open_bar(
     check_window(bar, offset, size, resource.size)
     if writable:
         pci.check_writable(address, bar)
+    if ways.holder is not None:
+        ways.holder.decode(address, resource)
     _check_decoded(pci, address, bar, resource)
     is_whole = (offset, size) == (0, resource.size)
     window = None if is_whole else AddressRange.of(offset, size)

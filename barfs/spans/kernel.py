@@ -1,4 +1,4 @@
-"""The kernel's own memory by name: where a symbol, a field of it or a window into it lies."""
+"""The kernel's own memory by name: the place of a symbol, a field of it, or a window into it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -24,22 +24,22 @@ from barfs.nodes import View
 from barfs.spans.opening import Spans, view_of
 from barfs.spans.ways import KernelCore
 
-# What the kernel's own ranges in /proc/iomem are called (arch/x86/kernel/setup.c).
+# The names of the kernel's own ranges in /proc/iomem (arch/x86/kernel/setup.c).
 _KERNEL: Final = "Kernel "
 _CODE: Final = "Kernel code"
 
-# In /proc/sys/kernel/arch, where "Kernel code" begins at `_text`.
+# The machine in /proc/sys/kernel/arch on which "Kernel code" begins at `_text`.
 _BEGINS_AT_TEXT: Final = frozenset(("x86_64",))
 
 
-# Where a symbol has no physical address: in a module, or where vmalloc put it.
+# A symbol in a module, or one that vmalloc placed, has no physical address.
 _ONLY_READ: Final = " is outside of the kernel's image, where memory is only read"
 
 
 class Extent(NamedTuple):
     """`size` bytes at a virtual address.
 
-    `elements` is how many an array has that is no text, each of one type; 0 for all else.
+    `elements` is the number of elements of an array that is no text. It is 0 for everything else.
     """
 
     virtual: int
@@ -59,10 +59,10 @@ class KernelMemory:
         self._core = core
 
     def extent(self, name: SymbolName, view: ViewKind = ViewKind.RAW) -> Extent:
-        """What a name means: a symbol up to the next one, a field, a window into either.
+        """The extent of a name: a symbol up to the next one, a field, or a window into either.
 
-        In a text view a window without an end is one register. NoSuchNode; NoSuchAddress for a
-        symbol without memory, and for a window or a field that is not inside.
+        In a text view a window without an end is one register. Raises NoSuchNode. Raises
+        NoSuchAddress for a symbol without memory, and for a window or a field that is not inside.
         """
         symbol = self._symbols.find(name.symbol)
         segments = self._segments()
@@ -92,7 +92,7 @@ class KernelMemory:
         return Extent(start, size, elements)
 
     def _segments(self) -> Sequence[Segment]:
-        """What the core file says; nothing where there is none."""
+        """The segments of the core file. There are none without it."""
         if self._core is None:
             return ()
         try:
@@ -101,19 +101,21 @@ class KernelMemory:
             return ()
 
     def physical(self, extent: Extent) -> int | None:
-        """The physical address of all of an extent; None where nothing says it."""
+        """The physical address of a whole extent. None if nothing tells it."""
         segments = self._segments()
         return _physical(segments, extent) if segments else self._by_text(extent)
 
     def located(self, pattern: str) -> Iterator[tuple[Symbol, int | None]]:
-        """The symbols that a shell pattern means, and their physical addresses. NoSuchNode."""
+        """The symbols that match a shell pattern, and their physical addresses. Raises
+        NoSuchNode.
+        """
         segments = self._segments()
         for symbol in self._symbols.matching(pattern):
             extent = Extent(symbol.address, 1)
             yield symbol, _physical(segments, extent) if segments else self._by_text(extent)
 
     def _by_text(self, extent: Extent) -> int | None:
-        """By the distance from `_text`, on machines whose "Kernel code" begins there."""
+        """The physical address by the distance from `_text`, if "Kernel code" begins there."""
         source = self._memory.source
         if kernel.architecture(source) not in _BEGINS_AT_TEXT:
             return None
@@ -127,11 +129,14 @@ class KernelMemory:
         return start if inside else None
 
     def why_read_only(self, name: SymbolName, what: str) -> ReadOnly | None:
-        """The refusal to write what a name means; None if it may be written."""
+        """Why an extent may not be written. None if it may."""
         return ReadOnly(_ONLY_READ, what=what) if self.physical(self.extent(name)) is None else None
 
     def open_elsewhere(self, extent: Extent, view: ViewKind, *, writable: bool, what: str) -> View:
-        """Open what has no physical address, through the core file. NoSuchAddress, ReadOnly."""
+        """Open an extent without a physical address, through the core file.
+
+        Raises NoSuchAddress and ReadOnly.
+        """
         if writable:  # the second line of defence
             raise ReadOnly(_ONLY_READ, what=what)
         size = view.width if view.is_text else extent.size
@@ -157,7 +162,7 @@ class KernelMemory:
 
 
 def _physical(segments: Sequence[Segment], extent: Extent) -> int | None:
-    """The physical address of all of an extent, by the core file."""
+    """The physical address of a whole extent, by the core file."""
     last = extent.size - 1
     start, end = (to_physical(segments, extent.virtual + at) for at in (0, last))
     return start if start is not None and end == start + last else None
@@ -172,10 +177,11 @@ def open_symbol(
     writable: bool,
     what: str,
 ) -> View:
-    """Open what a name means; `what` is its path, for messages.
+    """Open an extent. `what` is its path, for messages.
 
-    By its physical address, as in `phys/` and with all that raises. What has none is read through
-    the core file: ReadOnly to write it, NoSuchAddress where it is not in there.
+    It is opened by its physical address, as in `phys/`, and raises the same errors. An extent
+    without one is read through the core file: writing it is ReadOnly. NoSuchAddress if the file
+    lacks it.
     """
     extent = memory.extent(name, view)
     if view.is_text and extent.size < view.width:

@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.access.files import PAGE_SIZE
+from barfs.access.files import PAGE_SIZE, ReadFile
 from barfs.devmem import PhysicalMemory
 from barfs.errors import BadRequest
 from barfs.machine.presence import Presence
@@ -55,6 +55,10 @@ class _Place(NamedTuple):
     open: _Open
 
 
+# Makes the view of what is opened in a width, in the place of that of the width.
+Make: TypeAlias = Callable[[Aperture], View]
+
+
 class _Target(NamedTuple):
     """What is to be opened, before anything is."""
 
@@ -63,6 +67,7 @@ class _Target(NamedTuple):
     owners: Sequence[_Owner]
     decode: Callable[[], Release] | None  # has it decoded until it is released
     locate: Callable[[Sequence[Presence]], _Place]  # by the presences of its owners
+    make: Make | None
 
 
 def _accessed(view: ViewKind, size: int) -> int:
@@ -101,12 +106,14 @@ class Spans:
         size: int = 0,
         writable: bool,
         what: str,
+        make: Make | None = None,
     ) -> View:
         """Open a BAR, or `size` bytes of it from `start`; a size of 0 is all of it.
 
-        `what` is its path, for messages. Reads the command register, not the BAR. BadRequest for a
-        width that the place or the kind of BAR does not allow, CombinedElsewhere, and all that
-        bars.open_bar raises.
+        `what` is its path, for messages. `make` makes another view than that of the kind.
+
+        Reads the command register, not the BAR. BadRequest for a width that the place or the kind
+        of BAR does not allow, CombinedElsewhere, and all that bars.open_bar raises.
         """
 
         def locate(presences: Sequence[Presence]) -> _Place:
@@ -136,13 +143,33 @@ class Spans:
 
         decode = None if self._decoder is None else partial(self._decoder.hold, address, index)
         owners = [_Owner(0, sys.maxsize, address)]
-        target = _Target(what, view, owners, decode, locate)
+        target = _Target(what, view, owners, decode, locate, make)
         return self._open(target, writable=writable)
 
-    def physical(self, start: int, size: int, view: ViewKind, *, writable: bool, what: str) -> View:
+    def open_rom(self, address: PciAddress) -> ReadFile:
+        """Open a function's expansion ROM, to be read."""
+        holder = self._ways.holder
+        return self._pci.open_rom(address) if holder is None else holder.open_rom(address)
+
+    def note(self, address: PciAddress) -> str | None:
+        """A line for `info` about how a function is held open, if it is."""
+        return None if self._ways.holder is None else self._ways.holder.note(address)
+
+    def physical(
+        self,
+        start: int,
+        size: int,
+        view: ViewKind,
+        *,
+        writable: bool,
+        what: str,
+        make: Make | None = None,
+    ) -> View:
         """Open `size` bytes from physical address `start`.
 
-        `what` is its path, for messages. BadRequest for a width that the place does not allow,
+        `what` is its path, for messages. `make` makes another view than that of the kind.
+
+        BadRequest for a width that the place does not allow,
         ReadOnly where part of it is a BAR that may only be read, CombinedElsewhere, and all that
         Ways.open_physical raises.
         """
@@ -159,7 +186,7 @@ class Spans:
                 self._pci.check_span_writable(span.start, len(span))
             return self._ways.open_physical(span.start, len(span), writable=writable)
 
-        target = _Target(what, view, self._owners(accessed, view), None, locate)
+        target = _Target(what, view, self._owners(accessed, view), None, locate, make)
         return self._open(target, writable=writable)
 
     def _owners(self, span: range, view: ViewKind) -> Sequence[_Owner]:
@@ -191,14 +218,14 @@ class Spans:
             size = len(place.span)
             if view.is_text and size < view.width:
                 raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
-            with ExitStack() as closing:
-                apertures = place.open(
-                    place.span[: _accessed(view, size)], writable=writable, combine=combine
-                )
+            span = place.span[: _accessed(view, size)]
+            apertures = place.open(span, writable=writable, combine=combine)
+            try:
+                opened = view_of(apertures, view, what, target.make)
+            except BaseException:
                 for aperture in apertures:
-                    closing.callback(aperture.close)
-                opened = view_of(apertures, view, what)
-                closing.pop_all()
+                    aperture.close()
+                raise
             if guards:
                 return GuardedView(opened, guards, held.pop_all())
             return HeldView(opened, held.pop_all()) if self._combining else opened
@@ -222,8 +249,17 @@ class Spans:
         return True
 
 
-def view_of(apertures: Sequence[Aperture], view: ViewKind, what: str) -> View:
+def view_of(
+    apertures: Sequence[Aperture], view: ViewKind, what: str, make: Make | None = None
+) -> View:
     """The view of a kind over apertures; BadRequest if they don't allow its width."""
+    if make is not None:
+        try:
+            (aperture,) = apertures
+            return make(aperture)
+        except BadRequest as error:
+            error.what = what
+            raise
     if not view:
         return _joined([RawView(aperture) for aperture in apertures])
     for aperture in apertures:

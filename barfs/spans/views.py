@@ -8,25 +8,10 @@ from typing import Final, NamedTuple
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.access.files import Buffer, SysfsFile
-from barfs.errors import Access, DeviceGone, KernelRefused, ReadOnly, Request
+from barfs.access.files import Buffer, ReadFile, SysfsFile
+from barfs.errors import DeviceGone, KernelRefused, Request
 from barfs.machine.presence import Presence
 from barfs.nodes import Allocate, View
-
-
-class _NoAccesses:
-    """Of a view that makes no accesses of its own."""
-
-    way = ""
-
-    def reach(self, offset: int, length: int, *, writing: bool) -> range:
-        """See View."""
-        del offset, length, writing
-        return range(0)
-
-    @staticmethod
-    def width_at(offset: int, length: int) -> None:
-        """See View."""
 
 
 def _reach(base: int, size: int, offset: int, length: int) -> range:
@@ -40,6 +25,7 @@ class RawView:
     Memory-like apertures are copied instead, in any widths.
     """
 
+    raw: int | None = None
     width = 1  # what every request is made of
 
     def __init__(self, aperture: Aperture, max_width: int | None = None) -> None:
@@ -108,6 +94,8 @@ class RawView:
 class FixedView:
     """Only accesses of `width` bytes, ascending. BadRequest for what is not made of whole ones."""
 
+    raw: int | None = None
+
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.base, self.size = aperture.base, aperture.size
         self.way = aperture.way
@@ -162,6 +150,8 @@ class TextView:
     with nothing of this mount between them.
     """
 
+    raw: int | None = None
+
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.way = aperture.way
         self._aperture = aperture
@@ -215,6 +205,8 @@ class JoinedView:
     All of one width, at whose multiples each begins and ends.
     """
 
+    raw: int | None = None
+
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._base = views[0].base
         self.way = ", ".join(dict.fromkeys(view.way for view in views))
@@ -264,7 +256,7 @@ class JoinedView:
         return _reach(self._base, self._size, offset, length)
 
     def width_at(self, offset: int, length: int) -> int | None:
-        """See View. Of a request that only one of the views has a part in."""
+        """See View. None if the request reaches several of the views."""
         if length == 0:
             return None
         index = bisect_right(self._starts, offset) - 1
@@ -277,10 +269,10 @@ class JoinedView:
             view.close()
 
 
-class SysfsView(_NoAccesses):
+class SysfsView(View):
     """Config space or the expansion ROM; the kernel does the accesses."""
 
-    def __init__(self, file: SysfsFile) -> None:
+    def __init__(self, file: ReadFile) -> None:
         self._file = file
 
     def reach(self, offset: int, length: int, *, writing: bool) -> range:
@@ -292,11 +284,6 @@ class SysfsView(_NoAccesses):
         """See View. A ROM's image may end before its BAR does."""
         return self._file.read(offset, contract.clip_read(offset, length, self._file.size))
 
-    def write(self, offset: int, data: bytes) -> int:
-        """See View."""
-        length = contract.clip_write(offset, len(data), self._file.size)
-        return self._file.write(offset, data[:length])
-
     def close(self) -> None:
         """See View."""
         self._file.close()
@@ -304,6 +291,15 @@ class SysfsView(_NoAccesses):
 
 class ConfigView(SysfsView):
     """Config space, of which the kernel shows 64 bytes to those without CAP_SYS_ADMIN."""
+
+    def __init__(self, file: SysfsFile) -> None:
+        super().__init__(file)
+        self._config = file
+
+    def write(self, offset: int, data: bytes) -> int:
+        """See View."""
+        length = contract.clip_write(offset, len(data), self._config.size)
+        return self._config.write(offset, data[:length])
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View. KernelRefused where the kernel ends config space before its end."""
@@ -313,7 +309,7 @@ class ConfigView(SysfsView):
         return data
 
 
-class SnapshotView(_NoAccesses):
+class SnapshotView(View):
     """Text made when the file was opened."""
 
     def __init__(self, text: str) -> None:
@@ -323,18 +319,11 @@ class SnapshotView(_NoAccesses):
         """See View."""
         return self._text[offset : offset + length]
 
-    def write(self, offset: int, data: bytes) -> int:
-        """Refused."""
-        raise ReadOnly(" of a read-only file", during=Access("write", offset, len(data)))
-
-    def close(self) -> None:
-        """There is nothing behind it."""
-
 
 _GONE: Final = "the device is gone"
 
 
-class GoneView(_NoAccesses):
+class GoneView(View):
     """What is left of a file whose device is gone."""
 
     def __init__(self, path: str) -> None:
@@ -347,9 +336,6 @@ class GoneView(_NoAccesses):
     def write(self, offset: int, data: bytes) -> int:
         """DeviceGone."""
         raise DeviceGone(_GONE, what=self._path, during=Request("write", offset, len(data)))
-
-    def close(self) -> None:
-        """There is nothing behind it."""
 
 
 class Guard(NamedTuple):
@@ -369,6 +355,11 @@ class HeldView:
         self.way = view.way
         self._view = view
         self._held = held
+
+    @property
+    def raw(self) -> int | None:
+        """See View."""
+        return self._view.raw
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View."""

@@ -6,10 +6,11 @@ A new way is a class, and a place in the lists of `Ways`.
 import errno
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from barfs.access.apertures import Aperture, MappedAperture, PortAperture, refuse_mapping
 from barfs.access.core import CoreAperture
+from barfs.access.files import ReadFile
 from barfs.devmem import PhysicalMemory, Segment
 from barfs.errors import (
     BarfsError,
@@ -24,9 +25,6 @@ from barfs.machine.functions import Allowed
 from barfs.machine.kcore import BadCore, CoreFile, physical_pieces
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
-
-# The values of --bars-via. They name the way to memory BARs.
-BarsVia: TypeAlias = Literal["resource", "devmem"]
 
 # The kernel refused one way. Another way may still lead there.
 Refused: TypeAlias = KernelRefused | DriverOwns
@@ -47,6 +45,11 @@ class BarPart(NamedTuple):
     def base(self) -> int:
         """The bus address of the first byte."""
         return self.resource.start + self.offset
+
+    @property
+    def memory_like(self) -> bool:
+        """Whether it may be copied."""
+        return self.resource.prefetchable
 
 
 # The thing to be reached: part of a BAR, or of physical memory.
@@ -107,7 +110,7 @@ class MappedResource:
             place.size,
             what=place.what,
             base=place.base,
-            memory_like=place.resource.prefetchable,
+            memory_like=place.memory_like,
             writable=writable,
             refuse=partial(self._refuse, address=place.address),
         )
@@ -136,7 +139,7 @@ class MappedDevMem:
         del refused
         if isinstance(place, BarPart):
             what, start, is_ram = place.what, place.base, False
-            memory_like = place.resource.prefetchable
+            memory_like = place.memory_like
         else:
             what, start, is_ram = place.span, place.start, place.is_ram
             memory_like = is_ram
@@ -199,29 +202,44 @@ class KernelCore:
         return CoreAperture(self._core.fd, pieces, what=place.span, base=place.start)
 
 
+def through_devmem(memory: PhysicalMemory) -> Sequence[Way]:
+    """The ways through /dev/mem, to System RAM and to memory BARs."""
+    return (MappedDevMem(memory), CopiedDevMem(memory))
+
+
+class Holder(Protocol):
+    """What holds functions open for as long as the mount lasts."""
+
+    def decode(self, address: PciAddress, resource: Resource) -> None:
+        """Have a BAR's space decoded, before it is asked whether the BAR answers."""
+
+    def open_rom(self, address: PciAddress) -> ReadFile:
+        """Open the expansion ROM, to be read."""
+
+    def note(self, address: PciAddress) -> str | None:
+        """A line for `info` about a function that is held."""
+
+
 class Ways:
-    """The ways of one machine. `bars_via` names the way to memory BARs. `core` may be missing."""
+    """The ways of one machine. `bars` are the ways to BARs, `core` is the kernel's own memory.
+
+    `holder` is what holds functions open for the mount, if the ways take that.
+    """
 
     def __init__(
         self,
         pci: Allowed,
         memory: PhysicalMemory,
-        bars_via: BarsVia = "resource",
+        bars: Sequence[Way],
+        *,
         core: CoreFile | None = None,
+        holder: Holder | None = None,
     ) -> None:
-        to_memory: Sequence[Way] = (
-            MappedDevMem(memory),
-            CopiedDevMem(memory),
-            *([] if core is None else [KernelCore(core)]),
-        )
-        to_bars: dict[BarsVia, Sequence[Way]] = {
-            "resource": (MappedResource(pci),),
-            "devmem": to_memory,
-        }
         self.pci = pci
+        self.holder = holder
         self._memory = memory
-        self._to_memory = to_memory
-        self._to_bars = (Ports(pci), *to_bars[bars_via])
+        self._to_memory = (*through_devmem(memory), *([] if core is None else [KernelCore(core)]))
+        self._to_bars = bars
 
     def open_part(self, part: BarPart, *, writable: bool) -> Aperture:
         """Open part of a BAR. Raises what the ways raise."""

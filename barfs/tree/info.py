@@ -2,8 +2,11 @@
 
 from typing import Final
 
+from barfs.machine.functions import Functions
 from barfs.nodes import Attributes, Kind, Node, Share, View
+from barfs.registers.devices import DeviceMaps
 from barfs.report.info import describe
+from barfs.spans.opening import Spans
 from barfs.spans.views import SnapshotView
 from barfs.tree.functions import Part, check_present
 
@@ -16,6 +19,11 @@ class Info(Part):
     kind = INFO
     kinds = (INFO,)
 
+    def __init__(self, pci: Functions, maps: DeviceMaps, spans: Spans) -> None:
+        super().__init__(pci)
+        self._maps = maps
+        self._spans = spans
+
     def attributes(self, node: Node) -> Attributes:
         # As in /proc, the length shows only when it is read.
         check_present(self._pci, node, self.path(node))
@@ -24,4 +32,6 @@ class Info(Part):
     def open(self, node: Node, *, writable: bool) -> View:
         """Make the text. That may wake the function up."""
         del writable
-        return SnapshotView(describe(self._pci, node.function))
+        text = describe(self._pci, node.function, maps=self._maps)
+        note = self._spans.note(node.function)
+        return SnapshotView(text if note is None else f"{text}{note}\n")

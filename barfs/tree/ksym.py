@@ -13,7 +13,7 @@ from barfs.tree.root import ROOT
 from barfs.tree.single import Single
 from barfs.tree.views import attributes_of, view_in, views_in
 
-# It is for its owner alone, as `phys` is, and for the same reasons.
+# It is for its owner alone, for the same reasons as `phys`.
 KSYM: Final = Kind("ksym", Type.DIRECTORY, steady=True)
 SYMBOL: Final = Kind("symbol", writable=True)
 ELEMENTS: Final = Kind("elements", Type.DIRECTORY)
@@ -25,7 +25,7 @@ def _path(node: Node) -> str:
 
 
 def _name_of(node: Node) -> SymbolName:
-    """What the name of a node means; it was parsed when the node was made."""
+    """The parsed name of a node. It was parsed before, when the node was made."""
     name = SymbolName.parse(node.name)
     assert name is not None, node  # noqa: S101 - for the reader and the type checker
     return name
@@ -39,16 +39,13 @@ class Ksym(Single):
     under = (ROOT,)
 
     def missing(self, directory: Node, name: str) -> str:
-        """See Branch."""
         del directory
         return f"ksym: {name!a} is no <symbol>, <symbol>:<type>.<field> or <symbol>@<window>"
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return f"ksym/{node.view.label}" if node.view else "ksym"
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         del node
         return DIRECTORY
 
@@ -56,8 +53,8 @@ class Ksym(Single):
 class KernelSymbols(Branch):
     """Symbols, fields and windows in `ksym` and its views.
 
-    A field that is an array is a directory with its elements, but for one of single bytes, which
-    is text as a rule.
+    A field that is an array is a directory with its elements. An array of single bytes is a file,
+    since it is usually text.
     """
 
     kinds = (SYMBOL, ELEMENTS)
@@ -68,7 +65,6 @@ class KernelSymbols(Branch):
         self._spans = spans
 
     def entries(self, directory: Node) -> Iterator[tuple[str, Node]]:
-        """See Branch."""
         if directory.kind is KSYM:
             yield from views_in(directory)
             return
@@ -76,7 +72,6 @@ class KernelSymbols(Branch):
             yield str(index), self._found(directory, f"{directory.name}.{index}").node
 
     def find(self, directory: Node, name: str) -> Found | None:
-        """See Branch."""
         if directory.kind is ELEMENTS:
             return self._found(directory, f"{directory.name}.{name}")
         view = view_in(directory, name)
@@ -85,7 +80,9 @@ class KernelSymbols(Branch):
         return None if SymbolName.parse(name) is None else self._found(directory, name)
 
     def _found(self, directory: Node, name: str) -> Found:
-        """The node of a whole name, in the view of a directory. NoSuchNode, NoSuchAddress."""
+        """The node of a whole name, in the view of a directory. Raises NoSuchNode,
+        NoSuchAddress.
+        """
         wanted = SymbolName.parse(name)
         if wanted is None:
             raise NoSuchNode("is no field or window", what=f"ksym/{name}")
@@ -95,7 +92,6 @@ class KernelSymbols(Branch):
         return Found(node, self._attributes(node, extent))
 
     def path(self, node: Node) -> str:
-        """See Branch."""
         return _path(node)
 
     def _attributes(self, node: Node, extent: Extent) -> Attributes:
@@ -104,21 +100,18 @@ class KernelSymbols(Branch):
         return attributes_of(node.view, extent.size, memory_like=True)
 
     def attributes(self, node: Node) -> Attributes:
-        """See Tree."""
         return self._attributes(node, self._memory.extent(_name_of(node), node.view))
 
     def subject(self, node: Node) -> Subject:
-        """See Branch. The address is physical where there is one, or else virtual."""
+        """The log has its physical address, or the virtual one if there is none."""
         extent = self._memory.extent(_name_of(node), node.view)
         start = self._memory.physical(extent)
         found = super().subject(node)
         return found._replace(start=extent.virtual if start is None else start, unit="address")
 
     def why_read_only(self, node: Node) -> ReadOnly | None:
-        """See Branch."""
         return self._memory.why_read_only(_name_of(node), _path(node))
 
     def open(self, node: Node, *, writable: bool) -> View:
-        """See Branch."""
         name, what = _name_of(node), _path(node)
         return open_symbol(self._memory, self._spans, name, node.view, writable=writable, what=what)

@@ -11,6 +11,10 @@ from barfs.tree.single import Single
 LOG: Final = Kind("log", grows=True, recorded=False)
 
 
+class OpenLog(LogView, View):
+    """The log as a file that is not written, and is made of no accesses."""
+
+
 class Log(Single):
     """`log`, the lines of the journal."""
 
@@ -28,4 +32,4 @@ class Log(Single):
 
     def open(self, node: Node, *, writable: bool) -> View:
         del node, writable
-        return LogView(self._stream)
+        return OpenLog(self._stream)

@@ -2,8 +2,10 @@
 
 from typing import Final
 
+from barfs.machine.functions import Functions
 from barfs.names import PciAddress
 from barfs.nodes import Attributes, Kind, Node, Share, View
+from barfs.spans.opening import Spans
 from barfs.spans.views import SysfsView
 from barfs.tree.functions import Part, check_present
 from barfs.tree.views import MEMORY_BLKSIZE
@@ -17,6 +19,10 @@ class Rom(Part):
     kind = ROM
     kinds = (ROM,)
 
+    def __init__(self, pci: Functions, spans: Spans) -> None:
+        super().__init__(pci)
+        self._spans = spans
+
     def is_in(self, address: PciAddress) -> bool:
         return bool(self._pci.rom_size(address))
 
@@ -26,4 +32,4 @@ class Rom(Part):
 
     def open(self, node: Node, *, writable: bool) -> View:
         del writable
-        return SysfsView(self._pci.open_rom(node.function))
+        return SysfsView(self._spans.open_rom(node.function))

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 
-# Of what comes and goes.
+# Paths that come and go.
 COMES_AND_GOES = ("pci/0000:00:08.0", "pci/0000:00:09.0")
 EXPECTED = {errno.ENOENT, errno.ENODEV}
 STRETCH = 8192  # of the memory of a device, and 1/64 of it

@@ -12,7 +12,7 @@ import time
 from barfs.access.apertures import MappedAperture
 from barfs.commands.cli import main
 
-# Of BARs by their addresses, how long an access takes, in seconds.
+# How long an access takes, in seconds, for BARs by their addresses.
 DELAYS = {
     range(0xFEB00000, 0xFEB20000): 0.0005,  # 8086:100e bar0
     range(0x800200000, 0x800204000): 0.05,  # 1b36:0010 bar0

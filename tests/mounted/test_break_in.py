@@ -221,7 +221,7 @@ REFUSED = {
     "FUSE_DEV_IOC_CLONE": 0x8004E500,
     "FUSE_DEV_IOC_BACKING_OPEN": 0x4010E501,
 }
-# Of every file that is open, whatever it is (fs/ioctl.c, do_vfs_ioctl).
+# The requests that every open file takes, whatever it is (fs/ioctl.c, do_vfs_ioctl).
 OF_DESCRIPTORS = {0x5421, 0x5450, 0x5451, 0x5452}
 
 

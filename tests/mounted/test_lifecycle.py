@@ -216,12 +216,16 @@ def test_a_daemon_that_dies_before_it_answers(machine, where, monkeypatch, repla
         background.run_in_background(settings, lambda: None, lambda: None)
 
 
-def demo_directories():
-    return {path.name for path in Path("/tmp").glob("barfs-demo-*")}
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Where demos make their directories, and nobody else does."""
+    path = tmp_path / "temporary"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    return path
 
 
-def test_demo_and_its_three_commands(fuse, tmp_path):
-    before = demo_directories()
+def test_demo_and_its_three_commands(fuse, tmp_path, temporary):
     where = tmp_path / "bars"
     where.mkdir()
     done = barfs("demo", where)
@@ -238,36 +242,34 @@ def test_demo_and_its_three_commands(fuse, tmp_path):
         output += result.stdout
     assert b"|Dunia,vipi?.....|" in output
     assert sh(f"dd if={where}/phys/{NODENAME_ADDRESS:x}+b").stdout == b"NinjaNinja\0"
-    (directory,) = demo_directories() - before
+    (directory,) = temporary.iterdir()
     ending = done.stdout.splitlines()[-1].split(": ")[1]
     assert ending == f"barfs umount {where}"
     assert barfs(*ending.split()[1:]).returncode == 0
-    wait_until(lambda: not Path("/tmp", directory).exists(), "the machine is left")
+    wait_until(lambda: not directory.exists(), "the machine is left")
     assert os.listdir(where) == []
 
 
-def test_demo_makes_its_own_mountpoint(fuse):
-    before = demo_directories()
+def test_demo_makes_its_own_mountpoint(fuse, temporary):
     done = barfs("demo")
-    (directory,) = demo_directories() - before
-    assert f"is mounted on /tmp/{directory}/mnt\n" in done.stdout
-    assert barfs("umount", f"/tmp/{directory}/mnt").returncode == 0
-    wait_until(lambda: not Path("/tmp", directory).exists(), "the machine is left")
+    (directory,) = temporary.iterdir()
+    assert f"is mounted on {directory}/mnt\n" in done.stdout
+    assert barfs("umount", directory / "mnt").returncode == 0
+    wait_until(lambda: not directory.exists(), "the machine is left")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_in_the_foreground_ends_with_ctrl_c(fuse, where, number):
-    before = demo_directories()
+def test_demo_in_the_foreground_ends_with_ctrl_c(fuse, where, temporary, number):
     process = subprocess.Popen([*BARFS, "demo", "-f", where], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("To end it"):
             break
-    (directory,) = demo_directories() - before
+    (directory,) = temporary.iterdir()
     assert (where / "1af4:1110/bar2").exists()
     process.send_signal(number)
     assert process.wait(TIMEOUT) == 0
     process.stdout.close()
-    assert not Path("/tmp", directory).exists()
+    assert not directory.exists()
 
 
 def test_demo_takes_the_options_of_mount(fuse, where, machine):
@@ -280,11 +282,10 @@ def test_demo_takes_the_options_of_mount(fuse, where, machine):
     assert barfs("umount", where).returncode == 0
 
 
-def test_demo_that_fails_leaves_nothing(fuse, tmp_path):
-    before = demo_directories()
+def test_demo_that_fails_leaves_nothing(fuse, tmp_path, where, temporary):
     assert "does not exist" in one_line(barfs("demo", tmp_path / "nowhere"))
-    assert "unknown option" in one_line(barfs("demo", "-o", "nonsense", tmp_path))
-    assert demo_directories() == before
+    assert "unknown option" in one_line(barfs("demo", "-o", "nonsense", where))
+    assert not list(temporary.iterdir())
 
 
 def test_the_session_that_make_demo_runs(fuse, tmp_path):

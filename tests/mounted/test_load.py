@@ -31,7 +31,7 @@ class Watched:
         return len(os.listdir(self._process / "fd"))
 
     def mappings(self):
-        """Of the machine's files; the others are of threads and the allocator."""
+        """The mappings of the machine's files. The others belong to threads and the allocator."""
         machine = str(self._mount.machine.sysfs.parent)
         return (self._process / "maps").read_text().count(machine)
 

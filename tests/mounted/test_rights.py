@@ -32,7 +32,7 @@ def bits(capabilities):
 
 
 def rights(process):
-    """Of each thread, the lines about rights in its status; sets as integers."""
+    """The lines about rights in the status of each thread. Sets are integers."""
     found = []
     for task in Path(f"/proc/{process}/task").iterdir():
         lines = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())

@@ -28,7 +28,7 @@ NAMESPACES = re.compile(
     re.MULTILINE,
 )
 
-# Of 10, the lower the better; what is left is mostly what takes a mount namespace.
+# systemd's score, from 0 to 10: lower is better. Most of the rest would need a mount namespace.
 EXPOSURE = 4.0
 
 
@@ -93,7 +93,7 @@ def test_the_unit_has_no_mount_namespace(unit):
 
 
 def test_the_environment_file_is_one():
-    """Of the shell's form as far as both read it the same."""
+    """The file is in the shell's form, as far as systemd reads it the same way."""
     lines = (SYSTEMD / "barfs.default").read_text().splitlines()
     settings = [line for line in lines if not line.startswith("#")]
     assert settings == ["BARFS_OPTIONS="]

@@ -138,7 +138,7 @@ def test_one_register_as_text(shared):
         (" 7 ", 7),
         ("0x2:0xff", 0x11223302),
         ("0xffff0000:0xff000000", 0xFF223344),
-        ("1:0", 0x11223344),
+        ("1:0x0", 0x11223344),
     ],
 )
 def test_writing_a_register_as_text(shared, text, value):
@@ -278,15 +278,15 @@ def test_rom(shared):
     assert rom.stat().st_size == len(image) == 0x10000
     assert rom.read_bytes() == image
     assert image[:2] == b"\x55\xaa"
-    assert errno_of(os.open, rom, os.O_RDWR) == errno.EROFS
-    assert errno_of(os.open, rom, os.O_WRONLY) == errno.EROFS
+    assert errno_of(os.open, rom, os.O_RDWR) == errno.EACCES
+    assert errno_of(os.open, rom, os.O_WRONLY) == errno.EACCES
     assert rom.stat().st_mode == 0o100400
     assert not (shared.path / "1af4:1110/rom").exists()
 
 
 def test_listings_of_views(shared):
     views = ["u16", "u32", "u64", "u8", "x16", "x32", "x64", "x8"]
-    files = ["bar0", "bar1", "config", "info", "rom"]
+    files = ["bar0", "bar1", "config", "info", "rom", "sysfs"]
     assert sorted(os.listdir(shared.path / NIC)) == sorted([*files, *views])
     phys = sorted(set(os.listdir(shared.path / "phys")) - set(views))
     for view in views:

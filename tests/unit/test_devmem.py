@@ -30,7 +30,7 @@ from barfs.machine.resources import Resource
 from barfs.machine.simulated import MEM, PREFETCH_64
 from barfs.machine.source import PlainSource
 from barfs.names import AddressRange
-from barfs.spans.ways import BarPart, Ways
+from barfs.spans.ways import BarPart, Ways, through_devmem
 
 IOMEM = """\
 00000000-00000fff : Reserved
@@ -55,7 +55,7 @@ def memory(tmp_path):
 
 @pytest.fixture
 def ways(memory):
-    return Ways(None, memory)
+    return Ways(None, memory, ())
 
 
 def test_iomem_nests_and_only_top_level_ranges_are_listed_ascending(memory, tmp_path, caplog):
@@ -242,7 +242,7 @@ def test_device_memory_that_the_kernel_has_cached_is_mapped_so(
     start, size = DEVICE
     resource = Resource(start, start + size - 1, PREFETCH_64 if memory_like else MEM)
     part = BarPart("bar", None, 0, resource, 0, size, False)
-    bar = Ways(None, memory, "devmem").open_part(part, writable=False)
+    bar = Ways(None, memory, through_devmem(memory)).open_part(part, writable=False)
     assert made == [(*DEVICE, "uncached"), (*DEVICE, "cached")] * 2
     assert (aperture.base, aperture.size, aperture.memory_like) == (*DEVICE, False)
     assert (bar.base, bar.size, bar.memory_like) == (*DEVICE, memory_like)
@@ -344,7 +344,7 @@ def test_a_mapping_that_is_refused_for_a_claim_names_who_has_it(
     Mappings(monkeypatch, {True: errno.EPERM, False: errno.EPERM})
     part = BarPart("it", None, 0, Resource(start, start + size - 1, MEM), 0, size, False)
     with pytest.raises(DriverOwns if owner else KernelRefused) as caught:
-        Ways(None, memory, "devmem").open_part(part, writable=False)
+        Ways(None, memory, through_devmem(memory)).open_part(part, writable=False)
     if owner:
         assert str(caught.value).startswith(f"it: mapping {size:#x} bytes at 0x0: {owner} owns ")
         assert caught.value.errno == errno.EBUSY

@@ -88,6 +88,21 @@ def test_the_readme_is_short_and_leads_to_every_document():
         assert f"](docs/{document.name})" in text, document
 
 
+def test_no_sentence_begins_with_of():
+    """It would need a second reading. Code blocks are not looked at."""
+    sources = [
+        path
+        for folder in ("barfs", "bench", "survey", "tests")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in {".py", ".c"}
+    ]
+    code = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+    pattern = re.compile(r'(?:"""|(?:^|\s)#|[.!?]|^-|^)\s*Of [a-z]', re.MULTILINE)
+    for path in [*DOCUMENTS, MAN, *sources]:
+        found = pattern.search(code.sub("", path.read_text()))
+        assert found is None, (path, found[0])
+
+
 def test_every_command_is_in_the_man_page_and_in_the_reference():
     for name in COMMANDS:
         assert f"barfs {name}\n" in man_part("SYNOPSIS"), name
@@ -241,7 +256,7 @@ def test_bash_completes(tmp_path):
         for spelling in option.spellings:
             assert spelling in completed(f"barfs {name} -", tmp_path)
     assert completed("barfs mount --sy", tmp_path) == {"--sysfs"}
-    assert completed("barfs mount --bars-via ", tmp_path) == {"resource", "devmem"}
+    assert completed("barfs mount --bars-via ", tmp_path) == {"resource", "devmem", "vfio"}
     assert completed("barfs mount --devmem b", tmp_path) == {"bars", "bars.txt"}
     for name in ("mount", "umount", "demo"):
         assert completed(f"barfs {name} b", tmp_path) == {"bars"}

@@ -19,6 +19,7 @@ from barfs.daemon.settings import Settings
 from barfs.fs import Operations
 from barfs.journal.records import Journal
 from barfs.machine import simulated
+from barfs.requests import refusals
 from barfs.requests.policy import Policy
 from barfs.requests.workers import FIRST_TRY, Workers
 
@@ -203,6 +204,13 @@ def machine(tmp_path):
 def replies(monkeypatch):
     """The kernel's buffer for a listing takes all."""
     monkeypatch.setattr(pyfuse3, "readdir_reply", lambda *_: True)
+
+
+@pytest.fixture(autouse=True)
+def each_refusal_is_told(monkeypatch):
+    """However many there are."""
+    monkeypatch.setattr(refusals, "AT_ONCE", 10**9)
+    monkeypatch.setattr(refusals, "OF_ALL_AT_ONCE", 10**9)
 
 
 # What is open, and how much is asked of it: at once, and in a worker thread.

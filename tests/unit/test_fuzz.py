@@ -348,7 +348,7 @@ def test_info_is_lines_whatever_sysfs_holds(spoilt):
             *("address", "id", "subsystem", "class", "revision", "driver", "power state"),
             *("memory decoding", "I/O decoding", "bus master", "NUMA node"),
         ]
-        assert set(keys[11:]) <= {*(f"bar{n}" for n in range(6)), "rom", "BARs"}
+        assert set(keys[11:]) <= {*(f"bar{n}" for n in range(6)), "rom", "BARs", "registers"}
 
 
 def refusal(call):

@@ -1,57 +1,195 @@
-"""The tree: names, inode numbers and attributes."""
+"""Kinds, nodes, branches and inode numbers, whatever is in the tree."""
 
 import errno
-import itertools
-import shutil
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import PCI, PHYS, ROOT, machine_of, tree_of, walk
 
-from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
-from barfs.machine import simulated
-from barfs.machine.patterns import DevicePattern, Rules
-from barfs.names import VIEWS, PciAddress, ViewKind
-from barfs.nodes import InodeNumbers, Kind, Node
-from barfs.tree.bars import BAR
-from barfs.tree.config import CONFIG
-from barfs.tree.functions import FUNCTION
-from barfs.tree.info import INFO
-from barfs.tree.links import LINK
-from barfs.tree.physical import PHYS as PHYS_KIND
-from barfs.tree.physical import RANGE
-from barfs.tree.rom import ROM
-from barfs.tree.status import STATUS
+from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchNode, ReadOnly
+from barfs.names import PciAddress, ViewKind
+from barfs.nodes import (
+    DIRECTORY,
+    Attributes,
+    Branch,
+    Found,
+    InodeNumbers,
+    Kind,
+    Node,
+    Share,
+    Tree,
+    Type,
+    View,
+)
 
-E1000 = PciAddress(0, 0, 3, 0)
 FIRST = PciAddress(0, 0, 4, 0)
-SECOND = PciAddress(0, 0, 5, 0)
-NVME = PciAddress(0, 1, 0, 0)
-ABSENT = PciAddress(0, 0, 2, 0)
-DIRECTORY = Node(FUNCTION, FIRST)
+
+TOP = Kind("top", Type.DIRECTORY)
+SHELF = Kind("shelf", Type.DIRECTORY)
+BOOK = Kind("book", writable=True)
+NOTE = Kind("note")
+
+
+class Text(View):
+    """A view of which nothing is said but how it is read."""
+
+    def read(self, offset, length, allocate=bytearray, /):
+        return b"text"[offset : offset + length]
+
+
+class Top(Branch):
+    kinds = (TOP,)
+
+    def path(self, node):
+        return "/"
+
+    def attributes(self, node):
+        return DIRECTORY
+
+
+class Shelves(Branch):
+    """Two shelves, of which the second is gone."""
+
+    kinds = (SHELF,)
+    under = (TOP,)
+
+    def entries(self, directory):
+        for name in ("a", "b"):
+            yield name, Node(SHELF, name=name)
+
+    def path(self, node):
+        return f"shelf {node.name}"
+
+    def attributes(self, node):
+        if node.name == "b":
+            raise DeviceGone("gone")
+        return DIRECTORY
+
+
+class Books(Branch):
+    """A book on each shelf, under any name that is a number, and locked if it is 13."""
+
+    kinds = (BOOK,)
+    under = (SHELF,)
+
+    def entries(self, directory):
+        yield "1", Node(BOOK, size=1, name=directory.name)
+
+    def find(self, directory, name):
+        if name == "dust":
+            raise DeviceGone("it has crumbled")
+        return Found(Node(BOOK, size=int(name)), Attributes(7)) if name.isdecimal() else None
+
+    def path(self, node):
+        return f"book {node.size}"
+
+    def attributes(self, node):
+        return Attributes(node.size)
+
+    def why_read_only(self, node):
+        return ReadOnly("it is locked", what=self.path(node)) if node.size == 13 else None
+
+    def open(self, node, *, writable):
+        return Text()
+
+
+class Notes(Branch):
+    """On a shelf after the books."""
+
+    kinds = (NOTE,)
+    under = (SHELF,)
+
+    def entries(self, directory):
+        yield "note", Node(NOTE)
+
+    def path(self, node):
+        return "note"
 
 
 @pytest.fixture
-def tree(tmp_path):
-    return tree_of(machine_of(simulated.build(tmp_path)))
+def tree():
+    return Tree([Top(), Shelves(), Books(), Notes()])
 
 
-@pytest.fixture
-def devices(tmp_path):
-    return tmp_path / "sys/bus/pci/devices"
+def test_the_order_of_branches_is_that_of_a_listing(tree):
+    assert tree.kinds == (TOP, SHELF, BOOK, NOTE)
+    assert tree.root == Node(TOP)
+    assert [name for name, _ in tree.entries(tree.root)] == ["a", "b"]
+    assert [name for name, _ in tree.entries(Node(SHELF))] == ["1", "note"]
 
 
-def phys(start, size, view=ViewKind.RAW):
-    return Node(RANGE, view=view, start=start, size=size)
+def test_a_name_is_that_of_the_first_branch_that_knows_it_and_a_listed_one_by_default(tree):
+    shelf = tree.lookup(tree.root, "a")
+    assert tree.find(shelf, "42") == (Node(BOOK, size=42), Attributes(7))
+    assert tree.lookup(shelf, "note") == Node(NOTE)
+    with pytest.raises(NoSuchNode, match=r"^shelf a: there is no 'x\\n'$"):
+        tree.lookup(shelf, "x\n")
+    with pytest.raises(NoSuchNode, match=r"^book 42 is not a directory$"):
+        tree.lookup(Node(BOOK, size=42), "x")
+    with pytest.raises(NoSuchNode, match=r"^book 42 is not a directory$"):
+        list(tree.entries(Node(BOOK, size=42)))
 
 
-def window(start, size, *, bar=0, address=FIRST, view=ViewKind.RAW):
-    return Node(BAR, address, bar, view, start, size)
+def test_what_is_gone_is_no_name_in_a_look_up_and_gone_where_it_is_known(tree):
+    with pytest.raises(NoSuchNode, match="it has crumbled"):
+        tree.lookup(Node(SHELF), "dust")
+    assert tree.lookup(tree.root, "b") == Node(SHELF, name="b")
+    with pytest.raises(DeviceGone):
+        tree.find(tree.root, "b")
+
+
+def test_whether_it_may_be_written_is_asked_before_it_is_opened(tree, monkeypatch):
+    assert tree.is_writable(Node(BOOK, size=1))
+    tree.open(Node(BOOK, size=1), writable=True)
+    monkeypatch.setattr(Books, "open", None)
+    for node, words in ((Node(BOOK, size=13), "book 13: it is locked"), (Node(NOTE), "note is ")):
+        assert not tree.is_writable(node)
+        with pytest.raises(ReadOnly, match=words) as caught:
+            tree.open(node, writable=True)
+        assert caught.value.errno == errno.EROFS
+
+
+def test_what_is_not_said_of_a_kind_or_a_branch_refuses_or_is_not_there(tree):
+    kind = Kind("new")
+    assert (kind.type, kind.share) == (Type.FILE, Share.NOBODY)
+    assert (kind.writable, kind.steady, kind.grows, kind.recorded) == (False, False, False, True)
+    branch = Branch()
+    assert (branch.kinds, branch.under, list(branch.entries(Node(TOP)))) == ((), (), [])
+    assert branch.find(Node(TOP), "a") is None
+    assert list(tree.names_of(FIRST)) == []
+    for node in (tree.root, Node(SHELF), Node(NOTE)):
+        with pytest.raises(BadRequest, match="is not a file"):
+            tree.open(node, writable=False)
+        with pytest.raises(BarfsError, match="is not a link"):
+            tree.target(node)
+    subject = tree.subject(Node(NOTE, FIRST, view=ViewKind.X8))
+    assert (subject.path, subject.device, subject.bar) == ("note", "0000:00:04.0", None)
+    assert subject.is_text
+
+
+def test_a_view_is_not_written_and_makes_no_accesses_unless_it_says_so():
+    view = Text()
+    assert view.read(1, 100) == b"ext"
+    with pytest.raises(ReadOnly, match="write of 0x3 bytes at 0x10"):
+        view.write(16, b"abc")
+    assert (view.width_at(0, 4), view.reach(0, 4, writing=False)) == (None, range(0))
+    assert (view.way, view.raw) == ("", None)
+    view.close()
+
+
+def test_a_kind_that_nobody_answers_for_is_no_node(tree):
+    for ask in (tree.attributes, tree.path, tree.target, tree.subject, tree.is_writable):
+        with pytest.raises(NoSuchNode, match=r"^there is no secret in this mount$"):
+            ask(Node(Kind("secret", writable=True)))
+
+
+def test_a_kind_has_one_branch():
+    with pytest.raises(ValueError, match="two branches answer for book"):
+        Tree([Top(), Books(), Books()])
 
 
 # As many as there may ever be; the first is the root's.
-KINDS = tuple(Kind(f"kind {number}") for number in range(1, 64))
+KINDS = (TOP, SHELF, BOOK, NOTE, *(Kind(f"kind {number}") for number in range(5, 64)))
 NUMBERED = 1 << 31
 
 DOMAINS = st.one_of(st.sampled_from([0, 1, 0xFFFF, 0x10000]), st.integers(0, (1 << 32) - 1))
@@ -100,16 +238,6 @@ def test_numbers_that_are_counted_never_run_out_nor_meet_those_that_are_computed
         assert number < (1 << 32 if place < 1 << 31 else 1 << 64)
 
 
-def test_the_numbers_of_a_machine_have_32_bits_and_that_of_the_root_is_1(tree):
-    inodes = InodeNumbers(tree.kinds)
-    nodes = [ROOT, *(node for *_, node in walk(tree))]
-    numbers = list(map(inodes.number, nodes))
-    assert numbers[0] == 1
-    assert len(set(numbers)) == len(nodes)
-    assert max(numbers) < 1 << 32
-    assert list(map(inodes.node, numbers)) == nodes
-
-
 def test_more_kinds_than_there_are_numbers_for_are_refused():
     with pytest.raises(ValueError, match="64 kinds"):
         InodeNumbers([*KINDS, Kind("one too many")])
@@ -129,28 +257,36 @@ def test_a_number_that_was_never_given_out_is_no_node(number):
         InodeNumbers(KINDS[:5]).node(number)
 
 
+def part(start, size, view=ViewKind.RAW):
+    return Node(NOTE, view=view, start=start, size=size)
+
+
+def window(start, size, *, view=ViewKind.RAW):
+    return Node(BOOK, FIRST, 0, view, start, size)
+
+
 @pytest.mark.parametrize("times", [0, 1, 3])
 def test_a_range_is_kept_while_the_kernel_knows_it_and_its_number_never_reused(times):
-    inodes = InodeNumbers([RANGE])
-    number = inodes.number(phys(0, 4))
+    inodes = InodeNumbers(KINDS)
+    number = inodes.number(part(0, 4))
     for _ in range(times):
         inodes.remember(number)
     if times:
         inodes.forget(number, times - 1)
         inodes.settle(number)
-        assert inodes.node(number) == phys(0, 4)
+        assert inodes.node(number) == part(0, 4)
         inodes.forget(number, 1)
     else:
         inodes.settle(number)
     assert len(inodes) == 0
     with pytest.raises(NoSuchNode):
         inodes.node(number)
-    assert number not in {inodes.number(phys(0, 4)), inodes.number(phys(8, 4))}
+    assert number not in {inodes.number(part(0, 4)), inodes.number(part(8, 4))}
 
 
 def test_a_window_is_kept_while_the_kernel_knows_it_and_is_not_its_bar():
-    inodes = InodeNumbers([BAR])
-    bar, whole = Node(BAR, FIRST, 0), window(0, 0x100)
+    inodes = InodeNumbers(KINDS)
+    bar, whole = Node(BOOK, FIRST), window(0, 0x100)
     numbers = {inodes.number(node) for node in (bar, whole, window(0, 0x100, view=ViewKind.U32))}
     assert len(numbers) == 3
     assert len(inodes) == 2
@@ -161,319 +297,3 @@ def test_a_window_is_kept_while_the_kernel_knows_it_and_is_not_its_bar():
     with pytest.raises(NoSuchNode):
         inodes.node(number)
     assert inodes.number(whole) not in numbers
-
-
-def test_every_listed_name_is_found_as_it_was_listed(tree):
-    listed = list(walk(tree))
-    assert {ROOT.kind, *(node.kind for *_, node in listed)} == set(tree.kinds)
-    assert all(tree.lookup(parent, name) == node for parent, name, node in listed)
-    for _, group in itertools.groupby(listed, key=lambda entry: entry[0]):
-        names = [name for _, name, _ in group]
-        assert len(set(names)) == len(names)
-    assert len({node for *_, node in listed}) == len(listed)
-
-
-@pytest.mark.parametrize(
-    ("address", "bars", "rom"),
-    [
-        *((E1000, ["bar0", "bar1"], ["rom"]), (FIRST, ["bar0", "bar2"], [])),
-        *((SECOND, ["bar0", "bar2"], []), (NVME, ["bar0"], [])),
-    ],
-)
-def test_a_function_lists_its_bars_and_each_of_its_views_the_same_ones(tree, address, bars, rom):
-    directory = Node(FUNCTION, address)
-    listed = dict(tree.entries(directory))
-    assert list(listed) == [*bars, "config", *rom, "info", *VIEWS]
-    assert list(VIEWS) == ["u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64"]
-    for name, view in VIEWS.items():
-        assert listed[name] == Node(FUNCTION, address, view=view)
-        kinds = {bar: Node(BAR, address, int(bar[-1]), view) for bar in bars}
-        assert list(tree.entries(listed[name])) == list(kinds.items())
-
-
-def test_the_views_of_phys_list_the_same_ranges(tree):
-    listed = dict(tree.entries(PHYS))
-    ranges = {name: node for name, node in listed.items() if name not in VIEWS}
-    assert list(listed) == [*VIEWS, *ranges]
-    assert len(ranges) == sum(line[0] != " " for line in simulated.IOMEM.splitlines())
-    for name, view in VIEWS.items():
-        assert listed[name] == Node(PHYS_KIND, view=view)
-        shown = {name: node._replace(view=view) for name, node in ranges.items()}
-        assert list(tree.entries(listed[name])) == list(shown.items())
-
-
-@pytest.mark.parametrize(("view", "width"), list(zip(VIEWS, [1, 2, 4, 8] * 2, strict=True)))
-def test_a_view_is_named_by_the_bits_of_its_width(view, width):
-    kind = VIEWS[view]
-    assert (kind.width, kind.is_text) == (width, view.startswith("x"))
-    assert view == f"{'x' if kind.is_text else 'u'}{8 * width}"
-
-
-IN_EACH_VIEW = pytest.mark.parametrize("view", list(ViewKind), ids=lambda kind: kind.name.lower())
-
-
-@IN_EACH_VIEW
-@pytest.mark.parametrize(
-    ("name", "start", "size"),
-    [
-        *(("bar0@0", 0, 0x100), ("bar0@40", 0x40, 0xC0), ("bar0@ff", 0xFF, 1)),
-        *(("bar0@40+4", 0x40, 4), ("bar0@40-5f", 0x40, 0x20), ("bar0@0x4A-0X4b", 0x4A, 2)),
-        *(("bar0@0+100", 0, 0x100), ("bar0@0-ff", 0, 0x100), ("bar0@ff+1", 0xFF, 1)),
-        *(("bar0@fc+4", 0xFC, 4), ("bar0@fc-ff", 0xFC, 4), ("bar0@13-13", 0x13, 1)),
-    ],
-)
-def test_a_window_lies_where_its_name_says(tree, view, name, start, size):
-    """A name without an end means all the rest, but in a text view one register."""
-    if view.is_text and not set(name) & set("+-"):
-        size = min(size, view.width)
-    directory = DIRECTORY._replace(view=view)
-    node = tree.lookup(directory, name)
-    assert node == window(start, size, view=view)
-    assert tree.lookup(directory, name.replace("bar0", "bar2")).kind is BAR
-    assert tree.lookup(directory, f"bar0@{start:x}+{size:x}") == node
-    assert str(FIRST) in tree.path(node)
-    assert tree.path(node).endswith(f"bar0@{start:x}+{size:x}")
-
-
-@IN_EACH_VIEW
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("bar0@100", "bar0@101", "bar0@ffffffffffffffff", "bar0@100+1", "bar0@100-1ff"),
-        *("bar0@fc+5", "bar0@ff+2", "bar0@0+101", "bar0@0-100", "bar0@40-100", "bar0@0+1000000"),
-        *("bar0@0-ffffffffffffffff", "bar2@100000", "bar2@fffff+2"),
-    ],
-)
-def test_a_window_past_the_end_is_no_address(tree, view, name):
-    with pytest.raises(NoSuchAddress, match=f"0000:00:04.0.*{name[:4]}") as caught:
-        tree.lookup(DIRECTORY._replace(view=view), name)
-    assert caught.value.errno == errno.ENXIO
-
-
-@IN_EACH_VIEW
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("bar0@", "bar0@40+0", "bar0@40-3f", "bar0@5f-40", "bar0@-", "bar0@x", "bar0@40\n"),
-        *("bar1@0", "bar1", "bar6@0", "bar6", "rom@0", "config@0", "bar0@0@0", "u8/bar0"),
-    ],
-)
-def test_an_empty_or_misspelt_window_and_one_of_no_bar_are_no_name(tree, view, name):
-    with pytest.raises(NoSuchNode) as caught:
-        tree.lookup(DIRECTORY._replace(view=view), name)
-    assert caught.value.errno == errno.ENOENT
-
-
-@pytest.mark.parametrize("view", list(VIEWS.values()), ids=list(VIEWS))
-def test_a_view_has_bars_and_ranges_only(tree, view):
-    for name in ("config", "rom", "info", *VIEWS, "..", ""):
-        for address in (E1000, FIRST):
-            with pytest.raises(NoSuchNode):
-                tree.lookup(Node(FUNCTION, address, view=view), name)
-        with pytest.raises(NoSuchNode):
-            tree.lookup(Node(PHYS_KIND, view=view), name)
-
-
-def test_rom_is_there_only_where_there_is_one(tree, devices):
-    assert tree.lookup(Node(FUNCTION, E1000), "rom") == Node(ROM, E1000)
-    (devices / str(E1000) / "rom").unlink()
-    for address in (E1000, FIRST, SECOND, NVME):
-        directory = Node(FUNCTION, address)
-        assert "rom" not in dict(tree.entries(directory))
-        with pytest.raises(NoSuchNode, match=f"{address}.*'rom'") as caught:
-            tree.lookup(directory, "rom")
-        assert caught.value.errno == errno.ENOENT
-
-
-@pytest.mark.parametrize(
-    ("parent", "name", "node"),
-    [
-        (ROOT, "1af4:1110:1af4:1100", Node(LINK, FIRST)),
-        (ROOT, "1af4:1110:1af4:1100.1", Node(LINK, SECOND)),
-        (PHYS, "1e102c5", phys(0x1E102C5, 0x61CFD3B)),
-        (PHYS, "0x1E102C5+4", phys(0x1E102C5, 4)),
-        (PHYS, "fff-1000", phys(0xFFF, 2)),
-        (Node(PHYS_KIND, view=ViewKind.U32), "0x1E102C8+4", phys(0x1E102C8, 4, ViewKind.U32)),
-        (Node(PHYS_KIND, view=ViewKind.X16), "9fbfe", phys(0x9FBFE, 2, ViewKind.X16)),
-    ],
-)
-def test_names_that_are_not_listed(tree, parent, name, node):
-    assert tree.lookup(parent, name) == node
-
-
-@pytest.mark.parametrize(
-    ("parent", "names"),
-    [
-        (ROOT, ["", "x", "1af4:1111", "1af4:1110.2", "1AF4:1110", "1af4:1110:1af4:1101"]),
-        (PCI, ["", "0000:00:06.0", "0000:00:04", "1af4:1110", "\udcff"]),
-        (PHYS, ["", "x", "20-10", "10+0", "-1", "10000000000000000"]),
-        (
-            DIRECTORY,
-            ["", "bar1", "bar6", "BAR0", "config\n", "vendor", "rom", "INFO", "u128", "U8"],
-        ),
-        *((Node(FUNCTION, ABSENT), ["bar0", "config"]), (Node(CONFIG, FIRST), ["x"])),
-    ],
-)
-def test_no_such_name(tree, parent, names):
-    for name in names:
-        with pytest.raises(NoSuchNode) as caught:
-            tree.lookup(parent, name)
-        assert caught.value.errno == errno.ENOENT
-        assert str(caught.value).isascii()
-    with pytest.raises(NoSuchAddress):
-        tree.lookup(PHYS, "8000000")
-
-
-def instances(tree):
-    listed = dict(tree.entries(ROOT))
-    assert all(tree.lookup(ROOT, name) == node for name, node in listed.items())
-    return {name: node.address for name, node in listed.items() if name.startswith("1af4:1110")}
-
-
-def test_instances_are_in_address_order_as_devices_come_and_go(tree, devices):
-    new = devices / str(ABSENT)
-    assert instances(tree) == {"1af4:1110": FIRST, "1af4:1110.1": SECOND}
-    shutil.copytree(devices / str(FIRST), new)
-    assert instances(tree) == {"1af4:1110": ABSENT, "1af4:1110.1": FIRST, "1af4:1110.2": SECOND}
-    (new / "subsystem_device").write_text("0x1101\n")
-    assert tree.lookup(ROOT, "1af4:1110:1af4:1100.1").function == SECOND
-    (new / "vendor").write_text("garbage")
-    assert instances(tree) == {"1af4:1110": FIRST, "1af4:1110.1": SECOND}
-    shutil.rmtree(devices / str(FIRST))
-    assert instances(tree) == {"1af4:1110": SECOND}
-
-
-@pytest.mark.parametrize(("directory", "first"), [(ROOT, "8086:100e"), (PCI, "0000:00:03.0")])
-def test_what_vanishes_during_a_listing_is_left_out(tree, devices, directory, first):
-    listing = tree.entries(directory)
-    assert first in (name for name, _ in listing)
-    shutil.rmtree(devices / str(FIRST))
-    assert [node.function for _, node in listing] == [SECOND, NVME]
-
-
-@pytest.mark.parametrize(
-    ("node", "size", "blksize", "path"),
-    [
-        *((ROOT, 0, 4096, "/"), (PCI, 0, 4096, "pci"), (PHYS, 0, 4096, "phys")),
-        (DIRECTORY, 0, 4096, "pci/0000:00:04.0"),
-        (Node(LINK, FIRST), len("pci/0000:00:04.0"), 4096, "pci/0000:00:04.0"),
-        (Node(BAR, FIRST, 0), 0x100, 4, "pci/0000:00:04.0/bar0"),
-        (Node(BAR, FIRST, 2), 1 << 20, 1 << 20, "pci/0000:00:04.0/bar2"),
-        (Node(CONFIG, FIRST), 256, 4, "pci/0000:00:04.0/config"),
-        (Node(CONFIG, NVME), 4096, 4, "pci/0000:01:00.0/config"),
-        (Node(ROM, E1000), 1 << 16, 1 << 20, "pci/0000:00:03.0/rom"),
-        (Node(INFO, FIRST), 0, 4096, "pci/0000:00:04.0/info"),
-        (Node(STATUS), 0, 4096, "status"),
-        (Node(BAR, E1000, 1), 0x40, 4, "pci/0000:00:03.0/bar1"),
-        (window(0x40, 4), 4, 4, "pci/0000:00:04.0/bar0@40+4"),
-        (window(0, 0x100), 0x100, 4, "pci/0000:00:04.0/bar0@0+100"),
-        (window(1, 9, bar=2), 9, 1 << 20, "pci/0000:00:04.0/bar2@1+9"),
-        (window(8, 0x38, bar=1, address=E1000), 0x38, 4, "pci/0000:00:03.0/bar1@8+38"),
-        (DIRECTORY._replace(view=ViewKind.U32), 0, 4096, "pci/0000:00:04.0/u32"),
-        (PHYS._replace(view=ViewKind.X8), 0, 4096, "phys/x8"),
-        (phys(0x1003, 1), 1, 1 << 20, "phys/00001003-00001003"),
-        (phys(0xFFF, 2), 2, 4, "phys/00000fff-00001000"),
-        (phys(0x800000000, 1 << 32), 1 << 32, 4, "phys/800000000-8ffffffff"),
-    ],
-)
-def test_size_blksize_and_path(tree, node, size, blksize, path):
-    assert tree.attributes(node)[:2] == (size, blksize)
-    assert tree.path(node) == path
-
-
-@pytest.mark.parametrize("name", VIEWS)
-@pytest.mark.parametrize(
-    ("node", "size", "path"),
-    [
-        (Node(BAR, FIRST, 0), 0x100, "pci/0000:00:04.0/{}/bar0"),
-        (Node(BAR, FIRST, 2), 1 << 20, "pci/0000:00:04.0/{}/bar2"),
-        (Node(BAR, E1000, 1), 0x40, "pci/0000:00:03.0/{}/bar1"),
-        (window(0x40, 0x20), 0x20, "pci/0000:00:04.0/{}/bar0@40+20"),
-        (window(0x40, 8, bar=2), 8, "pci/0000:00:04.0/{}/bar2@40+8"),
-        (phys(0x1000, 0x9EC00), 0x9EC00, "phys/{}/00001000-0009fbff"),
-        (phys(0x800000000, 1 << 32), 1 << 32, "phys/{}/800000000-8ffffffff"),
-    ],
-)
-def test_size_blksize_and_path_in_a_view(tree, name, node, size, path):
-    """Text is as long as its line; elsewhere tools ask for one access at a time."""
-    node = node._replace(view=VIEWS[name])
-    width = int(name[1:]) // 8
-    expected = (size, width) if name.startswith("u") else (3 + 2 * width, 4096)
-    assert tree.attributes(node)[:2] == expected
-    assert tree.path(node) == path.format(name)
-
-
-def test_what_is_not_there_is_empty_and_has_no_attributes(tree):
-    assert list(tree.entries(Node(FUNCTION, ABSENT))) == []
-    for kind, view in itertools.product((FUNCTION, CONFIG, BAR), ViewKind):
-        with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
-            tree.attributes(Node(kind, ABSENT, view=view))
-    with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
-        tree.attributes(window(0, 4, address=ABSENT))
-    for view in ViewKind:
-        directory = Node(FUNCTION, ABSENT, view=view)
-        assert list(tree.entries(directory)) == []
-        for name in ("bar0", "bar0@40", "rom", "info", "u8"):
-            with pytest.raises(NoSuchNode):
-                tree.lookup(directory, name)
-
-
-@pytest.mark.parametrize("kind", [ROM, INFO])
-def test_rom_and_info_of_a_device_that_is_gone_have_no_attributes_either(tree, kind):
-    with pytest.raises(DeviceGone, match=r"0000:00:02\.0"):
-        tree.attributes(Node(kind, ABSENT))
-
-
-def ruled(tmp_path, allow=(), read_only=(), *, phys=True):
-    parse = DevicePattern.parse
-    rules = Rules(tuple(map(parse, allow)), tuple(map(parse, read_only)))
-    paths = simulated.Paths(*(tmp_path / name for name in ("sys", "proc", "mem")))
-    return tree_of(machine_of(paths, rules=rules, phys=phys))
-
-
-def test_without_phys_there_is_none_by_any_way(tree, tmp_path):
-    without = ruled(tmp_path, phys=False)
-    assert dict(without.entries(ROOT)).keys() == dict(tree.entries(ROOT)).keys() - {"phys"}
-    with pytest.raises(NoSuchNode):
-        without.lookup(ROOT, "phys")
-    for view in ViewKind:
-        directory = PHYS._replace(view=view)
-        with pytest.raises(NoSuchNode):
-            without.lookup(directory, "1000+4")
-        with pytest.raises(NoSuchNode):
-            list(without.entries(directory))
-        with pytest.raises(NoSuchNode):
-            without.attributes(phys(0x1000, 4, view))
-
-
-def test_what_is_not_allowed_has_no_name(tree, tmp_path, devices):
-    found = list(walk(ruled(tmp_path, allow=["0000:00:05.0", "1b36:*"])))
-    assert {node.address for *_, node in found} == {None, SECOND, NVME}
-    assert ruled(tmp_path, ["0000:00:05.0"]).lookup(ROOT, "1af4:1110") == Node(LINK, SECOND)
-    hidden = ruled(tmp_path, ["1b36:*"])
-    names = {name for _, name, node in walk(tree) if node.address in {FIRST, SECOND, E1000}}
-    assert {"1af4:1110.1", "0000:00:03.0", "rom", "bar2"} <= names
-    for parent in (ROOT, PCI, *(Node(FUNCTION, FIRST, view=view) for view in ViewKind)):
-        for name in (*names, "1af4:1110:1af4:1100", "bar0@4", "bar0@40+4"):
-            with pytest.raises(NoSuchNode):
-                hidden.lookup(parent, name)
-    for kind in (FUNCTION, CONFIG, INFO, ROM, BAR):
-        with pytest.raises(DeviceGone, match=r"0000:00:04\.0"):
-            hidden.attributes(Node(kind, FIRST))
-    assert [name for name, _ in hidden.entries(PCI)] == ["0000:01:00.0"]
-    shutil.copytree(devices / str(NVME), devices / str(ABSENT))
-    assert [name for name, _ in hidden.entries(PCI)] == ["0000:00:02.0", "0000:01:00.0"]
-    assert hidden.lookup(ROOT, "1b36:0010.1").function == NVME
-
-
-def test_which_files_are_writable(tree, tmp_path):
-    files = [node for *_, node in walk(tree) if node.kind.writable]
-    assert {node.kind for node in files} == {BAR, CONFIG, RANGE}
-    assert all(map(tree.is_writable, files))
-    assert not any(tree.is_writable(node) for *_, node in walk(tree) if not node.kind.writable)
-    tree = ruled(tmp_path, read_only=["0000:00:04.0"])
-    refused = {node for node in files if not tree.is_writable(node)}
-    assert {node.address for node in refused} == {FIRST}
-    assert {node.kind for node in refused} == {BAR, CONFIG}
-    assert len(refused) == 1 + 2 * len(ViewKind)
-    assert not tree.is_writable(window(0x40, 4))

@@ -113,6 +113,14 @@ def test_a_page_without_one_place_for_a_table(text):
         page.rows(text, "show")
 
 
+def test_the_kernel_of_a_page():
+    assert page.measured_on("a\n\nMeasured on Linux 6.12.\n") == "6.12"
+    assert page.kernel()[0].isdigit()
+    for text in ("", "Measured on Linux 6.12.\n" * 2):
+        with pytest.raises(ValueError, match="on which kernel"):
+            page.measured_on(text)
+
+
 def test_versions():
     assert page.version("no-such-package") is None
     assert page.version("coreutils")[0].isdigit()

@@ -119,6 +119,16 @@ X86 = Architecture(
     is_host=True,
 )
 
+# With an IOMMU, which remaps interrupts, too.
+X86_IOMMU = dataclasses.replace(
+    X86,
+    name="x86-iommu",
+    machine=(
+        *("-M", "q35,kernel-irqchip=split", "-smp", "2", "-m", "512"),
+        *("-device", "intel-iommu,intremap=on"),
+    ),
+)
+
 ARM64 = Architecture(
     name="arm64",
     qemu="qemu-system-aarch64",

@@ -86,7 +86,7 @@ def test_decoding_that_is_off_and_its_mend(guest, bars, refusals):
         assert mend.strip() == f"echo 1 > {ENABLE}"
         status = guest.run(f"cat {bars}/status").text
         assert status.startswith(f"{first}\n{mend}\n")
-        # Of all devices it is one with trouble, which does not keep barfs from working.
+        # It is one device with trouble among all, which does not keep barfs from working.
         assert guest.try_run(f"{BIN}/barfs doctor").status == 0
         assert b"Input/output error" in guest.try_run(f"cat {bars}/1af4:1110/u32/bar0").stderr
         assert f"register; {mend.strip()} (EIO)" in refusals(bars)

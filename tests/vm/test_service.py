@@ -40,7 +40,7 @@ def service(booted):
 
 
 def properties(guest, *names):
-    """Of the service, as systemd has them."""
+    """Properties of the service, as systemd has them."""
     asked = ",".join(names)
     lines = guest.run(f"systemctl show barfs -p {asked}").text.splitlines()
     return dict(line.split("=", 1) for line in lines)

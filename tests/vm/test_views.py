@@ -266,5 +266,5 @@ def test_the_rom_is_off_again_when_its_reader_dies(guest, bars):
     )
     assert rom_state(guest) == (0, 1)
     guest.run(f"cmp {rom} {guest.rom}")
-    assert b"Read-only file system" in guest.try_run(f"echo > {rom}").stderr
+    assert b"Permission denied" in guest.try_run(f"echo > {rom}").stderr
     assert guest.try_run(f"test -e {bars}/{EDU}/rom").status == 1

@@ -26,7 +26,7 @@ def place(named, size):
 
 
 def bar_number(function, which):
-    """Of one of a function's BARs, or of one that it does not have."""
+    """The index of one of a function's BARs, or of one that it does not have."""
     bars = sorted(function.bars) if function else []
     return bars[which % len(bars)] if bars and which < ABSENT else 4
 

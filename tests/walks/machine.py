@@ -261,7 +261,8 @@ class Machine:
         if view:
             return bars
         rom = {"rom"} if 6 in function.resources else set()
-        return bars | rom | {"config", "info"} | set(VIEWS[1:])
+        parts = {"config", "info", "regs", "decode", "sysfs"}
+        return bars | rom | parts | set(VIEWS[1:])
 
 
 def written_pages(fd):

@@ -103,7 +103,7 @@ def is_x86_touch(verb, instruction):
         for at, operand in enumerate(re.split(r",(?![^\[]*\])", operands))
         if "[" in operand and not re.search(r"\[r(sp|bp|ip)\b", operand)
     ]
-    # Of moves between memory and a register the first operand is stored. All else that has an
+    # A move between memory and a register stores its first operand. Everything else that has an
     # operand in memory loads.
     if mnemonic.startswith(("mov", "vmov")) and len(places) == 1:
         return places == ([1] if verb == "load" else [0])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from tasks import until
 
 from barfs.journal import logfile
 from barfs.journal.logfile import LogFile
@@ -38,7 +39,8 @@ def path(tmp_path):
 
 def write(log):
     """What `follow` does when there is something new."""
-    return log._write(log._gather())
+    log._gather()
+    return log._write()
 
 
 def test_lines_are_appended_to_a_file_for_its_owner_only(path):
@@ -195,6 +197,35 @@ def test_dev_full_holds_nobody_up(caplog):
         assert not write(log)
     log.close()
     assert len(caplog.records) == 1
+
+
+def test_without_threads_or_memory_it_tries_again(path, monkeypatch, caplog):
+    """Nothing is lost, and the mount does not end for it."""
+    journal = Journal()
+    log = LogFile(path, journal)
+    real_write, errors = log._write, [RuntimeError("can't start new thread"), MemoryError()]
+
+    def write():
+        if errors:
+            raise errors.pop(0)
+        return real_write()
+
+    monkeypatch.setattr(log, "_write", write)
+    monkeypatch.setattr(logfile, "RETRY", 0.001)
+
+    async def run():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.follow)
+            add(journal, 0, 1)
+            await until(lambda: events(path) == [0, 1])
+            nursery.cancel_scope.cancel()
+
+    trio.run(run)
+    log.close()
+    assert events(path) == [0, 1]
+    assert [record.message for record in caplog.records] == [
+        f"--log {path}: can't start new thread"
+    ]
 
 
 def test_a_small_file_system(require, tmp_path):

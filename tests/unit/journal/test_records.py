@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from barfs.errors import ReadOnly
 from barfs.journal import records
 from barfs.journal.records import (
     RECORDS,
@@ -14,6 +13,7 @@ from barfs.journal.records import (
     Entry,
     Journal,
     LogView,
+    MoreRefusals,
     Open,
     Opened,
     Refusal,
@@ -218,7 +218,7 @@ def test_a_stream_is_made_of_the_lines():
 
 
 def long_record(n):
-    return Refusal("lookup", None, None, None, None, 2, f"{n} " + "x" * 1000)
+    return Change(f"{n} " + "x" * 1000, "0000:00:04.0")
 
 
 def test_a_stream_is_bounded_and_its_size_goes_on():
@@ -239,11 +239,48 @@ def test_a_stream_is_bounded_and_its_size_goes_on():
 def test_a_line_longer_than_a_stream_is_not_kept():
     journal = Journal()
     stream = Stream(journal)
-    journal.add(Refusal("lookup", None, None, None, None, 2, "x" * (STREAM_BYTES + 1)))
+    journal.add(Change("x" * (STREAM_BYTES + 1), "0000:00:04.0"))
     stream.refresh()
     assert stream.size > STREAM_BYTES
     filled(1, journal)
     assert numbers(LogView(stream).read(0, 4096)) == [2]
+
+
+def refused(n, length=0):
+    return Refusal("lookup", WHO, None, None, None, 2, f"refused {n} " + "x" * length)
+
+
+@pytest.mark.parametrize("length", [0, 4000])
+@pytest.mark.parametrize("readers", ["one that follows", "a late one"])
+def test_refusals_never_take_the_place_of_what_was_done(length, readers):
+    journal = filled(100)
+    stream = Stream(journal)
+    for n in range(50_000):
+        journal.add(refused(n, length))
+        if readers == "one that follows" and n % 100 == 0:
+            stream.refresh()
+    filled(1, journal)
+    stream.refresh()
+    lines = [json.loads(line.text) for line in stream.after(0)]
+    assert [line["n"] for line in lines] == sorted({line["n"] for line in lines})
+    kept = [line["event"] for line in lines if line["event"] != "refused"]
+    assert kept == [f"change{n}" for n in (*range(1, 101), 50101)]
+    messages = [line["message"].split()[1] for line in lines if line["event"] == "refused"]
+    assert messages == [str(n) for n in range(50_000 - len(messages), 50_000)], "the last ones"
+    assert len(messages) > 60
+    view = LogView(stream)
+    text = read_on(view, 0, 4096, 10**6)
+    assert [json.loads(line)["n"] for line in text.splitlines()] == [line["n"] for line in lines]
+    assert view.read(stream.size - 100, 4096) == text[-100:]
+
+
+def test_refusals_that_were_only_counted():
+    assert said(MoreRefusals(1000, 42, "42 more")) == {
+        "event": "refused",
+        "times": 42,
+        "message": "42 more",
+    }
+    assert "uid" not in json.loads(Entry(1, WHEN, MoreRefusals(None, 42, "")).line())
 
 
 def numbers(text):
@@ -374,12 +411,3 @@ def test_readers_at_the_end_wait_for_what_comes():
     assert view.read(len(text), 4096) == b""
     filled(1, journal)
     assert numbers(view.read(len(text), 4096)) == [2]
-
-
-def test_the_log_is_not_written_and_makes_no_accesses():
-    view = LogView(Stream(Journal()))
-    with pytest.raises(ReadOnly, match="log: write of 0x3 bytes at 0x10"):
-        view.write(16, b"abc")
-    assert len(view.reach(0, 131072, writing=False)) == 0
-    assert view.width_at(0, 4) is None
-    view.close()

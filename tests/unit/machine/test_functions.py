@@ -24,7 +24,7 @@ from barfs.machine.source import PlainSource, RealSource
 from barfs.names import DeviceId, PciAddress
 from barfs.spans import bars
 from barfs.spans.enabling import Decoder
-from barfs.spans.ways import Ways
+from barfs.spans.ways import MappedResource, Ports, Ways
 
 E1000 = PciAddress(0, 0, 3, 0)
 IVSHMEM = PciAddress(0, 0, 4, 0)
@@ -43,7 +43,7 @@ def bus(machine):
 
 def open_bar(pci, *bar, **more):
     """By the way that is the default."""
-    return bars.open_bar(Ways(pci, None), *bar, **more)
+    return bars.open_bar(Ways(pci, None, (Ports(pci), MappedResource(pci))), *bar, **more)
 
 
 @pytest.fixture
@@ -476,6 +476,7 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         "bar": (0,),
         "open_rom": (),
         "is_virtual": (),
+        "group": (),
         "presence": (),
         "config_size": (),
         "read_config": (0, 2),
@@ -511,7 +512,7 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
     assert methods == {
         *("addresses", "exists", "attribute", "driver", "id", "subsystem", "resources", "bars"),
         *("bar", "rom_size", "open_rom", "presence", "config_size", "open_config", "read_config"),
-        *("is_virtual", "path"),
+        *("is_virtual", "path", "group"),
         # This one only asks another one.
         "known",
         # These are about no one function.

@@ -67,11 +67,13 @@ def test_the_text_in_the_readme(fixture, findings):
 
 
 def test_on_the_simulated_machine(fixture):
-    """Of which `barfs demo` makes a mount."""
-    for name in ("self/status", "self/uid_map", "sys/kernel/osrelease", "config.gz"):
+    """`barfs demo` mounts this machine."""
+    for name in ("self/status", "self/uid_map", "sys/kernel/osrelease", "config.gz", "kcore"):
         (fixture.proc / name).unlink()
     (fixture.security / "lockdown").unlink()
     fixture.security.rmdir()
+    fixture.btf.unlink()
+    fixture.btf.parent.rmdir()
     fixture.security.parent.rmdir()
     done = barfs_doctor(fixture)
     assert (done.returncode, done.stderr) == (0, "")

@@ -42,6 +42,7 @@ NUMA node: none
 bar0: address 0xfeb20000, size 0x100 (256), memory 32-bit, file pci/0000:00:04.0/bar0
 bar2: address 0x800000000, size 0x100000 (1M), memory 64-bit prefetchable, \
 file pci/0000:00:04.0/bar2
+registers: 1af4:1110.json (ivshmem)
 """
 
 # The device's id has a vendor's name only, the subsystem's id none for its device.
@@ -60,6 +61,7 @@ NUMA node: none
 bar0: address 0xfeb00000, size 0x20000 (128K), memory 32-bit, file pci/0000:00:03.0/bar0
 bar1: address 0xc000, size 0x40 (64), I/O, file pci/0000:00:03.0/bar1
 rom: address 0xfeb30000, size 0x10000 (64K), memory 32-bit prefetchable, file pci/0000:00:03.0/rom
+registers: 8086:100e.json (Intel 8254x)
 """
 
 
@@ -110,11 +112,13 @@ def test_without_pci_ids_only_the_numbers(bus, pci_ids):
 # The subsystem's name is that of a device in it, and no other device's.
 OTHER = {"subsystem": "1af4:1100 Red Hat, Inc."}
 
+NO_MAP = {"registers": "none"}
+
 # What an attribute says, and the lines that change for it.
 ATTRIBUTES = [
-    ("vendor", "0x8086", {"id": "8086:1110 Intel Corporation", **OTHER}),
-    ("vendor", "0x000a", {"id": "000a:1110", **OTHER}),
-    ("device", "0x1111", {"id": "1af4:1111 Red Hat, Inc.", **OTHER}),
+    ("vendor", "0x8086", {"id": "8086:1110 Intel Corporation", **OTHER, **NO_MAP}),
+    ("vendor", "0x000a", {"id": "000a:1110", **OTHER, **NO_MAP}),
+    ("device", "0x1111", {"id": "1af4:1111 Red Hat, Inc.", **OTHER, **NO_MAP}),
     ("subsystem_vendor", "0x8086", {"subsystem": "8086:1100 Intel Corporation"}),
     ("class", "0x020000", {"class": "020000 Ethernet controller"}),
     ("class", "0x020700", {"class": "020700 Network controller"}),
@@ -153,7 +157,7 @@ def test_what_is_missing_or_garbage_is_unknown(bus, devices, pci_ids, name, text
         path.write_text(f"{text}\n")
         changed = differences(IVSHMEM_INFO, describe(bus, IVSHMEM, pci_ids))
         assert {key: changed.get(key) for key in keys} == dict.fromkeys(keys, "unknown"), text
-        assert set(changed) <= {*keys, "subsystem"}
+        assert set(changed) <= {*keys, "subsystem", "registers"}
     path.unlink()
     assert {key: lines(describe(bus, IVSHMEM, pci_ids))[key] for key in keys} == dict.fromkeys(
         keys, "unknown"
@@ -257,6 +261,7 @@ def test_without_resource_the_bars_are_unknown(bus, devices, pci_ids):
 def test_no_bars_at_all(bus, devices, pci_ids):
     (devices / str(IVSHMEM) / "resource").write_text("0x0 0x0 0x0\n" * 7)
     changed = differences(IVSHMEM_INFO, describe(bus, IVSHMEM, pci_ids))
+    assert changed.pop("registers").endswith("1af4:1110.json is refused: there is no bar0")
     assert changed == {"bar0": None, "bar2": None}
 
 
@@ -275,7 +280,9 @@ def test_nothing_but_its_directory_is_all_unknown(bus, devices, pci_ids):
     shutil.rmtree(directory)
     directory.mkdir()
     found = lines(describe(bus, IVSHMEM, pci_ids))
-    assert {found.pop("address"), found.pop("driver")} == {"0000:00:04.0", "none"}
+    assert [found.pop(key) for key in ("address", "driver", "registers")] == [
+        *("0000:00:04.0", "none", "none"),
+    ]
     assert set(found.values()) == {"unknown"}
 
 

@@ -17,6 +17,7 @@ from barfs.errors import NoSuchNode
 from barfs.machine import simulated
 from barfs.machine.functions import Functions
 from barfs.names import PciAddress
+from barfs.registers.files import BUILT_IN
 from barfs.report import info, listing
 from barfs.report.listing import show
 from barfs.report.looks import Look
@@ -208,6 +209,8 @@ def test_json(ls):
                 "file": "pci/0000:00:03.0/rom",
             },
         ],
+        "registers": str(BUILT_IN / "8086:100e.json"),
+        "registers_refused": None,
     }
     objects = json.loads(ls(None, "json"))
     assert [one["address"] for one in objects] == ALL

@@ -34,6 +34,9 @@ class Clock:
 class FakeView:
     """Takes its time by the clock; a request in a thread waits until it is told to go on."""
 
+    way = ""
+    raw = None
+
     def __init__(self, clock, base):
         self.clock, self.base = clock, base
         self.cost = 0.0

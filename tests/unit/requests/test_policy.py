@@ -11,10 +11,13 @@ from barfs.nodes import Kind, Node, Share, Type
 from barfs.requests.policy import Policy, parse_mode
 from barfs.tree.bars import BAR
 from barfs.tree.config import CONFIG
+from barfs.tree.decode import ALL as DECODE_ALL
+from barfs.tree.decode import DECODED
 from barfs.tree.functions import FUNCTION, PCI
 from barfs.tree.info import INFO
 from barfs.tree.links import LINK
 from barfs.tree.physical import PHYS, RANGE
+from barfs.tree.registers import CONFIG_REGISTER, README, REGISTER
 from barfs.tree.rom import ROM
 from barfs.tree.root import ROOT
 
@@ -90,6 +93,7 @@ def test_no_kind_is_opened_to_others_by_oversight(tmp_path):
     tree = tree_of(machine_of(simulated.build(tmp_path)))
     shared = {kind: kind.share for kind in tree.kinds if kind.type is Type.FILE}
     assert {kind: share for kind, share in shared.items() if share is not Share.NOBODY} == {
-        BAR: Share.ALL,
+        **dict.fromkeys((BAR, REGISTER), Share.ALL),
         **dict.fromkeys((CONFIG, ROM, INFO), Share.READ),
+        **dict.fromkeys((CONFIG_REGISTER, README, DECODED, DECODE_ALL), Share.READ),
     }

@@ -1,6 +1,7 @@
 """What is done at once and what in a thread, and who waits for whom."""
 
 import threading
+import time
 from collections import defaultdict
 
 import pytest
@@ -8,11 +9,17 @@ import trio
 import trio.testing
 from tasks import until
 
+from barfs.daemon.loop import MAX_TASKS
+from barfs.errors import BarfsError, MountEnded, TooManyRequests
 from barfs.requests.workers import (
     AT_ONCE,
+    DATA_PER_USER,
     FIRST_TRY,
     LARGEST,
+    OF_ROOT,
+    OF_USERS,
     PER_DEVICE,
+    PER_USER,
     THREADS,
     Device,
     Pace,
@@ -241,21 +248,171 @@ def test_one_that_is_cancelled_while_it_waits_lets_the_others_go_on():
     run(scenario)
 
 
-def test_one_that_is_cancelled_in_its_thread_is_waited_for():
+def test_one_that_is_cancelled_in_its_thread_is_left_to_itself():
+    """As at the end of the mount, when there is no more time."""
+
     async def main():
-        workers, begun, end, done = Workers(), threading.Event(), threading.Event(), []
-
-        def call():
-            begun.set()
-            end.wait(20)
-            done.append(True)
-
+        workers, begun, end = Workers(), threading.Event(), threading.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(workers.run, call, Place(range(4), Device()))
+            place = Place(range(4), Device())
+            nursery.start_soon(workers.run, lambda: begun.set() or end.wait(20), place)
             await until(begun.is_set)
             nursery.cancel_scope.cancel()
-            end.set()
-        assert done
         assert not workers.stand_back(range(4), alone=True)
+        end.set()
+
+    trio.run(main)
+
+
+async def outcome(workers, call, place, outcomes, **how):
+    try:
+        outcomes.append(await workers.run(call, place, **how))
+    except BarfsError as error:
+        outcomes.append(type(error))
+
+
+def test_at_the_end_what_waits_is_refused_and_what_is_under_way_can_ask():
+    async def main():
+        workers, outcomes, begun = Workers(), [], threading.Semaphore(0)
+        device = Device()
+
+        def call():
+            begun.release()
+            while True:  # pieces
+                workers.check()
+                time.sleep(0.001)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(PER_DEVICE + 8):
+                nursery.start_soon(outcome, workers, call, Place(range(n, n + 1), device), outcomes)
+            masked = Place(range(1), Device())
+            nursery.start_soon(
+                lambda: outcome(workers, call, masked, outcomes, alone=True)  # waits for the first
+            )
+            for _ in range(PER_DEVICE):
+                await until(lambda: begun.acquire(blocking=False))
+            await trio.testing.wait_all_tasks_blocked()
+            assert outcomes == []
+            workers.end()
+        await outcome(workers, lambda: 42, Place(range(1), Device()), outcomes)
+        assert outcomes == [MountEnded] * (PER_DEVICE + 10)
+
+    trio.run(main)
+
+
+class Crowd:
+    """Requests that wait until they are told to go on, of several users."""
+
+    def __init__(self, nursery):
+        self.workers, self.nursery = Workers(), nursery
+        self.outcomes = {}
+        self.go_on = threading.Event()
+
+    async def come(self, uid, count, *, device=None, data=0):
+        """So many requests; how many of the user's are refused by now."""
+        device = device or Device()
+        outcomes = self.outcomes.setdefault(uid, [])
+        for _ in range(count):
+            place = Place(range(0), device, uid, data)
+            self.nursery.start_soon(outcome, self.workers, self._call, place, outcomes)
+        await trio.testing.wait_all_tasks_blocked()
+        return len(outcomes)
+
+    def _call(self):
+        assert self.go_on.wait(20)
+        return "done"
+
+
+def crowded(scenario):
+    async def main():
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(nursery)
+            try:
+                await scenario(crowd)
+            finally:
+                crowd.go_on.set()
+
+    trio.run(main)
+
+
+def test_one_user_has_only_so_many_requests_and_others_have_theirs():
+    async def scenario(crowd):
+        device = Device()
+        assert await crowd.come(1000, PER_USER + 5, device=device) == 5
+        assert await crowd.come(1000, 1) == 6, "at another device too"
+        assert await crowd.come(1001, PER_USER, device=device) == 0
+        assert await crowd.come(0, PER_USER + 5, device=device) == 0
+        assert set(crowd.outcomes[1000]) == {TooManyRequests}
+        crowd.go_on.set()
+        await until(lambda: len(crowd.outcomes[1000]) == PER_USER + 6)
+        assert crowd.outcomes[1000].count("done") == PER_USER
+        await until(lambda: len(crowd.outcomes[1001]) == PER_USER)
+        assert await crowd.come(1000, 1) == PER_USER + 7, "it is done at once: the rest has gone"
+        assert crowd.outcomes[1000][-1] == "done"
+
+    crowded(scenario)
+
+
+def test_many_users_leave_room_for_root():
+    async def scenario(crowd):
+        users = range(1, 2 + OF_USERS // PER_USER)
+        refused = [await crowd.come(uid, PER_USER) for uid in users]
+        assert refused == [0] * (len(users) - 1) + [PER_USER]
+        assert await crowd.come(0, OF_ROOT + 1) == 1
+        assert OF_USERS + OF_ROOT < MAX_TASKS - 50
+
+    crowded(scenario)
+
+
+def test_roots_requests_have_threads_of_their_own():
+    async def scenario(crowd):
+        for uid in range(1, 5):
+            for _ in range(PER_USER // PER_DEVICE):
+                await crowd.come(uid, PER_DEVICE)
+        done = []
+        await outcome(crowd.workers, lambda: 42, Place(range(0), Device()), done)
+        assert done == [42]
+
+    crowded(scenario)
+
+
+def test_users_of_one_device_take_turns():
+    """Nobody waits for all that somebody else has asked for."""
+
+    async def scenario(crowd):
+        device = Device()
+        await crowd.come(1000, PER_USER, device=device)
+        done = []
+        await outcome(crowd.workers, lambda: 42, Place(range(0), device, 1001), done)
+        assert done == [42]
+
+    crowded(scenario)
+
+
+def test_what_writes_keep_waiting_is_bounded():
+    async def scenario(crowd):
+        many = DATA_PER_USER >> 20
+        assert await crowd.come(1000, many + 2, data=1 << 20) == 2
+        assert await crowd.come(1000, 1) == 2, "a read keeps nothing"
+        assert await crowd.come(1001, 1, data=1 << 20) == 0
+
+    crowded(scenario)
+
+
+def test_a_thread_that_cannot_be_started_is_an_error_of_the_request(monkeypatch):
+    async def main():
+        workers, outcomes = Workers(), []
+        place = Place(range(4), Device())
+
+        def fail(*_, **__):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as broken:
+            broken.setattr("trio._threads.start_thread_soon", fail)
+            await outcome(workers, lambda: 42, place, outcomes, alone=True)
+        await outcome(workers, lambda: 42, place, outcomes, alone=True)
+        assert outcomes == [TooManyRequests, 42]
+        with pytest.raises(RuntimeError, match="its own"):
+            await workers.run(lambda: (_ for _ in ()).throw(RuntimeError("its own")), place)
 
     trio.run(main)

@@ -11,7 +11,7 @@ from barfs.errors import BarfsError, DeviceGone, DriverOwns, KernelRefused, NotD
 from barfs.machine import simulated
 from barfs.names import PciAddress
 from barfs.spans import bars, ways
-from barfs.spans.ways import Ways
+from barfs.spans.ways import Ways, through_devmem
 
 PLACE = Segment(0x1000, 4, is_ram=False)
 E1000, IVSHMEM = PciAddress(0, 0, 3, 0), PciAddress(0, 0, 4, 0)
@@ -93,4 +93,4 @@ def test_a_bar_is_never_copied(tmp_path):
 
     memory.map = refuse
     with pytest.raises(KernelRefused, match="not this"):
-        bars.open_bar(Ways(machine.pci, memory, "devmem"), IVSHMEM, 0, writable=False)
+        bars.open_bar(Ways(machine.pci, memory, through_devmem(memory)), IVSHMEM, 0, writable=False)

@@ -1,0 +1,264 @@
+"""`barfs regs`: show maps of registers, and make them, without a mount."""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from barfs.commands.command import Argument, Command, UsageError
+from barfs.commands.ls import JSON
+from barfs.commands.output import say
+from barfs.daemon.options import Option
+from barfs.daemon.settings import PROC, REGISTERS, SYSFS
+from barfs.errors import DeviceGone, NoSuchNode
+from barfs.machine.source import REAL_PROC, REAL_SYSFS
+
+if TYPE_CHECKING:
+    from barfs.registers.maps import Block, Field, Register
+
+ACTIONS: Final = ("list", "show", "compile")
+
+OUTPUT: Final = Option("-o --output", "the map to write; it is named after its device", takes="OUT")
+SUBJECT: Final = Option(
+    "--for",
+    "what the map is for, where the source does not say it: 10ee:9038, class-010802",
+    takes="ID",
+    repeated=True,
+    name="subjects",
+)
+BAR: Final = Option(
+    "--bar", "the BAR that has the registers", choices=("0", "1", "2", "3", "4", "5")
+)
+OFFSET: Final = Option(
+    "--offset",
+    "what is added to the source's addresses; may be negative: --offset=-0xe0000000",
+    takes="OFFSET",
+    parse=lambda text: int(text, 0),
+)
+INCLUDE: Final = Option(
+    "--include", "look for included files in DIR", takes="DIR", parse=Path, repeated=True
+)
+TOP: Final = Option("--top", "the address map to compile, if not the last one", takes="NAME")
+PERL: Final = Option("--perl", "run the Perl in <%% %%> of SystemRDL files")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    action, words = arguments.action, arguments.word
+    if action == "compile":
+        if not words or arguments.output is None:
+            raise UsageError("compile takes one FILE or more, and --output", COMMAND)
+        _compile([Path(word) for word in words], arguments)
+    elif action == "list":
+        if len(words) not in {1, 2}:
+            raise UsageError("list takes a PATTERN, and at most one NAME", COMMAND)
+        _list(words[0], words[1] if len(words) > 1 else None, arguments)
+    elif action == "show":
+        if len(words) != 1:
+            raise UsageError("show takes one NAME", COMMAND)
+        say("\n".join(_show(words[0], arguments)).rstrip("\n"))
+    else:
+        raise UsageError(f"there is no action {action!r}, but {', '.join(ACTIONS)}", COMMAND)
+
+
+def _tops(
+    pattern: str | None, arguments: argparse.Namespace, *, config: bool
+) -> "Iterator[tuple[str, Block]]":
+    """The maps of functions that match a pattern, or else the maps whose files it names.
+
+    Config space is read only if its registers are wanted, because it has the lists of capabilities.
+    """
+    # The other commands do not need this, and start faster without it.
+    from barfs.devmem import PhysicalMemory  # noqa: PLC0415
+    from barfs.machine.functions import AllFunctions  # noqa: PLC0415
+    from barfs.machine.pciids import PATHS, PciIds  # noqa: PLC0415
+    from barfs.machine.source import source_of  # noqa: PLC0415
+    from barfs.registers.devices import DeviceMaps  # noqa: PLC0415
+    from barfs.registers.files import DIRECTORIES, MapFiles  # noqa: PLC0415
+    from barfs.report.listing import inspect_all  # noqa: PLC0415
+    from barfs.report.selecting import select  # noqa: PLC0415
+
+    source = source_of(arguments.sysfs or REAL_SYSFS, arguments.proc or REAL_PROC)
+    pci = AllFunctions(source)
+    files = MapFiles((*(arguments.registers or ()), *DIRECTORIES))
+    maps = DeviceMaps(pci, PhysicalMemory(source, Path("/dev/null")), files)
+    functions = inspect_all(pci, PciIds(PATHS))
+    try:
+        addresses = [one.address for one in (select(functions, pattern) if pattern else functions)]
+    except NoSuchNode:
+        addresses = []
+    for address in addresses:
+        try:
+            yield str(address), maps.top(address)
+            if config:
+                yield str(address), maps.config(address, capabilities=True)
+        except DeviceGone:
+            continue
+    if not addresses and pattern:
+        found = files.find([pattern.replace("-", ":") if ":" not in pattern else pattern, pattern])
+        if found is None:
+            raise NoSuchNode(f"no function and no map is {pattern!a}")
+        if found.map is None:
+            raise NoSuchNode(f"the map {found.file} is refused: {found.refusal}")
+        yield found.file.stem, found.map.outline()
+    if pattern is None:
+        for known in maps.in_physical_ranges():
+            yield f"phys/{known.name}", maps.physical_top(known)
+        yield from _unused(files, {found.file for found in map(maps.found, addresses) if found})
+
+
+def _unused(files: Any, used: set[Path]) -> "Iterator[tuple[str, Block]]":
+    """The maps of devices that are not there."""
+    for directory in files.directories:
+        for file in sorted(directory.glob("*.json")):
+            found = files.find([file.stem]) if file not in used else None
+            if found is not None and found.file == file and found.map is not None:
+                yield file.stem, found.map.outline()
+
+
+def _list(pattern: str, name: str | None, arguments: argparse.Namespace) -> None:
+    from fnmatch import fnmatchcase  # noqa: PLC0415
+
+    from barfs.registers.maps import registers  # noqa: PLC0415
+
+    found = [
+        (owner, register)
+        for owner, top in _tops(pattern, arguments, config=True)
+        for register in registers(top)
+        if name is None or fnmatchcase(register.path, name)
+    ]
+    if not found:
+        raise NoSuchNode(f"{pattern}: no register is named {name!a}" if name else pattern)
+    if arguments.json:
+        say(json.dumps([_as_object(*one) for one in found], indent=2))
+        return
+    owners = {owner for owner, _ in found}
+    rows = []
+    for owner, register in found:
+        place = f"{register.place}@{register.offset:x}"
+        width, access = str(8 * register.size), _access(register)
+        row = [place, width, access, register.path, register.description.partition("\n")[0]]
+        rows.append([owner, *row] if len(owners) > 1 else row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    say("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
+
+
+def _access(register: "Register") -> str:
+    from barfs.registers.plans import effects_of_reading  # noqa: PLC0415
+
+    access = "r" * register.readable + "w" * register.writable
+    return f"{access or '-'}{'!' if effects_of_reading(register) else ''}"
+
+
+def _as_object(owner: str, register: "Register") -> dict[str, object]:
+    """A register for JSON. Offset and widths are in bytes. Bits count from 0."""
+    from barfs.registers.texts import how_written  # noqa: PLC0415
+
+    place = register.place
+    return {
+        "owner": owner,
+        "name": register.path,
+        "space": place.space.value,
+        "bar": place.bar,
+        "offset": register.offset,
+        "offset_from": None if register.where.base is None else register.where.base.path,
+        "width": register.size,
+        "access_width": register.step,
+        "access": _access(register).rstrip("!"),
+        "read_has_effect": _access(register).endswith("!"),
+        "description": register.description,
+        "fields": [_field_object(register, field) for field in register.fields],
+        "writes": {field.name: how_written(register, field) for field in register.fields},
+    }
+
+
+def _field_object(register: "Register", field: "Field") -> dict[str, object]:
+    del register
+    return {
+        "name": field.name,
+        "lsb": field.lsb,
+        "msb": field.msb,
+        "access": field.access,
+        "on_read": field.on_read,
+        "on_write": field.on_write,
+        "self_clearing": field.self_clearing,
+        "reset": field.reset,
+        "enum": dict(field.values),
+        "description": field.description,
+    }
+
+
+def _show(name: str, arguments: argparse.Namespace) -> Iterator[str]:
+    """The datasheets of a register or a field, from each map that has it."""
+    from barfs.registers.maps import Register, find  # noqa: PLC0415
+    from barfs.registers.texts import datasheet  # noqa: PLC0415
+
+    path, dot, last = name.removeprefix("regs/").partition(".")
+    seen = set()
+    for owner, top in _tops(None, arguments, config=path.startswith("config/")):
+        entry = find(top, path.removeprefix(f"{top.path}/") if top.path else path)
+        if not isinstance(entry, Register):
+            continue
+        fields = [field for field in entry.fields if not dot or field.name == last]
+        text = datasheet(entry, fields)
+        if (fields or not dot) and text not in seen:
+            seen.add(text)
+            yield f"{owner} {text}"
+    if not seen:
+        raise NoSuchNode(f"no map has {name!a}")
+
+
+def _compile(files: Sequence[Path], arguments: argparse.Namespace) -> None:
+    from barfs.registers.compiled import CompileError, Target, text  # noqa: PLC0415
+
+    place = None if arguments.bar is None else f"bar{arguments.bar}"
+    target = Target(arguments.subjects or (), place, arguments.offset or 0)
+    try:
+        content = _content(files, target, arguments)
+    except ModuleNotFoundError as error:
+        raise CompileError(f"{error.name} is missing: pip install 'barfs[regs]'") from error
+    try:
+        Path(arguments.output).write_text(text(content), encoding="utf-8")
+    except OSError as error:
+        raise CompileError(f"{arguments.output}: {error.strerror}") from error
+
+
+def _content(files: Sequence[Path], target: Any, arguments: argparse.Namespace) -> Any:
+    if any(file.suffix.lower() in {".svd", ".xml"} for file in files):
+        from barfs.registers.svd import compile_file  # noqa: PLC0415
+
+        if len(files) > 1:
+            raise UsageError("of SVD files one is compiled at a time", COMMAND)
+        return compile_file(files[0], target)
+    from barfs.registers.systemrdl import compile_files  # noqa: PLC0415
+
+    return compile_files(
+        files,
+        target,
+        include=arguments.include or (),
+        top=arguments.top,
+        perl=bool(arguments.perl),
+    )
+
+
+COMMAND: Final = Command(
+    name="regs",
+    summary="list, show and compile maps of registers, without a mount",
+    description="What maps give registers and fields names, which regs/ and decode/ have then.\n"
+    "  list PATTERN [NAME]   registers of functions, or of a map; NAME takes * ? []\n"
+    "  show NAME             a register or field: where, how wide, what accesses do to it\n"
+    "  compile FILE...       make a map of SystemRDL 2.0 or CMSIS-SVD (.svd) files\n"
+    "In a list, ! means that reading has an effect. No BAR is touched.",
+    examples="  barfs regs list 8086:100e 'CTRL*'\n  barfs regs show STATUS.LU\n"
+    "  barfs regs compile fpga.rdl --output 10ee:9038.json --bar 0 --for 10ee:9038",
+    run=run,
+    options=(
+        *(JSON, OUTPUT, SUBJECT, BAR, OFFSET, INCLUDE, TOP, PERL),
+        *(REGISTERS, SYSFS, PROC),
+    ),
+    arguments=(
+        Argument("ACTION", f"{', '.join(ACTIONS)}"),
+        Argument("WORD", "what the action takes", many=True),
+    ),
+)
