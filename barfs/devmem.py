@@ -24,6 +24,8 @@ from barfs.errors import (
 from barfs.machine.source import Source
 from barfs.names import AddressRange, PciAddress
 
+REAL_DEVMEM: Final = Path("/dev/mem")
+
 log = logging.getLogger(__name__)
 
 # mmap_mem gives EAGAIN if a remapping fails because the kernel has the page mapped in another

@@ -16,15 +16,7 @@ from itertools import count
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
-from pyfuse3 import (
-    EntryAttributes,
-    FileInfo,
-    FUSEError,
-    ReaddirToken,
-    RequestContext,
-    SetattrFields,
-    StatvfsData,
-)
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
 
 from barfs.access.files import Buffer
 from barfs.diagnosis.causes import Machine, explain
@@ -268,9 +260,9 @@ class Operations(pyfuse3.Operations):
         return True
 
     @boundary
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+    async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         """A file system that has no room of its own."""
-        stats = StatvfsData()
+        stats = pyfuse3.StatvfsData()
         stats.f_bsize = stats.f_frsize = 4096
         stats.f_namemax = 255
         return stats
@@ -285,7 +277,7 @@ class Operations(pyfuse3.Operations):
         return handle
 
     @boundary
-    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """See pyfuse3.Operations. Names that have vanished since opendir are left out."""
         listing = self._listings[fh]
         for index in range(start_id, len(listing)):

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 from barfs.devmem import PhysicalMemory
+from barfs.diagnosis import causes, checkup
 from barfs.diagnosis.causes import Machine
 from barfs.journal.records import Journal
 from barfs.machine import simulated
@@ -180,6 +181,17 @@ NO_RANGES = struct.pack(
 )
 # BTF without types: its header, and a text of one empty name.
 NO_TYPES = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, 0, 0, 1) + b"\0"
+
+
+def as_this_machine(fixture, monkeypatch):
+    """A fixture's files count as those of the machine that barfs runs on: what mends it, helps."""
+    for module in (causes, checkup):
+        for name, path in (
+            ("REAL_SYSFS", fixture.paths.sysfs),
+            ("REAL_PROC", fixture.proc),
+            ("REAL_DEVMEM", fixture.paths.devmem),
+        ):
+            monkeypatch.setattr(module, name, path, raising=False)
 
 
 class Fixture:

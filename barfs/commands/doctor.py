@@ -8,7 +8,8 @@ from barfs.commands.command import Argument, Command
 from barfs.commands.ls import JSON
 from barfs.commands.output import look, say
 from barfs.daemon.mountpoint import absolute
-from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, SYSFS
+from barfs.daemon.settings import DEVMEM, PROC, SYSFS
+from barfs.devmem import REAL_DEVMEM
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
 
 

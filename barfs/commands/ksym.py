@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 from barfs.commands.command import Argument, Command
 from barfs.commands.ls import JSON
 from barfs.commands.output import say
-from barfs.daemon.settings import DEVMEM, PROC, REAL_DEVMEM, SYSFS
+from barfs.daemon.settings import DEVMEM, PROC, SYSFS
+from barfs.devmem import REAL_DEVMEM
 from barfs.errors import NoSuchNode
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
 

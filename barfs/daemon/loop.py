@@ -1,11 +1,13 @@
 """How requests are fetched and waited for.
 
-pyfuse3 has trio wait for each request: five system calls, of which two are needed, and a turn of
-trio's scheduler. Here one of pyfuse3's tasks waits in poll(2) itself while requests keep coming,
-spins a little where that pays, lets trio's other tasks run every few ms, and leaves the waiting to
-trio when nothing comes. pyfuse3 looks its own `_wait_fuse_readable` and `_session_loop` up in its
-module, as its asyncio mode relies on too; they are replaced there (pyfuse3 3.4 and 3.5,
-src/pyfuse3/internal.pxi). Where they are not found pyfuse3's own loop is used, and the log says so.
+pyfuse3 lets trio wait for each request. That takes five system calls, of which two are needed, and
+a turn of trio's scheduler. Here one of pyfuse3's tasks waits in poll(2) by itself while requests
+keep coming. It spins a little if that pays, and lets trio's other tasks run every few ms. When
+nothing comes it leaves the waiting to trio.
+
+pyfuse3 looks up its own `_wait_fuse_readable` and `_session_loop` in its module, and its asyncio
+mode relies on that, too. They are replaced there (pyfuse3 3.4 and 3.5, src/pyfuse3/internal.pxi).
+If they are not found, pyfuse3's own loop is used, and the log says so.
 """
 
 import contextlib
@@ -24,15 +26,15 @@ from barfs.daemon.settings import LoopName
 
 log = logging.getLogger(__name__)
 
-# What is replaced in pyfuse3.
+# The names that are replaced in pyfuse3.
 _WAIT: Final = "_wait_fuse_readable"
 _SESSION_LOOP: Final = "_session_loop"
 
-# How many requests may be under way at a time. Nearly all are done at once; the rest wait for slow
-# devices, each in a task of its own. barfs.requests.workers lets fewer than these wait.
+# How many requests may be under way at a time. Nearly all are done at once. The others wait for
+# slow devices, each in a task of its own. barfs.requests.workers lets fewer than these wait.
 MAX_TASKS: Final = 400
 
-# For so long a request is waited for in poll(2), and trio's other tasks wait for their turn.
+# How long poll(2) waits for a request, and trio's other tasks wait for their turn, in seconds.
 TURN: Final = 0.004
 _TURN_MS: Final = int(TURN * 1000)
 
@@ -47,17 +49,17 @@ PAUSE: Final = 100
 
 
 class Loop:
-    """pyfuse3's main loop. `kind` "stock" leaves it as it is."""
+    """pyfuse3's main loop. The `kind` "stock" leaves it as it is."""
 
     def __init__(self, kind: LoopName = "fast") -> None:
         self._kind = kind
         self._waiting: FastWait | None = None
 
     async def run(self, ended: Callable[[], None] = lambda: None) -> None:
-        """Answer requests until `end`, or until unmounted. To be called once, after the mount.
+        """Answer requests until `end`, or until unmounted. It is called once, after the mount.
 
-        `ended` is called as soon as no more requests come, though some may be under way; not with
-        pyfuse3's own loop.
+        `ended` is called as soon as no more requests come. Some may be under way then. pyfuse3's
+        own loop does not call it.
         """
         if self._kind == "fast":
             fd = _session_fd()
@@ -69,7 +71,7 @@ class Loop:
         await pyfuse3.main(max_tasks=MAX_TASKS)
 
     def end(self) -> None:
-        """Have `run` return."""
+        """Let `run` return."""
         if self._waiting is not None:
             self._waiting.over = True
         pyfuse3.terminate()
@@ -86,7 +88,7 @@ class Loop:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """For a handler to wait in: another task fetches requests meanwhile."""
+        """A handler waits inside this. Another task fetches requests meanwhile."""
         if self._waiting is None:
             yield
         else:
@@ -95,7 +97,7 @@ class Loop:
 
 
 def _version() -> str:
-    # Needed only here, and slow to import.
+    # It is needed only here, and slow to import.
     from importlib.metadata import version  # noqa: PLC0415
 
     return version("pyfuse3")
@@ -107,7 +109,7 @@ def _has_known_insides() -> bool:
 
 
 def _session_fd() -> int | None:
-    """The descriptor of the one FUSE session of this process; None if there is not just one."""
+    """The descriptor of this process's only FUSE session. None if there is not exactly one."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -120,10 +122,10 @@ def _session_fd() -> int | None:
 
 
 class FastWait:
-    """Which of pyfuse3's tasks fetches the next request, and how it waits for it.
+    """Chooses the one of pyfuse3's tasks that fetches the next request, and waits for it.
 
-    One task at a time is the reader, and stays it as long as its handlers don't wait. One that is
-    about to goes `away`, and a parked task becomes the reader.
+    One task at a time is the reader. It stays the reader as long as its handlers don't wait. A
+    handler that is about to wait goes `away`, and a parked task becomes the reader.
     """
 
     def __init__(self, fd: int, ended: Callable[[], None] = lambda: None) -> None:
@@ -133,9 +135,11 @@ class FastWait:
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         self._poll = poll.poll
-        self._parked: list[trio.lowlevel.Task] = []  # the last one first: its buffer is warm
-        # The reader is in `wait`, or at the request that it came back from there with. Nothing
-        # else runs meanwhile, so that it is the reader whoever calls `wait` then.
+        self._parked: list[
+            trio.lowlevel.Task
+        ] = []  # the last one is used first: its buffer is warm
+        # The reader is in `wait`, or does the request that `wait` gave it. Nothing else runs
+        # meanwhile, so the next caller of `wait` is the reader.
         self._reading = self._processing = False
         self._away = 0
         self._turn_ends = 0.0
@@ -143,7 +147,7 @@ class FastWait:
         self._pause_left = 0
 
     async def main(self) -> None:
-        """pyfuse3.main with its way to wait replaced."""
+        """Run pyfuse3.main with its way to wait replaced."""
         insides = {name: getattr(pyfuse3, name) for name in (_WAIT, _SESSION_LOOP)}
         setattr(pyfuse3, _WAIT, self.wait)
         setattr(pyfuse3, _SESSION_LOOP, self._until_over(insides[_SESSION_LOOP]))
@@ -156,7 +160,7 @@ class FastWait:
     def _until_over(
         self, session_loop: Callable[..., Awaitable[None]]
     ) -> Callable[..., Awaitable[None]]:
-        """A task of pyfuse3's ends only with the session: then all others have to end, too."""
+        """A session loop that ends all others, too. It ends only with the session."""
 
         async def until_over(*args: Any) -> None:
             try:
@@ -196,7 +200,7 @@ class FastWait:
         trio.lowlevel.reschedule(self._parked.pop())
 
     async def wait(self) -> bool:
-        """Instead of pyfuse3's: True once there is a request, False at the end."""
+        """Wait, in the place of pyfuse3's own: True when there is a request, False at the end."""
         if self._processing:
             self._processing = False
         else:
@@ -204,7 +208,7 @@ class FastWait:
                 await self._park()
         if self.over:
             return False
-        # Others need trio's attention when they are done: then it has to do the waiting.
+        # Handlers that are away need trio's attention when they are done. So trio has to wait then.
         if not self._away and perf_counter() < self._turn_ends and self._look():
             self._processing = True
             return True
@@ -220,7 +224,7 @@ class FastWait:
         return self._processing
 
     def _look(self) -> bool:
-        """Whether there is a request within a turn: spinning, if that has paid of late, or not."""
+        """Whether there is a request within a turn. It spins first, if that has paid lately."""
         if self._pause_left:
             self._pause_left -= 1
             return bool(self._poll(_TURN_MS))

@@ -1,7 +1,7 @@
-"""Mountpoints: what is mounted there, whether it still answers, and how to be rid of it.
+"""Mountpoints: what is mounted there, whether it still answers, and how to unmount it.
 
-Nothing here waits for a mount: a daemon that is stopped or hangs would keep whoever asks it. And
-nothing is unmounted but the mount that was meant: paths may lead elsewhere by then, for who owns a
+Nothing here waits for a mount, because a daemon that is stopped or hangs would never answer. Only
+the mount that was meant is unmounted. A path may lead elsewhere by then, since the owner of a
 directory on the way can put a link there.
 """
 
@@ -28,7 +28,8 @@ MOUNT_TABLE: Final = Path("/proc/self/mountinfo")
 # How long a mount may take to answer, in seconds. A request is done within milliseconds.
 ANSWER_TIMEOUT: Final = 3.0
 
-# What a request to a mount without a daemon gives (fs/fuse/dev.c: fuse_get_req, fuse_abort_conn).
+# The errors of a request to a mount without a daemon (fs/fuse/dev.c: fuse_get_req,
+# fuse_abort_conn).
 _DEAD: Final = {errno.ENOTCONN, errno.ECONNABORTED}
 
 # include/linux/fs.h
@@ -37,7 +38,7 @@ _UMOUNT_NOFOLLOW: Final = 8
 
 _AT: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-# What errors of umount2(2) mean here.
+# The meanings of errors of umount2(2) here.
 _WORDS: Final = {
     errno.EBUSY: "target is busy",
     errno.ESTALE: "something else is mounted over it, or a link has come to its place",
@@ -46,12 +47,12 @@ _WORDS: Final = {
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
-# As many as the kernel follows (include/linux/namei.h, MAXSYMLINKS).
+# As many links as the kernel follows (include/linux/namei.h, MAXSYMLINKS).
 _MAX_LINKS: Final = 40
 
 
 class MountError(Exception):
-    """The mount can't be; the message is for the user, one line, with what to do."""
+    """The mount can't be made. The message is one line for the user that tells what to do."""
 
 
 class State(enum.Enum):
@@ -63,9 +64,9 @@ class State(enum.Enum):
 
 
 class Mounted(NamedTuple):
-    """A mount: where it is, the type of its file system and, of a FUSE one, who mounted it.
+    """A mount: where it is, the type of its file system, and for FUSE who mounted it.
 
-    Its number and that of its device, `0:45`, are not those of another as long as it is there.
+    As long as it is there, no other mount has its number and the number of its device, `0:45`.
     """
 
     where: str
@@ -89,12 +90,12 @@ def absolute(path: Path) -> Path:
 
 
 def _unescape(field: bytes) -> str:
-    """Spaces and the like are octal escapes there (fs/proc_namespace.c, mangle)."""
+    """The text of a field. Spaces and the like are octal escapes (fs/proc_namespace.c, mangle)."""
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), field))
 
 
 def _parse_line(line: bytes) -> Mounted:
-    """A line of mountinfo, as Documentation/filesystems/proc.rst has it."""
+    """Parse a line of mountinfo (Documentation/filesystems/proc.rst)."""
     fields = line.split(b" ")
     end = fields.index(b"-", 6)
     kind, options = _unescape(fields[end + 1]), fields[end + 3].decode(errors="replace")
@@ -104,17 +105,19 @@ def _parse_line(line: bytes) -> Mounted:
 
 
 def mounts() -> list[Mounted]:
-    """All mounts, the later one after what it lies over."""
+    """All mounts. A mount comes after the one that it covers."""
     return [_parse_line(line) for line in MOUNT_TABLE.read_bytes().split(b"\n") if line]
 
 
 def mount_table() -> dict[str, Mounted]:
-    """All mounts by their mountpoints; of several in one place the one that is seen."""
+    """All mounts by their mountpoints. If there are several in one place, it has the visible
+    one.
+    """
     return {mounted.where: mounted for mounted in mounts()}
 
 
 def made_since(before: Sequence[Mounted], mountpoint: Path) -> Mounted | None:
-    """The barfs mount that has been made there; None if it is gone again."""
+    """The barfs mount that has been made there. None if it is gone again."""
     found = [
         mounted
         for mounted in mounts()
@@ -125,9 +128,9 @@ def made_since(before: Sequence[Mounted], mountpoint: Path) -> Mounted | None:
 
 
 def resolve(path: Path, mounts: dict[str, Mounted]) -> str:
-    """The path without symbolic links, as os.path.realpath has it, but no barfs mount is touched.
+    """The path without symbolic links, as from os.path.realpath. No barfs mount is touched.
 
-    What lies inside of one is left as it is.
+    The part of a path inside a barfs mount stays as it is.
     """
     return _resolve(path, mounts, lambda _: None)
 
@@ -158,7 +161,7 @@ def _resolve(path: Path, mounts: dict[str, Mounted], check: Callable[[str], None
             return os.path.normpath(os.path.join(candidate, *left[::-1]))
         try:
             target = os.readlink(candidate)
-        except OSError:  # no link, or nothing there
+        except OSError:  # it is no link, or nothing is there
             done = candidate
             continue
         check(candidate)
@@ -172,10 +175,10 @@ def _resolve(path: Path, mounts: dict[str, Mounted], check: Callable[[str], None
 
 
 def _ask(where: str, mounted: Mounted) -> int:
-    """In a process of its own: the errno of a request to the mount; 0 if it answers."""
+    """Ask the mount in a process of its own. The errno of the request, 0 if it answers."""
     try:
         if os.geteuid() == 0 and mounted.uid != 0:
-            # To all but its owner the kernel answers itself (fs/fuse/inode.c, fuse_statfs).
+            # For all but the owner the kernel itself answers (fs/fuse/inode.c, fuse_statfs).
             os.setgroups([])
             os.setresgid(mounted.gid, mounted.gid, mounted.gid)
             os.setresuid(mounted.uid, mounted.uid, mounted.uid)
@@ -186,11 +189,10 @@ def _ask(where: str, mounted: Mounted) -> int:
 
 
 def state(where: str, mounted: Mounted) -> State:
-    """How the barfs mount at a resolved path is. Waits ANSWER_TIMEOUT at most.
+    """How the barfs mount at a resolved path is. Waits at most ANSWER_TIMEOUT.
 
-    The asking is done by a child process. One that gets no answer is killed; should the daemon
-    have taken its request and hang, the child ends with the daemon and not before
-    (fs/fuse/dev.c, request_wait_answer).
+    A child process asks. If it gets no answer, it is killed. If the daemon has taken its request
+    and hangs, the child ends only when the daemon ends (fs/fuse/dev.c, request_wait_answer).
     """
     child = os.fork()
     if child == 0:
@@ -239,7 +241,9 @@ def check_free(mountpoint: Path, *, replace_dead: bool = False) -> None:
 
 
 def hides_something(mountpoint: Path) -> bool:
-    """Whether a mount there would hide files. A mount that is there already is not looked into."""
+    """Whether a mount there would hide files. It does not look into a mount that is there
+    already.
+    """
     table = mount_table()
     where = resolve(mountpoint, table)
     if where in table or _is_in_barfs(where, table):
@@ -251,7 +255,7 @@ def hides_something(mountpoint: Path) -> bool:
 
 
 def _is_in_barfs(where: str, table: dict[str, Mounted]) -> bool:
-    """Whether a resolved path lies in a barfs mount. Touches none."""
+    """Whether a resolved path lies in a barfs mount. Touches no mount."""
     above = (table.get(str(path)) for path in Path(where).parents)
     return any(one is not None and one.kind == BARFS_TYPE for one in above)
 
@@ -274,13 +278,15 @@ def _check_dead(mountpoint: Path, mounted: Mounted, how: State, *, replace_dead:
 
 
 def _unmount_command(mountpoint: Path | str, mounted: Mounted) -> str:
-    """What this user types to unmount."""
+    """The command with which this user unmounts."""
     sudo = "" if os.geteuid() in {0, mounted.uid} else "sudo "
     return f"{sudo}barfs umount {quoted(mountpoint)}"
 
 
 def clear_dead(mountpoint: Path) -> None:
-    """Unmount the dead barfs mounts there, busy or not: nothing can be lost. MountError."""
+    """Unmount the dead barfs mounts there, even busy ones: nothing can be lost. Raises
+    MountError.
+    """
     while True:
         table = mount_table()
         mounted = table.get(_resolve_trusted(mountpoint, table))
@@ -294,7 +300,7 @@ def clear_dead(mountpoint: Path) -> None:
 
 
 def _unmount(mounted: Mounted, *, lazily: bool) -> str | None:
-    """Unmount this mount, and nothing else. Why it can't be, in words that name it."""
+    """Unmount this mount, and nothing else. Returns why that fails, in words that name it."""
     if os.geteuid() == 0:
         try:
             _unmount_as_root(mounted, lazily=lazily)
@@ -304,7 +310,7 @@ def _unmount(mounted: Mounted, *, lazily: bool) -> str | None:
         return None
     if mount_table().get(mounted.where) != mounted:
         return f"{mounted.where}: {_WORDS[errno.ESTALE]}"
-    # It takes care of links, and unmounts only what is the user's own.
+    # fusermount3 takes care of links, and unmounts only the user's own mounts.
     command = ["fusermount3", "-u", *(["-z"] if lazily else []), mounted.where]
     try:
         done = subprocess.run(  # noqa: S603
@@ -322,11 +328,14 @@ def _unmount(mounted: Mounted, *, lazily: bool) -> str | None:
 
 
 def _unmount_as_root(mounted: Mounted, *, lazily: bool) -> None:
-    """OSError if it can't be. ESTALE if something else is at its path."""
+    """Unmount this mount as root. OSError if that fails. ESTALE if something else is at its
+    path.
+    """
     directory, name = os.path.split(mounted.where)
     above = os.open(directory, _AT)
     try:
-        # A path to a descriptor leads to the very mount, but a mount with one is busy.
+        # A path through a descriptor leads to this very mount. But a mount with an open descriptor
+        # is busy.
         root = os.open(name, _AT, dir_fd=above)
         try:
             if _number_of(root) != mounted.number:
@@ -336,8 +345,8 @@ def _unmount_as_root(mounted: Mounted, *, lazily: bool) -> None:
                 return
         finally:
             os.close(root)
-        # As long as something is mounted there the kernel lets nobody rename the directory or
-        # remove it (fs/namei.c, vfs_rename: is_local_mountpoint).
+        # As long as something is mounted there, the kernel lets nobody rename or remove the
+        # directory (fs/namei.c, vfs_rename: is_local_mountpoint).
         _umount2(f"/proc/self/fd/{above}/{name}", _UMOUNT_NOFOLLOW)
     finally:
         os.close(above)
@@ -357,11 +366,11 @@ def _umount2(path: str, flags: int) -> None:
 
 
 def unmount_own(own: Mounted, *, ended: bool) -> str | None:
-    """Unmount a mount that this process has made, busy or not, wherever it is by now.
+    """Unmount a mount that this process has made, even if it is busy, wherever it is by now.
 
-    The session is closed already. `ended` is whether its connection to the kernel was gone before
-    that: then there may be another mount by now with the same numbers, which is left as it is. Why
-    it can't be unmounted; an empty string if it was there though the connection was gone.
+    The session is closed already. `ended` tells whether its connection to the kernel was gone
+    before that. Then another mount may have the same numbers by now, and is left as it is. Returns
+    why it can't be unmounted, or an empty string if it was there though the connection was gone.
     """
     now = next(filter(own.is_same, mounts()), None)
     if now is None or (ended and state(now.where, now) is not State.DEAD):
@@ -371,9 +380,10 @@ def unmount_own(own: Mounted, *, ended: bool) -> str | None:
 
 
 def unmount(mountpoint: Path, *, quiet: bool = False, dead: bool = False) -> None:
-    """Unmount a barfs mount; a dead one, busy or not. With `quiet` there need be none. MountError.
+    """Unmount a barfs mount. With `quiet` it need not be there. Raises MountError.
 
-    A live one that is in use is left as it is, and with `dead` any that answers.
+    A dead mount is unmounted even if it is busy. A live mount that is in use is left as it is. With
+    `dead` any mount that answers is left as it is.
     """
     table = mount_table()
     where = _resolve_trusted(mountpoint, table)
@@ -396,8 +406,8 @@ def unmount(mountpoint: Path, *, quiet: bool = False, dead: bool = False) -> Non
 
 
 def _unmount_alive(mountpoint: Path, mounted: Mounted) -> None:
-    """Unmount what may be alive, and is left as it is if it is in use. MountError."""
-    # First without a question: that needs no answer, and who asks makes it busy.
+    """Unmount a mount that may be alive. It is left as it is if it is in use. Raises MountError."""
+    # This comes first, since it needs no answer of the daemon, and asking makes the mount busy.
     refused = _unmount(mounted, lazily=False)
     if refused is None:
         return
@@ -425,6 +435,6 @@ def _user(uid: int) -> str:
 
 
 def _what_it_is(where: str, table: dict[str, Mounted]) -> str:
-    """Why what is at a resolved path can't be unmounted."""
+    """Why the thing at a resolved path can't be unmounted."""
     is_there = _is_in_barfs(where, table) or os.path.lexists(where)
     return "is not a barfs mount" if is_there else "does not exist"

@@ -30,8 +30,8 @@ from barfs.daemon.mountpoint import (
     unmount_own,
 )
 from barfs.daemon.outlets import StandardError, log_to, notify
-from barfs.daemon.settings import REAL_DEVMEM, Settings, check, group_id
-from barfs.devmem import PhysicalMemory
+from barfs.daemon.settings import Settings, check, group_id
+from barfs.devmem import REAL_DEVMEM, PhysicalMemory
 from barfs.diagnosis.causes import Machine
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
@@ -56,17 +56,17 @@ from barfs.tree.branches import branches
 
 log = logging.getLogger(__name__)
 
-# Behind an open file are no more mappings than descriptors, of which there may be 65530
-# (vm.max_map_count); threads and buffers need some too.
+# An open file has at most as many mappings as descriptors. A process may have 65530 mappings
+# (vm.max_map_count), and threads and buffers need some, too.
 MOST_FILES: Final = 1 << 15
 
-# How long, in seconds, the end of a mount waits: for the requests that are under way, for what is
-# behind open files to be closed, and for the last lines of the log to be written.
+# How long, in seconds, the end of a mount waits for requests that are under way, for open files to
+# be closed, and for the last lines of the log to be written.
 GRACE: Final = 0.8
 CLOSING: Final = 0.3
 LAST_LINES: Final = 0.5
 
-# After an unforeseen error a background task is begun anew, in seconds.
+# After how many seconds a background task begins anew when it met an unforeseen error.
 RETRY: Final = 1.0
 
 
@@ -89,9 +89,10 @@ def _captured_stderr(into: list[str]) -> Iterator[None]:
 
 
 def _fuse_options(settings: Settings) -> list[str]:
-    """Each once, in their order, as the kernel takes the last one of two that exclude each other.
+    """The options, each once and in their order. The kernel takes the last of two that exclude each
+    other.
 
-    Only the one that counts is left of ro and rw, as libfuse takes them out of the order.
+    ro and rw are left out except for the one that counts, because libfuse takes them out of order.
     """
     options = [option for option in settings.options if option not in {"ro", "rw"}]
     if settings.read_only:
@@ -103,13 +104,13 @@ def _fuse_options(settings: Settings) -> list[str]:
 
 
 def _init(operations: Operations, settings: Settings) -> Mounted | None:
-    """Mount; what has been mounted. MountError with libfuse's own words if that fails."""
+    """Mount, and return what has been mounted. MountError has libfuse's own words if that fails."""
     said: list[str] = []
     before = mounts()
     try:
         with _captured_stderr(said):
             options = _fuse_options(settings)
-            # It takes any iterable, its types say a set.
+            # It takes any iterable, though its types say a set.
             pyfuse3.init(operations, str(settings.mountpoint), options)  # type: ignore[arg-type]
     except RuntimeError:
         words = "; ".join(line.strip() for line in said if line.strip())
@@ -120,7 +121,7 @@ def _init(operations: Operations, settings: Settings) -> Mounted | None:
 
 
 def _close(own: Mounted | None, loop: Loop) -> None:
-    """End the session and unmount. MountError if that can't be, or if the session was aborted."""
+    """End the session and unmount. MountError if that fails, or if the session was aborted."""
     ended = loop.is_disconnected()
     pyfuse3.close(unmount=False)
     if own is None:
@@ -141,7 +142,7 @@ def machine_of(settings: Settings) -> Machine:
     pci = Allowed(AllFunctions(source), settings.rules)
     memory = PhysicalMemory(source, settings.devmem)
     maps = DeviceMaps(pci, memory, MapFiles(settings.map_directories))
-    # They are opened here, before rights are given up, and kept.
+    # They are opened here and kept, before rights are given up.
     symbols = Symbols(source.proc) if settings.phys else None
     core = CoreFile(source.proc) if settings.phys and settings.kcore else None
     via_devmem = settings.bars_via == "devmem"
@@ -149,7 +150,7 @@ def machine_of(settings: Settings) -> Machine:
 
 
 def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevices | None:
-    """What holds functions that are reached through VFIO, if the settings want that."""
+    """The holder of functions that are reached through VFIO, if the settings want that."""
     if settings.bars_via != "vfio":
         return None
 
@@ -176,7 +177,7 @@ def tree_of(
 
 
 def _raise_limit() -> None:
-    """Have as many descriptors as this process may, but not more than its mappings allow."""
+    """Raise the limit on descriptors as far as this process may, and its mappings allow."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, MOST_FILES), hard))
 
@@ -194,9 +195,9 @@ def _policy_of(settings: Settings) -> Policy:
 def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """Mount, answer requests until unmounted or signalled, unmount. Raises MountError.
 
-    `ready` is called once the mount has answered a request; the service manager is told, too.
-    Raises this process's limit on open files as far as it may, and gives up capabilities that are
-    not needed, for good.
+    `ready` is called when the mount has answered a request. The service manager is told, too. This
+    raises the process's limit on open files as far as it may. It gives up capabilities that are not
+    needed, for good.
     """
 
     def announce() -> None:
@@ -220,13 +221,13 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
         background.append(partial(watch.run, operations.device_changed))
     if vfio is not None:
         background.append(partial(vfio.run, operations.let_go))
-    # What is there by now stays: the garbage collector, for which all requests have to wait, need
-    # not look through it.
+    # Objects that are there by now stay. The garbage collector need not look through them; all
+    # requests wait for it.
     gc.freeze()
-    # Until the loop takes signals they wait: their default would leave a dead mount.
+    # Signals wait until the loop takes them. Their default action would leave a dead mount.
     with held():
         own = _init(operations, settings)
-        # In this order at the end, the last first, each whatever becomes of the others.
+        # At the end these run in reverse order, each whatever becomes of the others.
         with contextlib.ExitStack() as ending:
             if log_file is not None:
                 ending.callback(_within, LAST_LINES, log_file.close)
@@ -242,7 +243,8 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
 
 def _within(seconds: float, call: Callable[[], None]) -> None:
-    """Call it in a thread, and wait so long at the most: for a disk, or for a device.
+    """Call something in a thread, and wait for it at most so long. It may wait for a disk or a
+    device.
 
     The thread ends with the process.
     """
@@ -256,17 +258,17 @@ def _within(seconds: float, call: Callable[[], None]) -> None:
 
 
 def _give_up_rights(settings: Settings) -> None:
-    """Keep the capabilities that serving takes, and gain none by running a program.
+    """Keep the capabilities that serving needs. No program that is run gains any.
 
-    Who is not root has none, and unmounts at the end by fusermount3, whose set-user-ID bit
-    no_new_privs would switch off.
+    A user who is not root has no capabilities. fusermount3 unmounts for him, and no_new_privs would
+    switch off its set-user-ID bit.
     """
     if os.geteuid() != 0:
         return
     keep = confine.SERVING
     real = {REAL_SYSFS, REAL_PROC, REAL_DEVMEM}
     log_directory = settings.log_file and os.path.dirname(settings.log_file)
-    # The log is opened anew when it was moved away.
+    # The log is opened anew if it was moved away.
     if not {settings.sysfs, settings.proc, settings.devmem} <= real or (
         log_directory and not confine.may_enter(log_directory, keep, writing=True)
     ):
@@ -290,7 +292,7 @@ def _open_log_file(settings: Settings, journal: Journal) -> LogFile | None:
 
 
 async def _kept_up(task: Callable[[], Awaitable[None]]) -> None:
-    """A background task that goes on after errors that nobody foresaw: the mount is to live."""
+    """A background task that goes on after unforeseen errors, so that the mount lives on."""
     while True:
         try:
             await task()
@@ -308,14 +310,14 @@ async def _serve(
     background: Iterable[Callable[[], Awaitable[None]]],
     ready: Callable[[], None],
 ) -> Exception | None:
-    """The loop itself, and the `background` once it answers; the error if it never did."""
+    """Run the loop, and the `background` when it answers. Returns the error if it never did."""
     silent: Exception | None = None
 
     async def announce() -> None:
         nonlocal silent
         try:
             await trio.to_thread.run_sync(os.stat, mountpoint / "pci", abandon_on_cancel=True)
-        except (OSError, RuntimeError) as error:  # RuntimeError: there are no more threads
+        except (OSError, RuntimeError) as error:  # RuntimeError: no more threads can be started
             silent = error
             end()
         else:
@@ -324,7 +326,7 @@ async def _serve(
                 nursery.start_soon(_kept_up, task)
 
     def end() -> None:
-        """Refuse what waits, and give the rest a moment."""
+        """Refuse requests that wait, and give the others a moment."""
         workers.end()
         loop.end()
         scope = nursery.cancel_scope
@@ -350,7 +352,7 @@ async def _serve(
 
 
 def prepare(settings: Settings) -> None:
-    """Check, and make room where a dead mount is to be replaced. Raises MountError."""
+    """Check, and remove a dead mount that is to be replaced. Raises MountError."""
     check(settings)
     if settings.force:
         clear_dead(settings.mountpoint)

@@ -11,14 +11,13 @@ from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
 
 from barfs.daemon.mountpoint import MountError, absolute, check_free, mount_table, resolve
 from barfs.daemon.options import Option, options_of, pattern, share_mode
+from barfs.devmem import REAL_DEVMEM
 from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
 from barfs.names import BarsVia
 from barfs.registers.files import DIRECTORIES
-
-REAL_DEVMEM: Final = Path("/dev/mem")
 
 # Mount options that break barfs, and why.
 REFUSED_OPTIONS: Final = {

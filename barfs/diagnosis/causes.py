@@ -10,7 +10,7 @@ import shlex
 from typing import Final, NamedTuple
 
 from barfs.access.contract import overlap
-from barfs.devmem import PhysicalMemory
+from barfs.devmem import REAL_DEVMEM, PhysicalMemory
 from barfs.diagnosis import obstacles
 from barfs.diagnosis.text import printable
 from barfs.errors import (
@@ -31,7 +31,7 @@ from barfs.machine import kernel
 from barfs.machine.functions import Allowed, Functions
 from barfs.machine.kcore import CoreFile
 from barfs.machine.kernel import Kernel, Process
-from barfs.machine.source import Source
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, Source
 from barfs.machine.symbols import Symbols
 from barfs.names import PciAddress
 from barfs.registers.devices import DeviceMaps
@@ -110,9 +110,10 @@ def lockdown_unknown(machine: Machine) -> Cause:
     """Why it can't be told whether lockdown is in force."""
     directory = machine.source.sysfs / "kernel/security"
     mend = f"mount -t securityfs securityfs {shlex.quote(str(directory))}"
+    is_real = machine.source.sysfs == REAL_SYSFS
     return Cause(
         f"whether lockdown is in force can't be told without {directory}/lockdown",
-        mend if machine.source.is_directory(directory) else None,
+        mend if machine.source.is_directory(directory) and is_real else None,
     )
 
 
@@ -134,27 +135,38 @@ def unprivileged(process: Process) -> Cause | None:
     return None
 
 
+def lacking(machine: Machine) -> Cause | None:
+    """What this process lacks that barfs needs. None if it lacks nothing, or that can't be told."""
+    process = kernel.read_process(machine.source)
+    cause = None if process is None else unprivileged(process)
+    if cause is None or machine.source.proc == REAL_PROC:
+        return cause
+    # What the files of another machine say of a process there is not mended here.
+    return cause._replace(mend=None)
+
+
 def devmem_missing(machine: Machine, facts: Kernel) -> Cause:
     """Why there is no /dev/mem."""
     sentence = f"{machine.memory.devmem} is missing"
     if facts.has("DEVMEM") is False:
         return Cause(sentence, advice="boot a kernel built with CONFIG_DEVMEM")
+    if machine.memory.devmem != REAL_DEVMEM:
+        # A device there would be this machine's memory in the place of the other's.
+        return Cause(sentence)
     # Documentation/admin-guide/devices.txt
-    return Cause(sentence, f"mknod -m 600 {shlex.quote(str(machine.memory.devmem))} c 1 1")
+    return Cause(sentence, f"mknod -m 600 {shlex.quote(str(REAL_DEVMEM))} c 1 1")
 
 
 def devmem_closed(machine: Machine, facts: Kernel, error: OSError) -> Cause | None:
     """Why /dev/mem does not open (drivers/char/mem.c, open_port). None if no cause is known."""
-    process = kernel.read_process(machine.source)
-    lacking = None if process is None else unprivileged(process)
     match error.errno:
         case errno.ENOENT:
             return devmem_missing(machine, facts)
         case errno.EACCES:
-            return lacking
+            return lacking(machine)
         case errno.EPERM:
             unknown = lockdown_unknown(machine) if facts.lockdown is None else _CONFINED
-            return lacking or locked_down(machine, facts) or unknown
+            return lacking(machine) or locked_down(machine, facts) or unknown
         case _:
             return None
 
@@ -199,8 +211,7 @@ def _cause(error: BarfsError, machine: Machine) -> Cause | None:
         case KernelRefused() if error.system is not None:
             return _why_refused(error, machine)
         case NotAllowed():
-            process = kernel.read_process(machine.source)
-            return None if process is None else unprivileged(process)
+            return lacking(machine)
         case _:
             return None
 

@@ -24,6 +24,7 @@ from barfs.machine.functions import Functions
 from barfs.machine.kcore import BadCore, CoreFile
 from barfs.machine.kernel import Kernel
 from barfs.machine.resources import Resource
+from barfs.machine.source import REAL_PROC
 from barfs.names import PciAddress
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
@@ -142,7 +143,7 @@ def _rights(machine: Machine) -> Finding:
     if process is None:
         sentence = f"{machine.source.proc}/self/status does not say what this process may"
         return Finding("root", State.NOTE, Cause(sentence))
-    cause = causes.unprivileged(process)
+    cause = causes.lacking(machine)
     if cause is not None:
         return Finding("root", State.TROUBLE, cause)
     return _ok("root", "this is root, with the capabilities that barfs needs")
@@ -210,7 +211,8 @@ def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:
     if facts.config is None:
         files = kernel.config_files(machine.source)
         sentence = f"how the kernel was built is in none of {', '.join(map(str, files))}"
-        yield Finding("kernel", State.NOTE, Cause(sentence, "modprobe configs"))
+        mend = "modprobe configs" if machine.source.proc == REAL_PROC else None
+        yield Finding("kernel", State.NOTE, Cause(sentence, mend))
     if facts.strict:
         yield Finding("System RAM", State.NOTE, causes.STRICT)
     elif facts.strict is not None:

@@ -1,8 +1,8 @@
 """The journal on disk: `--log FILE`, lines of JSON, appended in the background.
 
-The file may lie in a directory of somebody who is not to gain anything by that, while the daemon is
-root. So no symbolic link is followed that somebody else could have made, and nothing is written to
-a file that belongs to a third party, or that has another name elsewhere.
+The file may lie in somebody's directory, while the daemon is root. The owner of the directory must
+gain nothing by that. So no symbolic link is followed that somebody else could have made. Nothing is
+written to a file that belongs to a third party, or that has another name elsewhere.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from barfs.journal.records import Entry, Journal
 
 log = logging.getLogger(__name__)
 
-# How long lines are gathered before they are written, and how long a disk that fails is left
-# alone, in seconds. What a machine does in its last moments may therefore be missing.
+# How long lines are gathered before they are written, and how long a failing disk is left alone, in
+# seconds. So the last moments of a machine may be missing.
 GATHER: Final = 0.1
 RETRY: Final = 1.0
 
 
-# As many links in a path as the kernel follows (include/linux/namei.h, MAXSYMLINKS).
+# The kernel follows as many links in a path (include/linux/namei.h, MAXSYMLINKS).
 _MAX_LINKS: Final = 40
 
 _OTHERS_WRITE: Final = 0o022
@@ -35,9 +35,9 @@ _DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _open_directory(path: Path) -> int:
-    """A descriptor of a directory. On the way only links of root or of this user are followed.
+    """Open a directory. On the way only links of root or of this user are followed.
 
-    Such a link can't be made by anybody else, whoever owns the directory that it is in.
+    Nobody else can make such a link, whoever owns the directory that it is in.
     """
     fd = os.open("/", _DIRECTORY)
     left = list(reversed(path.absolute().parts[1:]))
@@ -65,7 +65,9 @@ def _open_directory(path: Path) -> int:
 
 
 def _trusted_link(name: str, directory: int) -> str:
-    """Where a link leads that root or this user made. OSError for others, and for what is none."""
+    """The target of a link that root or this user made. OSError for other links, and for no
+    link.
+    """
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         if not stat.S_ISLNK(os.fstat(fd).st_mode):
@@ -78,23 +80,23 @@ def _trusted_link(name: str, directory: int) -> str:
 
 
 class LogFile:
-    """Appends a journal to a file, which is made if it is not there, for its owner only.
+    """Appends a journal to a file. A file that is not there is made, for its owner only.
 
-    A disk that is slow or full holds nobody up: what it can't take in time is lost, and the numbers
-    of the lines say how much. A file that was moved away, as logrotate does, is made anew, and
-    begins with a whole line. OSError if it can't be made, or is not to be trusted.
+    A slow or full disk delays nobody. Lines that it can't take in time are lost, and the numbers of
+    the lines tell how many. A file that was moved away, as logrotate does, is made anew. It begins
+    with a whole line. OSError if the file can't be made, or can't be trusted.
     """
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self._path = path
         self._journal = journal
         self._taken = 0  # number of the last record
-        self._text = b""  # whole lines, or the end of one that others began
-        self._done = 0  # bytes of them that are written
+        self._text = b""  # whole lines, or the end of a line that others began
+        self._done = 0  # how many bytes of them are written
         self._entries: list[Entry] = []  # that are to become text
         self._failing = False
         self._writing = threading.Lock()
-        # A pipe or a device may be named at the start. What comes to its place later is a file.
+        # At the start a pipe or a device may be named. Later only a file may come to its place.
         self._kinds = {stat.S_IFREG, stat.S_IFIFO, stat.S_IFCHR}
         with contextlib.ExitStack() as stack:
             self._directory = _open_directory(path.parent)
@@ -106,7 +108,7 @@ class LogFile:
             self._text = b"\n"
 
     def _open(self) -> int:
-        # O_NONBLOCK for a pipe without a reader, which would hold up the start and the end.
+        # O_NONBLOCK: a pipe without a reader would block the start and the end.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
         try:
             fd = self._open_as(flags)
@@ -139,7 +141,7 @@ class LogFile:
             raise OSError(errno.EPERM, "it is a file that has another name, too")
 
     def _is_torn(self) -> bool:
-        """Whether the file ends in a piece of a line, as when the machine went down."""
+        """Whether the file ends in part of a line, as after a crash of the machine."""
         about = os.fstat(self._fd)
         if not stat.S_ISREG(about.st_mode) or about.st_size == 0:
             return False
@@ -153,7 +155,7 @@ class LogFile:
             os.close(fd)
 
     async def follow(self) -> None:
-        """Write what is recorded, until cancelled; a disk that hangs is not waited for then."""
+        """Write records until cancelled. At the end a disk that hangs is not waited for."""
         while True:
             await self._wait()
             await trio.sleep(GATHER)
@@ -161,14 +163,14 @@ class LogFile:
             try:
                 done = await trio.to_thread.run_sync(self._write, abandon_on_cancel=True)
             except (RuntimeError, MemoryError) as error:
-                # There are no more threads, or there is no memory for the lines.
+                # No more threads can be started, or there is no memory for the lines.
                 self._complain(str(error) or type(error).__name__)
                 done = False
             if not done:
                 await trio.sleep(RETRY)
 
     async def _wait(self) -> None:
-        """Until there is something to write."""
+        """Wait until there is something to write."""
         if self._text or self._entries or self._taken != self._journal.count:
             return
         news = trio.Event()
@@ -179,13 +181,13 @@ class LogFile:
             self._journal.listener = None
 
     def _gather(self) -> None:
-        """Take what is new, unless there are lines still to be written."""
+        """Take new records, unless there are lines that are not written yet."""
         if not self._text and not self._entries:
             self._entries = self._journal.after(self._taken)
             self._taken = self._journal.count
 
     def _write(self) -> bool:
-        """Write what is left, or what was gathered; False if the disk did not take all of it."""
+        """Write what is left, or what was gathered. False if the disk did not take everything."""
         with self._writing:
             if not self._text:
                 self._text = b"".join(entry.line() for entry in self._entries)
@@ -203,7 +205,7 @@ class LogFile:
             return True
 
     def _complain(self, words: str) -> None:
-        """A line in the daemon's own log, the first time."""
+        """Write a line into the daemon's own log, the first time."""
         if not self._failing:
             log.warning("--log %s: %s", self._path, words)
         self._failing = True

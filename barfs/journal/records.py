@@ -1,7 +1,7 @@
 """Who read and wrote what: the lines of `log`, kept in bounded memory, and written to a file.
 
-A record costs little until somebody looks: it is made into a line of JSON only for a reader. Lines
-are numbered, so that a reader sees by the numbers where some are missing.
+A record costs little until somebody looks, since it becomes a line of JSON only for a reader. Lines
+are numbered. By the numbers a reader sees where lines are missing.
 """
 
 import errno
@@ -13,35 +13,35 @@ from collections.abc import Callable, Iterator
 from itertools import chain, takewhile
 from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
-# What is kept for readers that come late: records that nobody has looked at, bytes of lines. What
-# was refused is kept apart, so that it never takes the place of what was opened and written.
+# How many records that nobody has looked at are kept, and how many bytes of lines. Refusals are
+# kept apart, so that they never take the place of opens and writes.
 RECORDS: Final = 8192
 STREAM_BYTES: Final = 1 << 20
 REFUSALS: Final = 1024
 REFUSAL_BYTES: Final = 1 << 18
 
-# The most bytes of data that a record shows.
+# How many bytes of data a record shows.
 VALUE_BYTES: Final = 8
-TEXT_BYTES: Final = 64  # the longest value:mask has 64 digits in binary, and is cut
+TEXT_BYTES: Final = 64  # the longest value:mask has 64 binary digits, and is cut
 
 
 class Caller(NamedTuple):
-    """Who asks. `process` is its name, as in /proc/<pid>/comm; None if it is not known."""
+    """The process that asks. `process` is its name, as in /proc/<pid>/comm, None if unknown."""
 
     uid: int
     pid: int
     process: str | None
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """What a line says of it."""
+        """The fields of a line for it."""
         yield from zip(self._fields, self, strict=True)
 
 
 class Subject(NamedTuple):
-    """What is asked for: a path in the mount, and the function and BAR if it is of one.
+    """The thing that is asked for: a path in the mount, and its function and BAR, if it has them.
 
     `start` is where the file begins: its offset in the BAR, or its physical address. `unit` says
-    which of the two a place in it is. `register` and `field` are names that a map gives.
+    which of the two it is. `register` and `field` are names that a map gives.
     """
 
     path: str
@@ -54,7 +54,9 @@ class Subject(NamedTuple):
     field: str | None = None
 
     def fields(self, offset: int | None = None) -> Iterator[tuple[str, object]]:
-        """What a line says of it, and of an offset in it: the offset in the BAR, or the address."""
+        """The fields of a line for it, and for an offset in it: the offset in the BAR, or the
+        address.
+        """
         yield "path", self.path
         if self.device is not None:
             yield "device", self.device
@@ -66,24 +68,24 @@ class Subject(NamedTuple):
             yield "field", self.field
         if offset is None:
             return
-        # A text view is one register, wherever in its line a request begins.
+        # A text view is one register, at whatever offset in its line a request begins.
         at = self.start if self.is_text else self.start + offset
         yield self.unit, hex(at)
 
 
 class Opened(NamedTuple):
-    """An open file: who opened it, and what it is. The data of text views are text."""
+    """An open file: who opened it, and what it is. Text views have text as data."""
 
     caller: Caller
     subject: Subject
 
     @property
     def data_limit(self) -> int:
-        """How many bytes of data a record shows at the most."""
+        """How many bytes of data a record may show."""
         return TEXT_BYTES if self.subject.is_text else VALUE_BYTES
 
     def fields(self, offset: int | None = None) -> Iterator[tuple[str, object]]:
-        """What a line says of it."""
+        """The fields of a line for it."""
         yield from self.caller.fields()
         yield from self.subject.fields(offset)
 
@@ -93,10 +95,10 @@ class Open(NamedTuple):
 
     opened: Opened
     mode: str  # r, w, rw
-    way: str = ""  # by which its bytes are reached, where there is more than one
+    way: str = ""  # the way to its bytes, if there is more than one
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """What the line says."""
+        """The fields of the line."""
         yield "event", "open"
         yield from self.opened.fields()
         yield "mode", self.mode
@@ -105,10 +107,10 @@ class Open(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """A read or write was done; `data` are None if they are more than a record shows.
+    """A read or write was done. `data` is None if there is more than a record shows.
 
-    `width` is that of all its accesses, in bytes; None if they differ, or if it made none. `raw` is
-    what a write by name wrote in one access.
+    `width` is the width of all its accesses, in bytes. None if they differ, or if it made none.
+    `raw` is the value that a write by name wrote in one access.
     """
 
     event: str  # read, write
@@ -120,7 +122,7 @@ class Transfer(NamedTuple):
     raw: int | None = None
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """What the line says: of one access its value, of others the bytes."""
+        """The fields of the line. A single access has its value, others have the bytes."""
         yield "event", self.event
         yield from self.opened.fields(self.offset)
         width = self.width
@@ -140,7 +142,7 @@ class Transfer(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A request was refused; the message is what the daemon's own log says too."""
+    """A request was refused. The daemon's own log has the same message."""
 
     operation: str
     caller: Caller | None
@@ -151,7 +153,7 @@ class Refusal(NamedTuple):
     message: str
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """What the line says."""
+        """The fields of the line."""
         yield "event", "refused"
         yield "operation", self.operation
         if self.caller is not None:
@@ -165,14 +167,14 @@ class Refusal(NamedTuple):
 
 
 class MoreRefusals(NamedTuple):
-    """So many more requests of a user, or of several, were refused; each would have been a line."""
+    """So many more requests of one or several users were refused. Each would have been a line."""
 
     uid: int | None
     times: int
     message: str
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """What the line says."""
+        """The fields of the line."""
         yield "event", "refused"
         if self.uid is not None:
             yield "uid", self.uid
@@ -181,13 +183,13 @@ class MoreRefusals(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The kernel said that a function came, went or changed: add, remove, bind, unbind."""
+    """The kernel's message that a function came, went or changed: add, remove, bind, unbind."""
 
     action: str
     device: str
 
     def fields(self) -> Iterator[tuple[str, object]]:
-        """What the line says."""
+        """The fields of the line."""
         yield "event", self.action
         yield "device", self.device
 
@@ -196,14 +198,14 @@ Record: TypeAlias = Open | Transfer | Refusal | MoreRefusals | Change
 
 
 class Entry(NamedTuple):
-    """A record, its number from 1 on, and when it was made, in ns since 1970."""
+    """A record, its number from 1 on, and its time in ns since 1970."""
 
     number: int
     when: int
     record: Record
 
     def line(self) -> bytes:
-        """It as a line of JSON, with its time in UTC to the microsecond."""
+        """A line of JSON, with the time in UTC to the microsecond."""
         seconds, rest = divmod(self.when, 1_000_000_000)
         clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         fields = {"n": self.number, "time": f"{clock}.{rest // 1000:06}Z"}
@@ -215,9 +217,9 @@ def _is_refusal(record: Record) -> bool:
 
 
 class Journal:
-    """The last RECORDS records and REFUSALS refusals, and how many of both there have been.
+    """The last RECORDS records and REFUSALS refusals, and the number of all so far.
 
-    `reads`: whether reads are recorded. `listener` is called after each record, if there is one.
+    `reads` tells whether reads are recorded. `listener` is called after each record, if it is set.
     """
 
     def __init__(self, *, reads: bool = False) -> None:
@@ -236,7 +238,7 @@ class Journal:
             self.listener()
 
     def after(self, number: int) -> list[Entry]:
-        """What is kept of the records after number `number`, in their order."""
+        """The records that are kept after number `number`, in their order."""
         return _after(number, self._entries, self._refusals)
 
 
@@ -244,7 +246,7 @@ N = TypeVar("N", bound="Entry | Line")
 
 
 def _after(number: int, *kept: deque[N]) -> list[N]:
-    """What has a higher number, of what is in the order of its numbers."""
+    """The entries with a higher number. They are in the order of their numbers."""
     found = [takewhile(lambda one: one.number > number, reversed(each)) for each in kept]
     return sorted(chain(*found), key=lambda one: one.number)
 
@@ -273,7 +275,7 @@ class _Kept:
 
 
 class Stream:
-    """The journal as the lines of a file. `size` counts the bytes of all of them since the mount.
+    """The journal as lines of a file. `size` counts the bytes of all lines since the mount.
 
     The last STREAM_BYTES of their text are kept, in whole lines, and REFUSAL_BYTES of refusals.
     """
@@ -287,7 +289,7 @@ class Stream:
         self.modified = time.time_ns()
 
     def refresh(self) -> None:
-        """Take what is new in the journal, and drop the oldest lines if there are too many."""
+        """Take new records from the journal, and drop the oldest lines if there are too many."""
         if self._taken == self._journal.count:
             return
         for entry in self._journal.after(self._taken):
@@ -298,17 +300,17 @@ class Stream:
         self.modified = time.time_ns()
 
     def after(self, number: int) -> list[Line]:
-        """What is kept of the lines after number `number`, in their order."""
+        """The lines that are kept after number `number`, in their order."""
         return _after(number, self._others.lines, self._refusals.lines)
 
 
 class LogView:
-    """An open `log`: the lines that are kept when it is first read, and later what has been added.
+    """An open `log`: the lines that are kept when it is first read, and later new ones.
 
-    A reader is given whole lines in their order. If it is so slow that lines are dropped which it
-    has not read, the numbers of those that follow say so. An offset whose text is no longer kept
-    reads from the oldest whole line on. Each open file keeps up to STREAM_BYTES of text that it was
-    given, to go back in.
+    A reader gets whole lines in their order. If it is so slow that lines are dropped before it
+    reads them, the numbers of the next lines show it. An offset whose text is not kept any more
+    reads from the oldest whole line on. Each open file keeps up to STREAM_BYTES of the text that it
+    was given, so that the reader can go back.
     """
 
     way = ""
@@ -321,7 +323,7 @@ class LogView:
         self._last = 0  # number of the last line in it
 
     def read(self, offset: int, length: int, _: object = None, /) -> bytes:
-        """Up to `length` bytes at `offset`, none at the end as it is now."""
+        """Up to `length` bytes at `offset`. There are none at the present end."""
         self._stream.refresh()
         if not self._start <= offset <= self._start + len(self._text):
             self._text, self._last = b"", 0
@@ -333,7 +335,7 @@ class LogView:
         return self._text[begin : begin + length]
 
     def _follow(self, offset: int) -> None:
-        """Add what is new to the text, and drop what is too much of it before an offset."""
+        """Add new lines to the text, and drop the excess before an offset."""
         lines = self._stream.after(self._last)
         if not lines:
             return

@@ -1,7 +1,7 @@
-"""What is refused, in both logs: each with cause and mend, and what comes in floods as a number.
+"""Refusals in both logs: each with cause and mend. A flood of them is told as a number.
 
-Anybody who gets to the mount can have names refused that are not there, as fast as he can ask. So
-each user but root and the mount's owner has an allowance of lines. What is beyond it is counted.
+Everybody who gets to the mount can ask for names that are not there, as fast as he can. So each
+user except root and the mount's owner has an allowance of lines. Refusals beyond it are counted.
 """
 
 import errno
@@ -19,23 +19,23 @@ from barfs.journal.records import Caller, Journal, MoreRefusals, Refusal, Subjec
 
 log = logging.getLogger(__name__)
 
-# How many refusals of one user are lines of their own: so many at once, and then so many a second.
-# And those of all users together.
+# How many refusals of one user get lines of their own: so many at once, and then so many a second.
+# The same for all users together.
 AT_ONCE: Final = 1000
 A_SECOND: Final = 2.0
 OF_ALL_AT_ONCE: Final = 4000
 OF_ALL_A_SECOND: Final = 20.0
 
-# What is only counted is told so long after, in seconds.
+# After how many seconds counted refusals are told.
 GATHER: Final = 1.0
 
-# Users that an allowance is kept for, and users that are told apart where refusals are counted.
+# For how many users an allowance is kept, and how many users are told apart in counts.
 _USERS: Final = 1024
 _TOLD_APART: Final = 8
 
 
 class Asked(NamedTuple):
-    """A request: who asked for what."""
+    """A request: who asked, and for what."""
 
     caller: Caller | None = None
     subject: Subject | None = None
@@ -43,12 +43,12 @@ class Asked(NamedTuple):
     length: int | None = None
 
 
-# Whose request it was, and what says more of it.
+# The user whose request it was, and the facts about it.
 Asking: TypeAlias = tuple[int, Callable[[], Asked]]
 
 
 class _Allowance:
-    """So many at once, and so many a second."""
+    """An allowance: so many at once, and so many a second."""
 
     def __init__(self, at_once: int, a_second: float) -> None:
         self._most = self._left = float(at_once)
@@ -56,7 +56,7 @@ class _Allowance:
         self._when = monotonic()
 
     def take(self) -> bool:
-        """Whether there was one left."""
+        """Take one. Whether one was left."""
         now = monotonic()
         self._left = min(self._most, self._left + (now - self._when) * self._a_second)
         self._when = now
@@ -83,14 +83,14 @@ class Refusals:
     def note(
         self, operation: str, number: int, error: Exception, ask: Callable[[], Asking]
     ) -> None:
-        """A request was refused; `number` is the errno.
+        """Tell of a refused request. `number` is the errno.
 
-        Raises nothing: it must not keep anybody from getting an answer.
+        Raises nothing, so that the caller gets an answer in any case.
         """
         name = errno.errorcode[number]
         try:
             uid, asked = ask()
-            # Crowds of requests are refused in crowds, whoever makes them.
+            # A crowd of requests is refused as a crowd, whoever makes them.
             trusted = uid in self._trusted and not isinstance(error, TooManyRequests)
             if not trusted and not self._is_told(uid):
                 self._counted[uid] += 1
@@ -127,14 +127,14 @@ class Refusals:
         return allowance.take() and self._others.take()
 
     async def follow(self) -> None:
-        """Tell what was counted, until cancelled."""
+        """Tell the counts from time to time, until cancelled."""
         while True:
             await self._flood.wait()
             await trio.sleep(GATHER)
             self.tell()
 
     def tell(self) -> None:
-        """Tell what was counted."""
+        """Tell the counts of refusals."""
         counted, self._counted = self._counted, Counter()
         self._flood = trio.Event()
         several = len(counted) > _TOLD_APART

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -158,11 +159,11 @@ def test_no_devmem_in_the_same_words(mount):
     devmem = mount.machine.devmem
     devmem.unlink()
     assert opening(mount.path / f"phys/{NODENAME_ADDRESS:x}") == errno.ENODEV
-    words = f"{devmem} is missing; mknod -m 600 {devmem} c 1 1"
+    # No mend: a device there would be the memory of this machine.
+    words = f"{devmem} is missing"
     assert logged(mount, words).endswith(f"{words} (ENODEV)")
-    sentence, _, mend = words.partition("; ")
     status = (mount.path / "status").read_text()
-    assert f"trouble  devmem        {sentence}\n" in status
-    assert f"  {mend}\n" in status
+    assert re.search(rf"^trouble  devmem +{re.escape(words)}\n(?! )", status, re.MULTILINE)
+    assert "mknod" not in status
     assert doctor(mount.machine).returncode == 1
     assert mount.alive()

@@ -286,9 +286,9 @@ def test_rom(shared):
 
 def test_listings_of_views(shared):
     views = ["u16", "u32", "u64", "u8", "x16", "x32", "x64", "x8"]
-    files = ["bar0", "bar1", "config", "info", "rom", "sysfs"]
+    files = ["bar0", "bar1", "config", "decode", "info", "regs", "rom", "sysfs"]
     assert sorted(os.listdir(shared.path / NIC)) == sorted([*files, *views])
-    phys = sorted(set(os.listdir(shared.path / "phys")) - set(views))
+    phys = sorted(set(os.listdir(shared.path / "phys")) - {*views, "regs"})
     for view in views:
         assert os.listdir(shared.path / NIC / view) == ["bar0", "bar1"]
         assert sorted(os.listdir(shared.path / "phys" / view)) == phys

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchNode, ReadOnly
+from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchNode, OnlyRead, ReadOnly
 from barfs.names import PciAddress, ViewKind
 from barfs.nodes import (
     DIRECTORY,
@@ -142,11 +142,14 @@ def test_whether_it_may_be_written_is_asked_before_it_is_opened(tree, monkeypatc
     assert tree.is_writable(Node(BOOK, size=1))
     tree.open(Node(BOOK, size=1), writable=True)
     monkeypatch.setattr(Books, "open", None)
-    for node, words in ((Node(BOOK, size=13), "book 13: it is locked"), (Node(NOTE), "note is ")):
+    for node, refusal, number, words in (
+        (Node(BOOK, size=13), ReadOnly, errno.EROFS, "book 13: it is locked"),
+        (Node(NOTE), OnlyRead, errno.EACCES, "note is read-only"),
+    ):
         assert not tree.is_writable(node)
-        with pytest.raises(ReadOnly, match=words) as caught:
+        with pytest.raises(refusal, match=words) as caught:
             tree.open(node, writable=True)
-        assert caught.value.errno == errno.EROFS
+        assert caught.value.errno == number
 
 
 def test_what_is_not_said_of_a_kind_or_a_branch_refuses_or_is_not_there(tree):
@@ -170,7 +173,7 @@ def test_what_is_not_said_of_a_kind_or_a_branch_refuses_or_is_not_there(tree):
 def test_a_view_is_not_written_and_makes_no_accesses_unless_it_says_so():
     view = Text()
     assert view.read(1, 100) == b"ext"
-    with pytest.raises(ReadOnly, match="write of 0x3 bytes at 0x10"):
+    with pytest.raises(OnlyRead, match="write of 0x3 bytes at 0x10"):
         view.write(16, b"abc")
     assert (view.width_at(0, 4), view.reach(0, 4, writing=False)) == (None, range(0))
     assert (view.way, view.raw) == ("", None)

@@ -16,6 +16,7 @@ from machines import (
     STRICT,
     Fixture,
     Witness,
+    as_this_machine,
     machine_of,
 )
 
@@ -63,9 +64,10 @@ KEEPS_RAM = (
 
 
 @pytest.fixture
-def fixture(tmp_path):
+def fixture(tmp_path, monkeypatch):
     """Nothing that answers is asked: neither config space nor what is behind BARs."""
     fixture = Fixture(tmp_path, Witness)
+    as_this_machine(fixture, monkeypatch)
     yield fixture
     assert [source.touched() for source in fixture.sources] == [[]] * len(fixture.sources)
 

@@ -7,7 +7,20 @@ import shutil
 import subprocess
 
 import pytest
-from machines import ADMIN, ALL, E1000, FIRST, NVME, OPEN, RAWIO, SECOND, STRICT, Fixture, Witness
+from machines import (
+    ADMIN,
+    ALL,
+    E1000,
+    FIRST,
+    NVME,
+    OPEN,
+    RAWIO,
+    SECOND,
+    STRICT,
+    Fixture,
+    Witness,
+    as_this_machine,
+)
 
 from barfs.diagnosis import checkup, obstacles
 from barfs.diagnosis.checkup import Finding, State, examine, status, text
@@ -21,8 +34,28 @@ KEEPS = "the kernel keeps what drivers own from others (CONFIG_IO_STRICT_DEVMEM)
 
 
 @pytest.fixture
-def fixture(tmp_path):
-    return Fixture(tmp_path)
+def fixture(tmp_path, monkeypatch):
+    fixture = Fixture(tmp_path)
+    as_this_machine(fixture, monkeypatch)
+    return fixture
+
+
+def test_what_is_wrong_with_other_files_is_not_mended_on_this_machine(fixture, monkeypatch):
+    """A device in the place of a saved machine's memory would be this machine's memory."""
+    fixture.paths.devmem.unlink()
+    (fixture.security / "lockdown").unlink()
+    (fixture.proc / "config.gz").unlink()
+    fixture.set_process(uid=1)
+    here = {found.cause.mend for found in findings(fixture)}
+    monkeypatch.undo()
+    there = {found.cause.mend for found in findings(fixture)}
+    devmem, security = fixture.paths.devmem, fixture.security
+    assert here - there == {
+        f"mknod -m 600 {devmem} c 1 1",
+        f"mount -t securityfs securityfs {security}",
+        *("sudo -s", "modprobe configs"),
+    }
+    assert there == {None}
 
 
 def findings(fixture):
