@@ -7,16 +7,20 @@ the bytes from START to END in accesses of at most each of the WIDEST; both have
 """
 
 import importlib.util
+import mmap
 import os
 import sys
+from pathlib import Path
 
 engine, address, widths, start, end, widest = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("_mmio", engine)
 _mmio = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(_mmio)
-resource = f"/sys/bus/pci/devices/{address}/resource0"
-fd = os.open(resource, os.O_RDWR)
-span = _mmio.Span(fd, 0, os.stat(resource).st_size, True)
+device = Path("/sys/bus/pci/devices", address)
+first, last = (int(word, 16) for word in (device / "resource").read_text().split()[:2])
+fd = os.open(device / "resource0", os.O_RDWR)
+# The page is mapped that the BAR begins in.
+span = _mmio.Span(fd, first % mmap.PAGESIZE, last + 1 - first, True)
 for width in map(int, widths.split(",")):
     for offset, units in ((0x80, 1), (0x90, 3)):
         span.load_run(offset, width, bytearray(units * width))
