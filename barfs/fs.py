@@ -21,10 +21,10 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 from barfs.access.files import Buffer
 from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
-from barfs.journal.records import Caller, Change, Journal
-from barfs.machine import kernel
+from barfs.journal.records import Change, Journal
 from barfs.names import PciAddress
 from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
+from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
 from barfs.requests.policy import Policy
 from barfs.requests.refusals import Asked, Asking, Refusals
@@ -62,22 +62,6 @@ def boundary(handler: Handler[P, R]) -> Handler[P, R]:
             raise self._answer(name, error, self._of_context, *context) from None
 
     return bounded
-
-
-def _caller(ctx: RequestContext) -> Caller:
-    """The process that makes a request.
-
-    The kernel gives a pid of 0 for a process of another namespace. For a thread it gives the number
-    of the thread (fs/fuse/dev.c, fuse_get_req), while people know the number of its process.
-    """
-    pid, process = ctx.pid, None
-    try:
-        if pid:
-            pid = kernel.process_of(pid)
-            process = kernel.name_of(pid)
-    except OSError:
-        log.debug("nothing is known of process %d", ctx.pid)
-    return Caller(ctx.uid, pid, process)
 
 
 def _errno_of(error: Exception) -> int:
@@ -139,6 +123,17 @@ class Operations(pyfuse3.Operations):
         entry.attr_timeout = FILE_TIMEOUT if settled else entry.entry_timeout
         return entry
 
+    def _entry_to(
+        self, ctx: RequestContext, node: Node, attributes: Attributes | None = None
+    ) -> EntryAttributes:
+        """As `_entry`, with the size that the file has to those who have truncated it."""
+        entry = self._entry(node, attributes)
+        if self._files.is_truncated(node):
+            entry.attr_timeout = 0
+            size = self._files.size_to(node, caller_of(ctx.uid, ctx.pid))
+            entry.st_size = entry.st_size if size is None else size
+        return entry
+
     def _answer(
         self, name: str, error: Exception, ask: Callable[..., Asking], *args: Any
     ) -> FUSEError:
@@ -156,22 +151,13 @@ class Operations(pyfuse3.Operations):
         """A request about names, or one that the kernel makes for nobody."""
         if context is None:
             return 0, Asked
-        return context.uid, lambda: Asked(_caller(context))
+        return context.uid, lambda: Asked(caller_of(context.uid, context.pid))
 
     def _of_open(self, inode: int, context: RequestContext) -> Asking:
         """A request for a file."""
         return context.uid, lambda: Asked(
-            _caller(context), self._tree.subject(self._inodes.node(inode))
+            caller_of(context.uid, context.pid), self._tree.subject(self._inodes.node(inode))
         )
-
-    def _of_file(self, handle: int, offset: int, what: int | bytes) -> Asking:
-        """A request to an open file, of so many bytes or to write these."""
-        length = what if isinstance(what, int) else len(what)
-        opened = self._files.find(handle)
-        if opened is None:
-            return 0, lambda: Asked(offset=offset, length=length)
-        caller, subject = opened
-        return caller.uid, lambda: Asked(caller, subject, offset, length)
 
     # Changes of the machine, and the end of the mount
 
@@ -215,7 +201,7 @@ class Operations(pyfuse3.Operations):
         if parent_inode == pyfuse3.ROOT_INODE:
             self._machine.source.hear()
         node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
-        entry = self._entry(node, attributes)
+        entry = self._entry_to(ctx, node, attributes)
         self._inodes.remember(entry.st_ino)
         return entry
 
@@ -230,7 +216,7 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """See pyfuse3.Operations."""
-        return self._entry(self._inodes.node(inode))
+        return self._entry_to(ctx, self._inodes.node(inode))
 
     @boundary
     async def setattr(
@@ -243,6 +229,8 @@ class Operations(pyfuse3.Operations):
     ) -> EntryAttributes:
         """Accept truncation, which does nothing. `>` and dd truncate before they write."""
         node = self._inodes.node(inode)
+        if fields.update_size and fh is not None:
+            self._files.truncate(fh, attr.st_size)
         if fields.update_mode or fields.update_uid or fields.update_gid:
             refuse(f"chmod or chown of {self._tree.path(node)}")
         if not fields.update_size and (fields.update_atime or fields.update_mtime):
@@ -314,7 +302,7 @@ class Operations(pyfuse3.Operations):
             raise BadRequest(f"{self._tree.path(node)}: cannot be appended to (O_APPEND, >>)")
         if writable and self._policy.read_only:
             raise ReadOnly(f"{self._tree.path(node)}: mounted read-only")
-        return await self._files.open(node, flags & os.O_ACCMODE, _caller(ctx))
+        return await self._files.open(node, flags, caller_of(ctx.uid, ctx.pid))
 
     # These two have to be fast. So the boundary is inside them, and they wait only if they have to.
 
@@ -324,7 +312,7 @@ class Operations(pyfuse3.Operations):
             data = self._files.read(fh, off, size)
             return await self._files.read_later(fh, off, size) if data is None else data
         except Exception as error:
-            raise self._answer("read", error, self._of_file, fh, off, size) from None
+            raise self._answer("read", error, self._files.asking, fh, off, size) from None
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """See pyfuse3.Operations."""
@@ -332,7 +320,21 @@ class Operations(pyfuse3.Operations):
             done = self._files.write(fh, off, buf)
             return await self._files.write_later(fh, off, buf) if done is None else done
         except Exception as error:
-            raise self._answer("write", error, self._of_file, fh, off, buf) from None
+            raise self._answer("write", error, self._files.asking, fh, off, buf) from None
+
+    async def flush(self, fh: int) -> None:
+        """A descriptor of an open file is closed: what was typed is carried out before that."""
+        try:
+            await self._files.end_line(fh)
+        except Exception as error:
+            raise self._answer("flush", error, self._files.asking, fh, 0) from None
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        """What was typed is carried out; nothing else is kept back."""
+        try:
+            await self._files.end_line(fh)
+        except Exception as error:
+            raise self._answer("fsync", error, self._files.asking, fh, 0) from None
 
     @boundary
     async def release(self, fh: int) -> None:
@@ -409,14 +411,6 @@ class Operations(pyfuse3.Operations):
 
     # The kernel need not ask for these, and after an ENOSYS it does not. It then takes writes for
     # done, and files for always ready. That saves a request at each close.
-
-    async def flush(self, fh: int) -> None:
-        """Nothing is kept back."""
-        raise FUSEError(errno.ENOSYS)
-
-    async def fsync(self, fh: int, datasync: bool) -> None:
-        """Nothing is kept back."""
-        raise FUSEError(errno.ENOSYS)
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Nothing is kept back."""

@@ -86,6 +86,13 @@ DIRECTORY: Final = Attributes(0)
 Allocate: TypeAlias = Callable[[int], bytearray | memoryview]
 
 
+class Lines(Protocol):
+    """The form of the lines of text that are written to a file."""
+
+    def check(self, text: bytes, *, ends: bool) -> None:
+        """BadRequest if a text is no line, or can't be the beginning of one if it does not end."""
+
+
 class View(Protocol):
     """An open file. Offsets and lengths are bytes.
 
@@ -121,6 +128,11 @@ class View(Protocol):
     def close(self) -> None:
         """Give up everything behind it."""
         return
+
+    @property
+    def lines(self) -> Lines | None:
+        """How what is written to it has to look. None: bytes are written to it, if anything."""
+        return None
 
     @property
     def raw(self) -> int | None:

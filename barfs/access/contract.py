@@ -13,6 +13,11 @@ from barfs.errors import Access, BadRequest, PastEnd
 # bytes.
 RUN_WIDTH = 4
 
+# The kernel cuts requests at 1 MiB, or up to a page before that where the caller's buffer begins
+# inside a page (fs/fuse/file.c, fuse_get_user_pages). What goes on where such a one ended is most
+# likely its rest.
+_CUT_FROM = (1 << 20) - (1 << 12)
+
 
 def overlap(one: range, other: range) -> bool:
     """Whether two spans of addresses have a byte in common. An empty span has none."""
@@ -37,6 +42,23 @@ def clip_write(offset: int, length: int, size: int) -> int:
     if length and offset >= size:
         raise PastEnd(f", but the file ends at {size:#x}", during=Access("write", offset, length))
     return max(0, min(length, size - offset))
+
+
+class Wholeness:
+    """Tells of the requests of one open file which are all that somebody asked for.
+
+    A request that was cut is not: at the end of the file, or by the kernel for its length.
+    """
+
+    def __init__(self) -> None:
+        self._rest = -1  # where the rest of a request that the kernel may have cut would begin
+
+    def is_whole(self, offset: int, asked: int, length: int) -> bool:
+        """Whether nothing is missing of a request for `asked` bytes, of which `length` exist."""
+        whole = asked == length and offset != self._rest
+        if asked > _CUT_FROM:
+            self._rest = offset + asked
+        return whole
 
 
 def plan(offset: int, length: int, base: int, max_width: int) -> tuple[Run, ...]:
@@ -95,6 +117,41 @@ _SHOWN = 80
 _NUMBER = r"0[xX][0-9a-fA-F]+|0[bB][01]+|0|[1-9][0-9]{0,19}"
 
 
+# What such a number can begin with.
+_BEGUN = r"0[xX][0-9a-fA-F]*|0[bB][01]*|0|[1-9][0-9]{0,19}"
+
+_LINE = re.compile(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?")
+_BEGINNING = re.compile(
+    rf"[ \t]*(?:({_NUMBER})(?::({_NUMBER}))?[ \t]+|({_NUMBER}):({_BEGUN})?|({_BEGUN}))?"
+)
+
+
+def _numbers(form: re.Pattern[str], text: bytes, width: int) -> list[int]:
+    """The numbers in a text of a form; BadRequest."""
+    match = form.fullmatch(text.decode("latin-1"))
+    shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
+    if match is None:
+        raise BadRequest(f"{shown} is no number (42, 0x2a, 0b101010), nor value:mask")
+    begun = match[4] if form is _BEGINNING and match[4] != "0" else None
+    if any(mask.isdecimal() for mask in (match[2], begun) if mask is not None):
+        raise BadRequest(f"{shown}: a mask takes 0x or 0b in front, since setpci's is hex")
+    words = filter(None, match.groups())
+    numbers = [int(word, 0) for word in words if re.fullmatch(_NUMBER, word)]
+    if max(numbers, default=0) >> 8 * width:
+        raise BadRequest(f"{shown} is too big for a width of {width}")
+    return numbers
+
+
+class Numbers(NamedTuple):
+    """The lines that are written to a register of `width` bytes."""
+
+    width: int
+
+    def check(self, text: bytes, *, ends: bool) -> None:
+        """BadRequest if a text is no line for `parse_update`, or no beginning of one."""
+        _numbers(_LINE if ends else _BEGINNING, text, self.width)
+
+
 def parse_update(text: bytes, width: int) -> Update:
     """What one line of text says: `value` or `value:mask`, each decimal, 0x or 0b.
 
@@ -102,15 +159,7 @@ def parse_update(text: bytes, width: int) -> Update:
     could be meant as octal. So is a decimal mask, since setpci takes it for hex. BadRequest tells
     what is wrong with a text.
     """
-    match = re.fullmatch(rf"[ \t]*({_NUMBER})(?::({_NUMBER}))?[ \t]*\n?", text.decode("latin-1"))
-    shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
-    if match is None:
-        raise BadRequest(f"{shown} is no number (42, 0x2a, 0b101010), nor value:mask")
-    if (match[2] or "0x").isdecimal():
-        raise BadRequest(f"{shown}: a mask takes 0x or 0b in front, since setpci's is hex")
-    numbers = [int(number, 0) for number in match.groups() if number is not None]
-    if max(numbers) >> 8 * width:
-        raise BadRequest(f"{shown} is too big for a width of {width}")
+    numbers = _numbers(_LINE, text, width)
     return Update(numbers[0], numbers[1] if len(numbers) == 2 else None)
 
 

@@ -5,7 +5,7 @@ A register is the same line as in `x32/`. A field is its value, with the name th
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from barfs.access import contract
 from barfs.access.contract import Update
@@ -69,10 +69,22 @@ def parse_field(text: bytes, field: Field) -> Update:
     return update
 
 
-def may_begin(text: bytes, field: Field) -> bool:
-    """Whether a text can be the beginning of one of a field's names."""
-    start = text.lstrip(b" \t")
-    return any(name.encode().startswith(start) for name in field.values)
+class FieldLines(NamedTuple):
+    """The lines that are written to a field."""
+
+    field: Field
+
+    def check(self, text: bytes, *, ends: bool) -> None:
+        """BadRequest if a text is no line for `parse_field`, or no beginning of one."""
+        if ends:
+            parse_field(text, self.field)
+        elif not self._may_begin(text):
+            contract.Numbers(8).check(text, ends=False)
+
+    def _may_begin(self, text: bytes) -> bool:
+        """Whether more can make one of the field's names of a text."""
+        start = text.lstrip(b" \t")
+        return any(name.encode().startswith(start.rstrip(b" \t")) for name in self.field.values)
 
 
 def bits_of(field: Field) -> str:

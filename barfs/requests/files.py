@@ -16,6 +16,8 @@ from barfs.journal.records import Caller, Journal, Open, Opened, Transfer
 from barfs.names import PciAddress
 from barfs.nodes import Allocate, Kind, Node, Tree, View
 from barfs.requests.bounce import Bounce
+from barfs.requests.pieces import Fresh, Line, Typed
+from barfs.requests.refusals import Asked, Asking
 from barfs.requests.workers import AT_ONCE, OPEN_AT_ONCE, Device, Pace, Place, Workers
 from barfs.spans.views import GoneView
 
@@ -29,7 +31,14 @@ class OpenFile:
     """What a file handle stands for. The view is closed when the last request in it has ended."""
 
     def __init__(
-        self, node: Node, view: View, opened: Opened, device: Device, workers: Workers
+        self,
+        node: Node,
+        view: View,
+        opened: Opened,
+        device: Device,
+        workers: Workers,
+        *,
+        fresh: Fresh | None = None,
     ) -> None:
         self.address = node.address
         self.recorded = node.kind.recorded
@@ -41,6 +50,8 @@ class OpenFile:
         self._pace = device.paces[node.kind, node.bar] if node.address else Pace()
         self._workers = workers
         self._is_text = node.view.is_text
+        self.typed = None if view.lines is None else Typed(view.lines)
+        self._fresh = fresh
         self.width_at = view.width_at
         self._users = 0
         self._former: list[View] = []
@@ -60,22 +71,50 @@ class OpenFile:
         # Nearly always; the reach of text is not its length.
         if length <= self._pace.at_once and not (self._workers.claims or self._is_text):
             return True
+        if self.typed is not None and self.typed.pending:
+            return False
         place = self.place(offset, length, writing=writing)
         return len(place.reach) <= self._pace.at_once and not self._workers.stand_back(
             place.reach, alone=alone
         )
 
-    def wants_to_be_alone(self, data: bytes) -> bool:
-        """Whether a write reads first, and nothing of this mount may come between the two."""
-        return self._is_text and (b":" in data or self.opened.subject.field is not None)
+    def wants_to_be_alone(self, line: Line) -> bool:
+        """Whether a line reads first, and nothing of this mount may come between the two."""
+        return b":" in line.text or self.opened.subject.field is not None
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray) -> Buffer:
         """As View.read."""
         return self._timed(self._view.read, offset, length, length, allocate)
 
     def write(self, offset: int, data: bytes) -> int:
-        """As View.write."""
-        return self._timed(self._view.write, offset, len(data), data, writing=True)
+        """As View.write. BadRequest for what a file that was truncated would make zeros of."""
+        request = self._view.write if self._fresh is None else self._write_fresh
+        return self._timed(request, offset, len(data), data, writing=True)
+
+    def _write_fresh(self, offset: int, data: bytes) -> int:
+        assert self._fresh is not None  # noqa: S101 - for the type checker
+        self._fresh.check_write(offset)
+        try:
+            done = self._view.write(offset, data)
+        except PastEnd:
+            raise
+        except BarfsError:
+            self._fresh.failed()
+            raise
+        self._fresh.wrote(offset + done)
+        return done
+
+    def truncate(self, size: int) -> None:
+        """The caller truncates the file, which does nothing. BadRequest if it had to give zeros."""
+        if self.typed is not None:
+            return
+        if self._fresh is None:
+            self._fresh = Fresh(size)
+        try:
+            self._fresh.truncate(size)
+        except BadRequest as error:
+            error.what = self.opened.subject.path
+            raise
 
     def _timed(
         self,
@@ -143,14 +182,17 @@ class OpenFiles:
         self._workers = workers
         self._devices: defaultdict[PciAddress | Kind, Device] = defaultdict(Device)
         self._files: dict[int, OpenFile] = {}
+        self._truncated: dict[int, tuple[Node, int, Fresh]] = {}
         self._handles = count(1)
         self._bounce = Bounce()
 
-    async def open(self, node: Node, mode: int, caller: Caller) -> int:
-        """Open what is behind a node; `mode` is O_RDONLY, O_WRONLY or O_RDWR.
+    async def open(self, node: Node, flags: int, caller: Caller) -> int:
+        """Open what is behind a node; of the `flags`, the access mode and O_TRUNC count.
 
         In a worker thread if it took long the last time: a device may have to wake up.
         """
+        mode = flags & os.O_ACCMODE
+        fresh = Fresh(0) if flags & os.O_TRUNC else None
         device = self._devices[node.address or node.kind]
         call = partial(self._tree.open, node, writable=mode != os.O_RDONLY)
         started = perf_counter()
@@ -163,7 +205,7 @@ class OpenFiles:
             device.opens_at_once = perf_counter() - started < OPEN_AT_ONCE
         try:
             opened = Opened(caller, self._tree.subject(node))
-            file = OpenFile(node, view, opened, device, self._workers)
+            file = OpenFile(node, view, opened, device, self._workers, fresh=fresh)
             if file.recorded:
                 self._journal.add(Open(opened, _MODES[mode], view.way))
             handle = next(self._handles)
@@ -171,12 +213,18 @@ class OpenFiles:
             view.close()
             raise
         self._files[handle] = file
+        if fresh is not None:
+            self._truncated[handle] = node, caller.pid, fresh
         return handle
 
-    def find(self, handle: int) -> Opened | None:
-        """Who opened a file and what it is; None if there is no such handle."""
+    def asking(self, handle: int, offset: int, what: int | bytes | None = None) -> Asking:
+        """A request to an open file, for the log: of so many bytes, or to write these."""
+        length = len(what) if isinstance(what, bytes) else what
         file = self._files.get(handle)
-        return None if file is None else file.opened
+        if file is None:
+            return 0, lambda: Asked(offset=offset, length=length)
+        caller, subject = file.opened
+        return caller.uid, lambda: Asked(caller, subject, offset, length)
 
     def read(self, handle: int, offset: int, length: int) -> Buffer | None:
         """As View.read; None if it could hold up others, and is to be made by `read_later`.
@@ -188,50 +236,103 @@ class OpenFiles:
             return None
         data = file.read(offset, length, self._bounce.take)
         if self._journal.reads:
-            self._record_read(file, offset, data)
+            self._record_read(file, offset, length, data)
         return data
 
     async def read_later(self, handle: int, offset: int, length: int) -> Buffer:
-        """As View.read, in a worker thread."""
+        """As View.read, in a worker thread. What was written before is carried out first."""
         file = self._files[handle]
+        await self._end_line(file)
         place = file.place(offset, length, writing=False)
         data = await file.later(partial(file.read, offset, length), place)
         if self._journal.reads:
-            self._record_read(file, offset, data)
+            self._record_read(file, offset, length, data)
         return data
 
-    def _record_read(self, file: OpenFile, offset: int, data: Buffer) -> None:
+    def _record_read(self, file: OpenFile, offset: int, length: int, data: Buffer) -> None:
         if len(data) and file.recorded:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
-            width = file.width_at(offset, len(data))
+            width = file.width_at(offset, length)
             self._journal.add(Transfer("read", file.opened, offset, len(data), width, shown))
 
     def write(self, handle: int, offset: int, data: bytes) -> int | None:
         """As View.write; None if it could hold up others, and is to be made by `write_later`."""
         file = self._files[handle]
-        alone = file.wants_to_be_alone(data)
-        if not file.is_prompt(offset, len(data), writing=True, alone=alone):
+        if file.typed or not file.is_prompt(offset, len(data), writing=True):
             return None
         done = file.write(offset, data)
         self._record_write(file, offset, data, done)
         return done
 
     async def write_later(self, handle: int, offset: int, data: bytes) -> int:
-        """As View.write, in a worker thread."""
+        """As View.write, in a worker thread. Text is kept until it is a line."""
         file = self._files[handle]
+        if file.typed is None:
+            return await self._write_in_thread(file, offset, data)
+        if not file.typed.goes_on(offset):
+            await self._end_line(file)
+        try:
+            line = file.typed.take(offset, data)
+        except BadRequest as error:
+            error.what = file.opened.subject.path
+            raise
+        if line is not None:
+            await self._carry_out(file, line)
+        return len(data)
+
+    async def _write_in_thread(
+        self, file: OpenFile, offset: int, data: bytes, *, alone: bool = False
+    ) -> int:
         place = file.place(offset, len(data), writing=True)
-        request = partial(file.write, offset, data)
-        done = await file.later(request, place, alone=file.wants_to_be_alone(data))
+        done = await file.later(partial(file.write, offset, data), place, alone=alone)
         self._record_write(file, offset, data, done)
         return done
 
+    async def _carry_out(self, file: OpenFile, line: Line) -> None:
+        alone = file.wants_to_be_alone(line)
+        if file.is_prompt(line.offset, len(line.text), writing=True, alone=alone):
+            done = file.write(*line)
+            self._record_write(file, *line, done)
+        else:
+            await self._write_in_thread(file, *line, alone=alone)
+
+    async def _end_line(self, file: OpenFile) -> None:
+        line = None if file.typed is None else file.typed.end()
+        if line is not None:
+            await self._carry_out(file, line)
+
+    async def end_line(self, handle: int) -> None:
+        """Carry out a line that has no newline, as View.write."""
+        file = self._files[handle]
+        if file.typed is not None:
+            await self._end_line(file)
+
+    def truncate(self, handle: int, size: int) -> None:
+        """The caller truncates an open file, which does nothing; BadRequest."""
+        self._files[handle].truncate(size)
+
+    def is_truncated(self, node: Node) -> bool:
+        """Whether a file is open that was opened with O_TRUNC."""
+        return any(node == other for other, *_ in self._truncated.values())
+
+    def size_to(self, node: Node, caller: Caller) -> int | None:
+        """How long a file is to the process that has opened it with O_TRUNC; None for all others.
+
+        dd conv=sparse asks for that to see whether the zeros at the end are there.
+        """
+        for other, pid, fresh in self._truncated.values():
+            if (other, pid) == (node, caller.pid):
+                return fresh.end
+        return None
+
     def _record_write(self, file: OpenFile, offset: int, data: bytes, done: int) -> None:
         shown = data[:done] if done <= file.opened.data_limit else None
-        width = file.width_at(offset, done)
+        width = file.width_at(offset, len(data))
         self._journal.add(Transfer("write", file.opened, offset, done, width, shown, file.raw))
 
     def close(self, handle: int) -> None:
         """Close a file."""
+        self._truncated.pop(handle, None)
         self._files.pop(handle).give_up()
 
     def close_all(self) -> None:

@@ -45,6 +45,7 @@ def open_bar(
     bar = FunctionPart(address, BarName(index))
     check_window(bar, offset, size, resource.size)
     if writable:
+        # Tree.open has asked already. This is the second line of defence.
         pci.check_writable(address, bar)
     if ways.holder is not None:
         ways.holder.decode(address, resource)

@@ -7,7 +7,7 @@ from barfs.access import contract
 from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, SysfsFile
 from barfs.errors import Access, BadRequest, KernelRefused, NoSuchNode, NotAllowed
-from barfs.nodes import Allocate
+from barfs.nodes import Allocate, Lines
 from barfs.registers import texts
 from barfs.registers.maps import Field, Register
 from barfs.registers.plans import Word, plan, words
@@ -109,6 +109,11 @@ class _Named:
 class RegisterView(_Named):
     """A register. It reads as in `x32/`. A value or value:mask can be written."""
 
+    @property
+    def lines(self) -> Lines:
+        """See View."""
+        return contract.Numbers(self._register.size)
+
     def _sample(self) -> bytes:
         register = self._register
         self._check_readable(readable=register.readable, name=register.path)
@@ -144,6 +149,11 @@ class FieldView(_Named):
     def _name(self) -> str:
         return f"{self._register.path}.{self._field.name}"
 
+    @property
+    def lines(self) -> Lines:
+        """See View."""
+        return texts.FieldLines(self._field)
+
     def _sample(self) -> bytes:
         field = self._field
         self._check_readable(readable=field.readable, name=self._name)
@@ -165,6 +175,7 @@ class SampledText:
     """Text that accesses make. All of it is made when it is read from its beginning."""
 
     raw: int | None = None
+    lines: Lines | None = None
 
     def __init__(
         self, aperture: Aperture, sample: Callable[[Aperture], str], span: range, width: int | None

@@ -11,7 +11,7 @@ from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, ReadFile, SysfsFile
 from barfs.errors import DeviceGone, KernelRefused, Request
 from barfs.machine.presence import Presence
-from barfs.nodes import Allocate, View
+from barfs.nodes import Allocate, Lines, View
 
 
 def _reach(base: int, size: int, offset: int, length: int) -> range:
@@ -22,10 +22,12 @@ def _reach(base: int, size: int, offset: int, length: int) -> range:
 class RawView:
     """The raw files' contract: a request is one access of its own width where it can be one.
 
-    Memory-like apertures are copied instead, in any widths.
+    A request that was cut can't: its parts are never wider than contract.RUN_WIDTH. Memory-like
+    apertures are copied instead, in any widths.
     """
 
     raw: int | None = None
+    lines: Lines | None = None
     width = 1  # what every request is made of
 
     def __init__(self, aperture: Aperture, max_width: int | None = None) -> None:
@@ -33,14 +35,22 @@ class RawView:
         self.way = aperture.way
         self._aperture = aperture
         self._max_width = max_width or aperture.max_width
+        self._part_width = min(self._max_width, contract.RUN_WIDTH)
+        self._requests = contract.Wholeness()
 
     def for_parts(self) -> "RawView":
         """The same for what is only a part of a request, which is not one access by itself."""
-        return RawView(self._aperture, min(self._max_width, contract.RUN_WIDTH))
+        return RawView(self._aperture, self._part_width)
+
+    def _plan(self, offset: int, asked: int, length: int) -> Sequence[contract.Run]:
+        """The accesses of a request for `asked` bytes, of which `length` are before the end."""
+        is_whole = self._requests.is_whole(offset, asked, length)
+        max_width = self._max_width if is_whole else self._part_width
+        return contract.plan(offset, length, self.base, max_width)
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View."""
-        length = contract.clip_read(offset, length, self.size)
+        asked, length = length, contract.clip_read(offset, length, self.size)
         data = allocate(length)
         if length == 0:
             return data
@@ -48,7 +58,7 @@ class RawView:
         if aperture.memory_like:
             aperture.copy_out(offset, data)
             return data
-        runs = contract.plan(offset, length, aperture.base, self._max_width)
+        runs = self._plan(offset, asked, length)
         if len(runs) == 1:
             aperture.load_run(offset, runs[0].width, data)
             return data
@@ -67,7 +77,7 @@ class RawView:
             if aperture.memory_like:
                 aperture.copy_in(offset, rest[:length])
                 return length
-            for at, width, extent in contract.plan(offset, length, aperture.base, self._max_width):
+            for at, width, extent in self._plan(offset, len(data), length):
                 aperture.store_run(at, width, rest[at - offset : at - offset + extent])
         return length
 
@@ -78,12 +88,10 @@ class RawView:
 
     def width_at(self, offset: int, length: int) -> int | None:
         """See View."""
-        aperture = self._aperture
-        if aperture.memory_like:
+        if self._aperture.memory_like:
             return None
-        widths = {
-            run.width for run in contract.plan(offset, length, aperture.base, self._max_width)
-        }
+        asked, length = length, contract.clip_read(offset, length, self.size)
+        widths = {run.width for run in self._plan(offset, asked, length)}
         return widths.pop() if len(widths) == 1 else None
 
     def close(self) -> None:
@@ -95,6 +103,7 @@ class FixedView:
     """Only accesses of `width` bytes, ascending. BadRequest for what is not made of whole ones."""
 
     raw: int | None = None
+    lines: Lines | None = None
 
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.base, self.size = aperture.base, aperture.size
@@ -119,8 +128,9 @@ class FixedView:
         return data
 
     def write(self, offset: int, data: bytes) -> int:
-        """See View. What counts is the request as cut short at the end."""
+        """See View. A request that does not fit is refused whole, though its beginning would."""
         length = contract.clip_write(offset, len(data), self.size)
+        contract.check_fixed(offset, len(data), self.width)
         contract.check_fixed(offset, length, self.width)
         if length:
             with memoryview(data) as rest:
@@ -156,6 +166,7 @@ class TextView:
         self.way = aperture.way
         self._aperture = aperture
         self._width = width
+        self.lines: Lines | None = contract.Numbers(width)
         self._line = b""
 
     def _load(self) -> int:
@@ -206,6 +217,7 @@ class JoinedView:
     """
 
     raw: int | None = None
+    lines: Lines | None = None
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._base = views[0].base
@@ -217,18 +229,21 @@ class JoinedView:
         for view in views:
             self._starts.append(self._starts[-1] + view.size)
         self._size = self._starts.pop()
+        self._requests = contract.Wholeness()
 
-    def _parts(self, offset: int, length: int) -> list[tuple[RawView | FixedView, int, int]]:
-        """The views of a request inside the size, each with offset and length of its part.
+    def _parts(
+        self, offset: int, asked: int, length: int
+    ) -> list[tuple[RawView | FixedView, int, int]]:
+        """The views of a request for `asked` bytes, each with offset and length of its part.
 
-        BadRequest, before any part is accessed, if the whole does not fit the width.
+        The file has `length` bytes of the request.
         """
-        contract.check_fixed(offset, length, self._width)
         parts = []
         end = offset + length
         index = bisect_right(self._starts, offset) - 1
-        is_whole = end <= self._starts[index] + self._views[index].size
-        views = self._views if is_whole else self._for_parts
+        is_whole = self._requests.is_whole(offset, asked, length)
+        is_part = end > self._starts[index] + self._views[index].size or not is_whole
+        views = self._for_parts if is_part else self._views
         while offset < end:
             view, start = views[index], self._starts[index]
             extent = min(end, start + view.size) - offset
@@ -238,15 +253,19 @@ class JoinedView:
         return parts
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
-        """See View."""
-        length = contract.clip_read(offset, length, self._size)
-        return b"".join(view.read(at, extent) for view, at, extent in self._parts(offset, length))
+        """See View. BadRequest before any part is accessed, if the whole does not fit the width."""
+        asked, length = length, contract.clip_read(offset, length, self._size)
+        contract.check_fixed(offset, length, self._width)
+        parts = self._parts(offset, asked, length)
+        return b"".join(view.read(at, extent) for view, at, extent in parts)
 
     def write(self, offset: int, data: bytes) -> int:
-        """See View."""
+        """See View. BadRequest before any part is accessed, if the whole does not fit the width."""
         length = contract.clip_write(offset, len(data), self._size)
+        contract.check_fixed(offset, len(data), self._width)
+        contract.check_fixed(offset, length, self._width)
         done = 0
-        for view, at, extent in self._parts(offset, length):
+        for view, at, extent in self._parts(offset, len(data), length):
             done += view.write(at, data[done : done + extent])
         return done
 
@@ -257,11 +276,12 @@ class JoinedView:
 
     def width_at(self, offset: int, length: int) -> int | None:
         """See View. None if the request reaches several of the views."""
-        if length == 0:
+        asked, length = length, contract.clip_read(offset, length, self._size)
+        parts = self._parts(offset, asked, length)
+        if len(parts) != 1:
             return None
-        index = bisect_right(self._starts, offset) - 1
-        view, at = self._views[index], offset - self._starts[index]
-        return view.width_at(at, length) if at + length <= view.size else None
+        ((view, at, extent),) = parts
+        return view.width_at(at, extent)
 
     def close(self) -> None:
         """See View."""
@@ -353,6 +373,7 @@ class HeldView:
         self.reach = view.reach
         self.width_at = view.width_at
         self.way = view.way
+        self.lines = view.lines
         self._view = view
         self._held = held
 

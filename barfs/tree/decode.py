@@ -15,6 +15,7 @@ from barfs.nodes import (
     Branch,
     Found,
     Kind,
+    Lines,
     Node,
     Share,
     Type,
@@ -212,6 +213,7 @@ class _Joined:
     """The texts of several views one after the other, and a last one."""
 
     raw: int | None = None
+    lines: Lines | None = None
 
     def __init__(self, views: list[View], last: str, held: ExitStack) -> None:
         self.way = ", ".join(dict.fromkeys(view.way for view in views if view.way))

@@ -135,7 +135,10 @@ def test_an_open_file_of_a_device_that_goes_is_given_up_for_good(mount):
         else:
             shutil.rmtree(device(mount))
         for fd in held:
-            for call in (lambda fd=fd: os.pread(fd, 4, 0), lambda fd=fd: os.pwrite(fd, b"0x42", 0)):
+            for call in (
+                lambda fd=fd: os.pread(fd, 4, 0),
+                lambda fd=fd: os.pwrite(fd, b"0x4\n", 0),
+            ):
                 with pytest.raises(OSError) as caught:
                     call()
                 assert caught.value.errno == errno.ENODEV

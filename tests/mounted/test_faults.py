@@ -71,8 +71,8 @@ def test_every_call_gets_an_error_and_the_mount_stays_up(spoilt):
         "target": [lambda: os.readlink(root / "1af4:1110"), lambda: os.stat(root / "1af4:1110")],
         "read": [lambda: os.pread(bar, 4, 0), lambda: os.pread(bar, 1 << 20, 0)],
         "write": [
-            *(lambda: os.pwrite(bar, b"1", 0), lambda: os.pwrite(text, b"1", 0)),
-            lambda: os.pwrite(text, b"1:0x1", 0),
+            *(lambda: os.pwrite(bar, b"1", 0), lambda: os.pwrite(text, b"1\n", 0)),
+            lambda: os.pwrite(text, b"1:0x1\n", 0),
         ],
     }
     for name, spoilt_calls in calls.items():

@@ -14,6 +14,8 @@ STEPS = 1100  # of each of the two walks
 class SystemCalls:
     """The files through the kernel."""
 
+    joins = True
+
     def __init__(self, root):
         self._root = root
 

@@ -179,7 +179,7 @@ def test_an_open_text_file_samples_again_from_0(shared):
             # The rest of the line is the one that was begun.
             assert os.pread(fd, 100, 6) == b"%04d\n" % value
             assert os.pread(fd, 100, 11) == b""
-        for value in (b"7", b"8\n"):
+        for value in (b"7\n", b"8\n"):
             os.write(fd, value)
         assert os.pread(fd, 100, 0) == b"0x00000008\n"
     finally:

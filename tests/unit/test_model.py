@@ -81,6 +81,8 @@ def identity(fd):
 class Direct:
     """The tree and its views without FUSE."""
 
+    joins = False
+
     def __init__(self, machine, recorder):
         self._machine, self._recorder = machine, recorder
         places = vars(machine.files)

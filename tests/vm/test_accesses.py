@@ -77,6 +77,24 @@ def test_other_requests_are_aligned_accesses_that_touch_each_byte_once(
 
 
 @pytest.mark.parametrize(
+    "reader", ["cat {}", "hd -v {}", "dd if={} bs=9", "od -v {}", "wc -c < {}"]
+)
+def test_what_is_left_of_a_request_that_was_cut_short_is_not_one_access(guest, bars, edu, reader):
+    """edu refuses 8 bytes below 0x80, and gives ff for them."""
+    for window in (f"{BAR}@0+8", f"phys/{edu.address:x}+8"):
+        with guest.traced(edu) as seen:
+            shown = guest.run(reader.replace("{}", f"{bars}/{window}")).stdout
+        if reader != "wc -c < {}":
+            assert seen == reads((0, 4), (4, 4))
+            assert b"ff ff ff ff  ff ff ff ff" not in shown
+        assert {access.width for access in seen} <= {4}
+    with guest.traced(edu) as seen:
+        guest.try_run(f"dd if=/dev/zero of={bars}/{BAR}@80+8 bs=16 count=1 conv=notrunc")
+        guest.run(f"dd if={bars}/{BAR}@80+8 bs=8 count=1")
+    assert seen == [*writes((0x80, 4), (0x84, 4)), *reads((0x80, 8))]
+
+
+@pytest.mark.parametrize(
     "tool",
     [
         "xxd -s 0x80 -l 4 {}",

@@ -52,14 +52,15 @@ class Stretch:
 
 
 def parts(stretches, offset, length):
-    """What of each stretch a request lies in."""
+    """What of each stretch a request lies in. One that is cut at the end is not one access."""
+    cut = offset + length > sum(stretch.size for stretch in stretches)
     found = []
     for stretch in stretches:
         first, last = max(offset, 0), min(offset + length, stretch.size)
         if first < last:
             found.append(stretch.part(first, last - first))
         offset -= stretch.size
-    if len(found) > 1:  # then none of them is one access by itself
+    if cut or len(found) > 1:  # then none of them is one access by itself
         found = [dataclasses.replace(part, widest=min(part.widest, 4)) for part in found]
     return found
 
@@ -116,6 +117,13 @@ def update(text, width):
     if len(words) == 2 and words[1][:2].lower() not in {b"0x", b"0b"}:
         return None
     return numbers[0], numbers[1] if len(numbers) == 2 else None
+
+
+def begins(text, width):
+    """Whether a valid line can go on from a text."""
+    return b"\n" not in text and any(
+        update(text + more, width) for more in (b"", b"0", b"x0", b"0x0")
+    )
 
 
 def line(value, width):

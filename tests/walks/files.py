@@ -2,7 +2,7 @@
 
 import errno
 
-from walks.contract import fixed_accesses, line, merged, parts, raw_accesses, update
+from walks.contract import begins, fixed_accesses, line, merged, parts, raw_accesses, update
 
 
 def width_of(view):
@@ -75,8 +75,12 @@ class Watch:
 class Handle:
     """An open file. Requests give what must come back, and leave in `made` the accesses for it."""
 
-    def __init__(self, file, *, writable):
+    def __init__(self, file, *, writable, joins=False):
         self.file, self.writable = file, writable
+        self.joins = joins  # pieces of a line
+        # What is typed, where the next piece goes on, and how: in a line, after one that was
+        # carried out for want of a newline, after a piece that was refused.
+        self.typed, self.next, self.how = b"", 0, "in"
         self.made = []
         self.line = b""
         self.watches = [Watch(*owner) for owner in file.owners]
@@ -98,35 +102,41 @@ class Handle:
 
     def read(self, machine, offset, length):
         self.made = []
+        self._end_line(machine)
         self._check(machine, offset, length)
         file = self.file
         if file.view[:1] == "x":
             return self._read_line(offset, length)
-        length = max(0, min(length, file.size - offset))
-        self._check_whole(offset, length, set())
+        self._check_whole(offset, max(0, min(length, file.size - offset)), set())
         data = b""
         for part in parts(file.stretches, offset, length):
             self._go("load", part, self._accesses(part))
             data += part.backing.read(part.at, part.size)
         return data
 
+    def close(self, machine):
+        self.made = []
+        self._end_line(machine)
+
     def write(self, machine, offset, data):
         self.made = []
-        self._check(machine, offset, len(data))
         file = self.file
+        if file.view[:1] == "x" and self.joins:
+            return self._write_piece(machine, offset, data)
+        self._check(machine, offset, len(data))
         if file.view[:1] == "x":
             return self._write_line(data)
         past = {errno.ENOSPC} if data and offset >= file.size else set()
-        length = max(0, min(len(data), file.size - offset))
-        self._check_whole(offset, len(data) if past else length, past)
+        self._check_whole(offset, len(data), past)
+        self._check_whole(offset, max(0, min(len(data), file.size - offset)), past)
         if past:
             raise Refused(*past)
         done = 0
-        for part in parts(file.stretches, offset, length):
+        for part in parts(file.stretches, offset, len(data)):
             self._go("store", part, self._accesses(part))
             part.backing.write(part.at, data[done : done + part.size])
             done += part.size
-        return length
+        return done
 
     def _check_whole(self, offset, length, others):
         if self.file.view and (
@@ -146,6 +156,37 @@ class Handle:
             value = part.backing.read(part.at, width)
             self.line = line(int.from_bytes(value, "little"), width)
         return self.line[offset : offset + length]
+
+    def _end_line(self, machine):
+        if self.typed:
+            text, self.typed, self.how = self.typed, b"", "after"
+            self._check(machine, 0, 1)
+            self._write_line(text)
+
+    def _write_piece(self, machine, offset, data):
+        if offset != self.next:
+            self._end_line(machine)
+            self.how = "in"
+        how, text = self.how, self.typed + data
+        self.typed, self.next = b"", offset
+        ends = data[-1:] == b"\n"
+        self.how = "in" if ends else "refused"
+        _, width = self._register()
+        allowed = {
+            "refused": False,
+            "after": data.strip(b" \t") in {b"", b"\n"},
+            "in": (update(text, width) is not None) if ends else begins(text, width),
+        }
+        if not allowed[how]:
+            raise Refused(errno.EINVAL)
+        self.next = offset + len(data)
+        if not ends:
+            self.how = how
+            self.typed = text if how == "in" else b""
+        elif how == "in":
+            self._check(machine, 0, 1)
+            self._write_line(text)
+        return len(data)
 
     def _write_line(self, data):
         part, width = self._register()

@@ -1,5 +1,6 @@
 """Random walks over a machine's files, each step compared with the model; hypothesis leads."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -100,12 +101,14 @@ class Walk(RuleBasedStateMachine):
             lambda: refuse(refused) if refused else None,
         ):
             self.check_accesses([])
-            self.open.append((Handle(meaning, writable=writable), opened[0]))
+            self.open.append(
+                (Handle(meaning, writable=writable, joins=self.driver.joins), opened[0])
+            )
             self.request(len(self.open) - 1, ("start", 0), 8, fit=True)
             self.request(len(self.open) - 1, *request[1:])
         self.check_accesses([])
         if len(self.open) > MOST_OPEN:
-            self.driver.close(self.open.pop(0)[1])
+            self.close_one(0)
 
     @action(
         6,
@@ -214,12 +217,28 @@ class Walk(RuleBasedStateMachine):
             return
         self.put(*texts[which % len(texts)], offset, text)
 
+    @action(3, which=st.integers(0, MOST_OPEN), text=LINES, size=st.integers(1, 5))
+    def write_pieces(self, which, text, size):
+        """A line that goes on, a few bytes at a time; the offset stays where a piece is refused."""
+        texts = [pair for pair in self.open if pair[0].writable and pair[0].file.view[:1] == "x"]
+        if texts:
+            handle, fd = texts[which % len(texts)]
+            for at in range(0, len(text), size):
+                offset = handle.next if handle.joins else at
+                self.put(handle, fd, offset, text[at : at + size])
+
     @action(1, which=st.integers(0, MOST_OPEN))
     def close(self, which):
         if self.open:
-            _, fd = self.open.pop(which % len(self.open))
-            self.driver.close(fd)
-        self.check_accesses([])
+            self.close_one(which % len(self.open))
+        else:
+            self.check_accesses([])
+
+    def close_one(self, which):
+        """What was typed without a newline is carried out then."""
+        handle, fd = self.open.pop(which)
+        self.compare(lambda: self.driver.close(fd), lambda: handle.close(self.machine))
+        self.check_accesses(handle.expected())
 
     @action(2, slot=SLOT, which=st.integers(0, len(DEVICES)), at=INSIDE, offset=FURTHER)
     def unplug_or_plug(self, slot, which, at, offset):
@@ -332,10 +351,15 @@ class Walk(RuleBasedStateMachine):
         return None
 
     def teardown(self):
-        for _, fd in self.open:
-            self.driver.close(fd)
-        if sys.exc_info()[0] is None:  # a step that failed says more than what it left behind
+        if sys.exc_info()[0] is None:
+            while self.open:
+                self.close_one(0)
             self.machine.check()
+            return
+        # A step that failed says more than what it left behind.
+        for _, fd in self.open:
+            with contextlib.suppress(OSError):
+                self.driver.close(fd)
 
 
 def run(make, steps):

@@ -9,6 +9,7 @@ import trio.testing
 from machines import LOG, find, machine_of, tree_of
 from tasks import until
 
+from barfs.access.contract import Numbers
 from barfs.errors import BadRequest, BarfsError, DeviceGone, PastEnd
 from barfs.journal.records import Caller, Journal, Open
 from barfs.machine import simulated
@@ -35,7 +36,7 @@ class FakeView:
     """Takes its time by the clock; a request in a thread waits until it is told to go on."""
 
     way = ""
-    raw = None
+    raw = lines = None
 
     def __init__(self, clock, base):
         self.clock, self.base = clock, base
@@ -43,6 +44,7 @@ class FakeView:
         self.log = []
         self.closed = 0
         self.error = None
+        self.size = 1 << 30
         self.begun = threading.Event()
         self.go_on = threading.Event()
         self.loop = threading.get_ident()
@@ -67,12 +69,13 @@ class FakeView:
 
     def write(self, offset, data):
         self._request(f"write {offset}+{len(data)}")
-        return len(data)
+        return min(len(data), self.size - offset)
 
     def reach(self, offset, length, *, writing):
         return range(self.base + offset, self.base + offset + length)
 
     def width_at(self, offset, length):
+        length = min(length, self.size - offset)
         return length if length in {1, 2, 4, 8} else None
 
     def close(self):
@@ -101,6 +104,7 @@ class Bench:
         if self.open_error:
             raise self.open_error
         view = FakeView(self.clock, node.start)
+        view.lines = Numbers(node.view.width) if node.view.is_text else None
         view.loop = self.opened_in[0]
         self.views.append(view)
         return view
@@ -304,7 +308,7 @@ def test_a_mask_keeps_others_off_its_register_and_no_other(bench):
         await bench.read(raw, 0x50, 100)  # it is learnt that it is slow
         other.cost = AT_ONCE * 0.9
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bench.write, text, 0, b"1:0xff")
+            nursery.start_soon(bench.write, text, 0, b"1:0xff\n")
             await until(view.begun.is_set)
             other.go_on.set()
             await bench.read(raw, 0x50, 1)
@@ -428,8 +432,9 @@ def test_writes_are_recorded_as_far_as_they_went_and_reads_where_asked_for(tmp_p
         async def main(bench=bench):
             handle, view = await bench.open(BAR)
             await bench.write(handle, 4, b"\x2a\0\0\0")
-            monkeypatch.setattr(view, "write", lambda offset, data: 3)
+            view.size = 11
             await bench.write(handle, 8, b"\1\2\3\4")
+            view.size = 1 << 30
             view.error = BadRequest("no")
             with pytest.raises(BadRequest):
                 await bench.read(handle, 0, 4)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,8 +116,10 @@ def read_and_write(view, parts, offset, length):
         *((0, 8, 4, 4, [(4, 4)]), (0, 8, 8, 8, [(8, 8)]), (0, 4, 8, 8, [(8, 4), (12, 4)])),
         *((3, 8, 1, 4, [(1, 4)]), (3, 8, 0, 8, [(0, 1), (1, 4), (5, 2), (7, 1)])),
         (0, 8, 3, 10, [(3, 1), (4, 4), (8, 4), (12, 1)]),
-        # Cut short at the end, and then it is the shorter request.
-        *((0, 8, 62, 8, [(62, 2)]), (0, 8, 56, 100, [(56, 8)]), (0, 8, 63, 2, [(63, 1)])),
+        # Cut short at the end: what is left is not one access, and so nothing is 8 bytes wide.
+        *((0, 8, 62, 8, [(62, 2)]), (0, 8, 63, 2, [(63, 1)]), (0, 8, 60, 8, [(60, 4)])),
+        *((0, 8, 56, 100, [(56, 4), (60, 4)]), (0, 8, 56, 9, [(56, 4), (60, 4)])),
+        (0, 8, 56, 8, [(56, 8)]),
     ],
 )
 def test_a_request_is_these_accesses_with_these_bytes(base, max_width, offset, length, made):
@@ -159,6 +162,38 @@ def test_a_part_of_a_request_is_not_one_access_however_long_it_is():
     assert [part.made for part in parts] == [registers, copies, registers]
     view.read(16, 8)  # this one is all of a request
     assert parts[2].made[4:] == [("load", 0, 8)]
+    view.read(16, 9)  # and this one is cut short
+    assert parts[2].made[5:] == [("load", 0, 4), ("load", 4, 4)]
+    assert (view.width_at(16, 8), view.width_at(16, 9), view.width_at(8, 9)) == (8, 4, None)
+
+
+def write_dots(view, offset, length):
+    view.write(offset, b"." * length)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_rest_of_a_request_that_the_kernel_cut_is_not_one_access(joined):
+    """The kernel cuts at 1 MiB, or before it where the buffer begins inside a page."""
+    for cut in (1 << 20, (1 << 20) - 0xFF8):
+        aperture = Recorder(cut + 24)
+        view = RawView(aperture)
+        if joined:
+            view = JoinedView([view, RawView(Recorder(8, base=cut + 24))])
+        for request in (view.read, partial(write_dots, view)):
+            aperture.made.clear()
+            request(0, cut)
+            assert {width for *_, width in aperture.made} == {4}
+            aperture.made.clear()
+            request(cut, 8)
+            assert [width for *_, width in aperture.made] == [4, 4]
+            assert view.width_at(cut, 8) == 4
+            aperture.made.clear()
+            request(cut + 8, 8)
+            assert [width for *_, width in aperture.made] == [8]
+            request(0, 1 << 17)  # not cut: what follows is another request
+            aperture.made.clear()
+            request(1 << 17, 8)
+            assert [width for *_, width in aperture.made] == [8]
 
 
 def single(kind, offset, width, length):
@@ -166,29 +201,42 @@ def single(kind, offset, width, length):
     return [(kind, at, width) for at in range(offset, offset + length, width)]
 
 
-def check_refused(view, parts, offset, length, match):
-    """Check that a request is EINVAL both ways, and that no part is accessed for it."""
-    for request in (lambda: view.read(offset, length), lambda: view.write(offset, bytes(length))):
+def check_refused(parts, offset, length, match, *requests):
+    """Check that requests are EINVAL, and that no part is accessed for them."""
+    made = [list(part.made) for part in parts]
+    for request in requests:
         with pytest.raises(BadRequest, match=match) as caught:
             request()
         assert caught.value.errno == errno.EINVAL
-        assert [part.made for part in parts] == [[]] * len(parts), (offset, length)
+        assert [part.made for part in parts] == made, (offset, length)
 
 
 @pytest.mark.parametrize("memory_like", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_fixed_view_makes_accesses_of_its_width_in_order_and_no_others(width, memory_like):
-    """Each request, as it is cut short at the end, is made of whole ones or refused untouched."""
+    """A read as it is cut short at the end, and a write before that, is whole ones or refused."""
     for size, offset, length in itertools.product((62, SIZE), range(SIZE), range(20)):
         extent = min(length, max(0, size - offset))
         aperture = Recorder(size, memory_like=memory_like)
         view = FixedView(aperture, width)
-        if extent and offset % width == 0 and extent % width == 0:
-            assert read_and_write(view, [aperture], offset, length) == extent
-            made = single("load", offset, width, extent) + single("store", offset, width, extent)
-            assert aperture.made == made
-        elif extent:
-            check_refused(view, [aperture], offset, length, f"at {offset:#x} .* {width} bytes")
+        if not extent:
+            continue
+        refused = []
+        data = bytes(aperture.memory[offset : offset + extent])
+        if offset % width == 0 and extent % width == 0:
+            assert view.read(offset, length) == data
+            assert aperture.made == single("load", offset, width, extent)
+        else:
+            refused.append(partial(view.read, offset, length))
+        aperture.made.clear()
+        if offset % width == 0 and length % width == 0 and extent % width == 0:
+            assert view.write(offset, bytes(length)) == extent
+            assert aperture.made == single("store", offset, width, extent)
+            assert aperture.memory[offset : offset + extent] == bytes(extent)
+        else:
+            refused.append(partial(view.write, offset, bytes(length)))
+        words = f"at {offset:#x} .* {width} bytes"
+        check_refused([aperture], offset, length, words, *refused)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -341,10 +389,13 @@ def test_joined_fixed_views_are_accessed_in_their_width_part_by_part(width):
 def test_joined_fixed_views_refuse_before_the_first_access_of_any_part(width, sizes):
     for offset, length in itertools.product(range(sum(sizes)), range(1, 60)):
         extent = min(length, sum(sizes) - offset)
-        if offset % width == 0 and extent % width == 0:
-            continue
         parts, view = fixed_joined(width, sizes)
-        check_refused(view, parts, offset, length, f" {width} bytes")
+        refused = []
+        if offset % width or extent % width:
+            refused.append(partial(view.read, offset, length))
+        if offset % width or length % width or extent % width:
+            refused.append(partial(view.write, offset, bytes(length)))
+        check_refused(parts, offset, length, f" {width} bytes", *refused)
 
 
 @pytest.mark.parametrize("kind", ["registers", "memory-like", "joined", "fixed", "joined fixed"])

@@ -351,6 +351,21 @@ def ruled(tmp_path, allow=(), read_only=(), *, phys=True):
     return tree_of(machine_of(paths, rules=rules, phys=phys))
 
 
+@pytest.mark.parametrize(
+    ("missing", "gone"), [("config", {"config"}), ("resource", {"bar0", "bar2"}), ("rom", set())]
+)
+def test_what_a_function_lacks_hides_nothing_else(tree, devices, missing, gone):
+    before = dict(tree.entries(DIRECTORY))
+    (devices / str(FIRST) / missing).unlink(missing_ok=True)
+    listed = dict(tree.entries(DIRECTORY))
+    assert listed == {name: node for name, node in before.items() if name not in gone}
+    for name, node in listed.items():
+        assert tree.lookup(DIRECTORY, name) == node
+    for name in gone:
+        with pytest.raises(NoSuchNode):
+            tree.lookup(DIRECTORY, name)
+
+
 def test_without_phys_there_is_none_by_any_way(tree, tmp_path):
     without = ruled(tmp_path, phys=False)
     assert dict(without.entries(ROOT)).keys() == dict(tree.entries(ROOT)).keys() - {"phys"}
