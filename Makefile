@@ -1,6 +1,7 @@
 # make demo        mount a simulated machine and run a session on it
 # make install     install barfs for all users, as root; make uninstall removes it (PREFIX, DESTDIR)
-# make test        lint, types, and all tests; builds the test kernel once (ten minutes)
+# make test        lint, types, and all tests; builds the test kernels once (half an hour)
+# make test-arm64-64k  what runs in a guest for arm64, on a kernel with pages of 64K
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
 # make performance the same, and write docs/performance.svg and the tables of docs/performance.md
 # make generated   what is committed but made: docs/session.svg, docs/rooms.svg, the tables of
@@ -9,7 +10,8 @@
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SCRIPTS := tools/setup tools/launcher tools/install tools/article tests/vm/build-kernel tests/vm/guest_init .ci/run
+SCRIPTS := tools/setup tools/launcher tools/install tools/article \
+	tests/vm/build-kernel tests/vm/make-root tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
 INPUTS := pyproject.toml tools/setup tools/launcher barfs/access/_mmio.c
@@ -17,7 +19,7 @@ INPUTS := pyproject.toml tools/setup tools/launcher barfs/access/_mmio.c
 
 export PREFIX DESTDIR
 
-.PHONY: demo install uninstall test bench performance generated clean
+.PHONY: demo install uninstall test test-arm64-64k bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -35,6 +37,10 @@ test: .venv/test
 	.venv/bin/mypy
 	$(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
 		.venv/bin/python -m pytest -p no:cacheprovider --durations=10
+
+test-arm64-64k: .venv/test
+	$(SUDO) env BARFS_REQUIRE=1 BARFS_VM_MACHINES=arm64-64k PYTHONDONTWRITEBYTECODE=1 \
+		.venv/bin/python -m pytest -p no:cacheprovider --durations=10 -m arm64 tests/vm
 
 bench: .venv/bench
 	$(SUDO) .venv/bin/python -m bench $(ARGS)

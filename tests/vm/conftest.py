@@ -3,69 +3,64 @@
 import contextlib
 import os
 import re
-import shutil
-import subprocess
-import sysconfig
-from pathlib import Path
 
 import pytest
 
-from vm.machine import BIN, HERE, Guest, Region
+from vm.architecture import ARCHITECTURES, BIN, HERE, X86
+from vm.machine import Guest, Region
 
 MOUNTS = {"resource": "/mnt/bars", "devmem": "/mnt/bars-devmem"}
 ENGINE_BUILDS = [(cc, level) for cc in ("gcc", "clang") for level in ("-O2", "-O3")]
 
 
-def find_kernel(require, variable, *fragments):
-    """The path of a test kernel, which is built if it is not in the cache."""
-    require(shutil.which("qemu-system-x86_64"), "qemu-system-x86_64: apt install qemu-system-x86")
-    require(
-        list(Path("/usr/src").glob("linux-source-*.tar.*")) or variable in os.environ,
-        "a kernel source package: apt install linux-source-6.12",
-    )
-    if variable in os.environ:
-        return Path(os.environ[variable])
-    built = subprocess.run(
-        [HERE / "build-kernel", *fragments], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return Path(built.stdout.strip())
+def pytest_generate_tests(metafunc):
+    """Tests run in a guest of each machine that is asked for; on others than x86 if marked so."""
+    if "architecture" in metafunc.fixturenames:
+        names = os.environ.get("BARFS_VM_MACHINES", "x86 arm64").split()
+        if not metafunc.definition.get_closest_marker("arm64"):
+            names = [name for name in names if name == "x86"]
+        metafunc.parametrize("architecture", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def architecture(request):
+    return ARCHITECTURES[request.param]
 
 
 @pytest.fixture(scope="session")
 def kernel(require):
-    """One that refuses nothing."""
-    return find_kernel(require, "BARFS_KERNEL")
+    """One for x86 that refuses nothing."""
+    return X86.find_kernel(require)
 
 
 @pytest.fixture(scope="session")
 def strict_kernel(require):
     """One as distributions have it, with STRICT_DEVMEM, IO_STRICT_DEVMEM and lockdown."""
-    return find_kernel(require, "BARFS_STRICT_KERNEL", HERE / "strict.config")
+    return X86.find_kernel(require, HERE / "strict.config")
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory):
+def engines(architecture, require, tmp_path_factory):
     """The access engine in several builds, by name. Made before the guest sees the directory."""
+    root = architecture.find_root(require)
     directory = tmp_path_factory.mktemp("engines")
-    include = sysconfig.get_path("include")
     builds = {}
     for compiler, level in ENGINE_BUILDS:
         path = directory / f"{compiler}{level}" / "_mmio.so"
         path.parent.mkdir()
-        subprocess.run(
-            [compiler, level, "-shared", "-fPIC", f"-I{include}"]
-            + [HERE.parents[1] / "barfs/access/_mmio.c", "-o", path],
-            check=True,
-        )
+        architecture.compile_engine(root, path, compiler, level)
         builds[compiler + level] = path
     return builds
 
 
 @contextlib.contextmanager
-def running(kernel, directory, arguments=""):
+def running(architecture, kernel, directory, arguments="", root="/"):
     """A guest with barfs mounted in both ways."""
-    guest = Guest(kernel, directory, arguments)
+    guest = Guest(architecture, kernel, directory, arguments, root=root)
     try:
+        if not architecture.has_firmware:
+            # Nothing else has turned on the decoding of BARs.
+            guest.run("for device in /sys/bus/pci/devices/*; do echo 1 > $device/enable; done")
         for via, where in MOUNTS.items():
             # test_article mounts in the background.
             guest.mount(where, "--bars-via", via, log=f"/run/{via}.log")
@@ -77,22 +72,25 @@ def running(kernel, directory, arguments=""):
 
 
 @pytest.fixture(scope="session")
-def guest(kernel, engines, tmp_path_factory):
-    # debugpat: the kernel says of each mapping whether it is write-combining.
-    with running(kernel, tmp_path_factory.mktemp("vm"), "debugpat loglevel=5") as guest:
+def guest(architecture, require, engines, tmp_path_factory):
+    """One whose kernel refuses nothing."""
+    root, kernel = architecture.find_root(require), architecture.find_kernel(require)
+    directory = tmp_path_factory.mktemp("vm")
+    with running(architecture, kernel, directory, architecture.arguments, root) as guest:
         yield guest
 
 
 @pytest.fixture(scope="session")
 def strict_guest(strict_kernel, tmp_path_factory):
-    with running(strict_kernel, tmp_path_factory.mktemp("strict")) as guest:
+    with running(X86, strict_kernel, tmp_path_factory.mktemp("strict")) as guest:
         yield guest
 
 
 @pytest.fixture(scope="session")
 def locked_guest(strict_kernel, tmp_path_factory):
     directory = tmp_path_factory.mktemp("locked")
-    with running(strict_kernel, directory, "lockdown=confidentiality") as guest:
+    arguments = "lockdown=confidentiality"
+    with running(X86, strict_kernel, directory, arguments) as guest:
         yield guest
 
 
@@ -122,8 +120,23 @@ def bar_address(guest, address, index):
 
 @pytest.fixture(scope="session")
 def edu(guest):
-    """1234:11e8. It takes 4 bytes anywhere and 8 from 0x80; what it refuses, the bus still saw."""
-    return Region("edu-mmio", bar_address(guest, "0000:00:13.0", 0))
+    """1234:11e8. It takes 4 bytes anywhere and 8 from 0x80.
+
+    What it refuses, the bus still saw. Then x86 reads garbage, and arm64 gets an external abort.
+    """
+    return Region("edu-mmio", bar_address(guest, "0000:00:13.0", 0), "1234:11e8")
+
+
+@pytest.fixture(scope="session")
+def sdhci(guest):
+    """1b36:0007: a BAR of 256 bytes. It takes 1, 2 and 4 bytes; from 0x80 on they do nothing."""
+    return Region("sdhci", bar_address(guest, "0000:00:1a.0", 0), "1b36:0007")
+
+
+@pytest.fixture(scope="session")
+def takers(edu, sdhci):
+    """A device that takes accesses of a width, from 0x80 on."""
+    return {1: sdhci, 2: sdhci, 4: sdhci, 8: edu}
 
 
 @pytest.fixture(scope="session")
@@ -139,11 +152,11 @@ def virtio_common(guest):
 
 
 @pytest.fixture(scope="session")
-def all_registers(edu, nvme, virtio_common):
+def all_registers(edu, sdhci, nvme, virtio_common):
     """Every region of the devices under test that QEMU can trace."""
     others = (
         "ivshmem-mmio",
         *("e1000-mmio", "e1000-io"),
         *("pci-testdev-mmio", "pci-testdev-portio"),
     )
-    return [edu, nvme, virtio_common, *(Region(name, 0) for name in others)]
+    return [edu, sdhci, nvme, virtio_common, *(Region(name, 0) for name in others)]

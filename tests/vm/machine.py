@@ -10,15 +10,15 @@ import shlex
 import socket
 import struct
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 from qemu.qmp import QMPError
 from qemu.qmp.legacy import QEMUMonitorProtocol
 
-HERE = Path(__file__).parent
-BIN = Path(sys.executable).parent
+from vm.architecture import BIN, HERE, REPOSITORY
+
+P9 = "trans=virtio,version=9p2000.L,msize=512000,cache=loose"
+
 BOOT_TIMEOUT = 180
 COMMAND_TIMEOUT = 120
 
@@ -66,12 +66,14 @@ class Done:
 class Guest:
     """A running guest. `directory` receives its files: console, trace, memory of devices.
 
-    `arguments` are more of the kernel's. With `units`, a directory, its first process is systemd
-    with these units alone; guest.target has to start the agent. With `iommu` there is one, which
-    remaps interrupts, too.
+    It boots `kernel` from the directory `root`, which stays as it is. It sees the repository and
+    what lies beside `directory` at the same paths as the host. `arguments` are more of the
+    kernel's. With `units`, a directory, its first process is systemd with these units alone;
+    guest.target has to start the agent.
     """
 
-    def __init__(self, kernel, directory, arguments="", units=None, *, iommu=False):
+    def __init__(self, architecture, kernel, directory, arguments="", units=None, root="/"):
+        self.architecture = architecture
         self.arguments = arguments
         self.directory = directory
         self.units = units
@@ -88,17 +90,15 @@ class Guest:
         with disk.open("wb") as file:
             file.truncate(MIB)
         command = [
-            "qemu-system-x86_64",
+            architecture.qemu,
             *("-accel", os.environ.get("BARFS_VM_ACCEL", "tcg,thread=multi")),
-            *("-M", "q35,kernel-irqchip=split" if iommu else "q35", "-smp", "2", "-m", "512"),
-            *(["-device", "intel-iommu,intremap=on"] if iommu else []),
+            *architecture.machine,
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-serial", f"file:{self.console}"),
-            *("-D", self.trace_log, "-d", refused_accesses()),
+            *("-D", self.trace_log, "-d", refused_accesses(architecture)),
             *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
             *("-kernel", kernel, "-append", self._command_line()),
-            *("-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"),
-            *("-device", "virtio-9p-pci,fsdev=root,mount_tag=root"),
+            *shared_directory("root", root),
             *("-device", "virtio-serial-pci"),
             *("-chardev", f"socket,id=agent,path={directory / 'agent'},server=on,wait=off"),
             *("-device", "virtserialport,chardev=agent,name=barfs.agent"),
@@ -123,6 +123,9 @@ class Guest:
             *("-device", "pcie-root-port,id=slot2,chassis=2,slot=2,addr=0x19,mem-reserve=8M"),
             *("-device", "sdhci-pci,addr=0x1a"),
         ]
+        if not architecture.is_host:
+            command += shared_directory("host", "/")
+        architecture.make_programs(root, directory / "programs")
         with (directory / "qemu-stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stderr=stderr
@@ -134,11 +137,14 @@ class Guest:
             raise
 
     def _command_line(self):
-        """Boot the host's own root, read-only, over 9p."""
+        """Boot the root, read-only, over 9p; init gets what the kernel does not know."""
         init = shlex.join(AGENT if self.units is None else ["--systemd", str(self.units)])
+        environment = f"PROGRAMS={self.directory / 'programs'}"
+        if not self.architecture.is_host:
+            environment += f" FROM_HOST={REPOSITORY}:{self.directory.parent}"
         return (
-            "root=root rootfstype=9p rootflags=trans=virtio,version=9p2000.L,msize=512000"
-            f",cache=loose ro init={HERE / 'guest_init'} console=ttyS0 panic=-1 {self.arguments}"
+            f"root=root rootfstype=9p rootflags={P9} ro init={self.architecture.init}"
+            f" console={self.architecture.console} panic=-1 {self.arguments} {environment}"
             f" -- {init}"
         )
 
@@ -254,10 +260,18 @@ class Guest:
         self.process.wait(timeout=30)
 
 
-def refused_accesses():
+def shared_directory(tag, path):
+    """QEMU's arguments for a file system that the guest can mount."""
+    return [
+        *("-fsdev", f"local,id={tag},path={path},security_model=none,readonly=on,multidevs=remap"),
+        *("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+    ]
+
+
+def refused_accesses(architecture):
     """QEMU's name for logging accesses that a device refuses; a log item of its own since 8.1."""
     items = subprocess.run(
-        ["qemu-system-x86_64", "-d", "help"], capture_output=True, text=True, check=False
+        [architecture.qemu, "-d", "help"], capture_output=True, text=True, check=False
     )
     return "invalid_mem" if "invalid_mem" in items.stdout + items.stderr else "guest_errors"
 
@@ -282,6 +296,7 @@ class Region:
 
     name: str
     address: int
+    device: str = ""  # the vendor and device whose BAR 0 it is
 
 
 def parse_trace(line, region):

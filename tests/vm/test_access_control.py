@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from vm.machine import BIN, Access
+from vm.architecture import BIN
+from vm.machine import Access
 
 GROUP = 4242
 EDU, NVME = "1234:11e8", "1b36:0010"

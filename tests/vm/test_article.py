@@ -2,8 +2,11 @@
 
 import pytest
 
+from vm.architecture import BIN
 from vm.conftest import bar_address
-from vm.machine import BIN, GIB
+from vm.machine import GIB
+
+pytestmark = pytest.mark.arm64
 
 GREETING = b"Dunia,vipi?\r"
 

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
+from vm.architecture import BIN
 from vm.conftest import MOUNTS, bar_address
-from vm.machine import BIN, MIB
+from vm.machine import MIB
 
 COMBINING = "/run/combining"
 DEVICE = "0000:00:10.0"

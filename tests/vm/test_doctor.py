@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from vm.architecture import BIN
 from vm.conftest import MOUNTS, bar_address, new_lines
-from vm.machine import BIN
 
 IVSHMEM = "0000:00:10.0"
 ENABLE = f"/sys/bus/pci/devices/{IVSHMEM}/enable"
@@ -38,6 +38,7 @@ def expected(guest):
     return result
 
 
+@pytest.mark.arm64
 def test_doctor_and_status(guest, bars):
     done = guest.try_run(f"{BIN}/barfs doctor")
     assert guest.run(f"cat {bars}/status").stdout == done.stdout
@@ -70,6 +71,7 @@ def test_doctor_and_status(guest, bars):
             assert sentence.endswith(f"driver {name}" if name else "no driver")
 
 
+@pytest.mark.arm64
 def test_decoding_that_is_off_and_its_mend(guest, bars, refusals):
     before = commands(guest)[IVSHMEM]
     guest.run(f"while echo 0 > {ENABLE}; do :; done")

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from vm.machine import BIN, Access
+from vm.architecture import BIN
+from vm.machine import Access
 
 ENABLING = "/run/enabling"
 EDU, TESTDEV = "0000:00:13.0", "0000:00:14.0"

@@ -5,11 +5,13 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
+from vm.architecture import BIN, HERE, X86
 from vm.conftest import MOUNTS
-from vm.machine import BIN, HERE, Guest
+from vm.machine import Guest
 
 BARS = MOUNTS["resource"]
 README = (HERE.parents[1] / "README.md").read_text()
@@ -21,7 +23,7 @@ README = (HERE.parents[1] / "README.md").read_text()
 @pytest.fixture(scope="module")
 def fixed_guest(kernel, tmp_path_factory):
     """The kernel that refuses nothing, where it was linked to be."""
-    guest = Guest(kernel, tmp_path_factory.mktemp("nokaslr"), "nokaslr")
+    guest = Guest(X86, kernel, tmp_path_factory.mktemp("nokaslr"), "nokaslr")
     try:
         guest.mount(BARS, log="/run/bars.log")
         yield guest
@@ -34,6 +36,7 @@ def text_address(guest):
     return int(guest.run("awk '$3 == \"_text\" { print $1 }' /proc/kallsyms").text, 16)
 
 
+@pytest.mark.arm64
 @pytest.mark.parametrize("shell", ["dash", "bash"])
 def test_the_nodename_is_one_line(guest, shell):
     assert text_address(guest) != 0xFFFFFFFF81000000, "KASLR is off"
@@ -130,7 +133,7 @@ def test_a_strict_kernel_without_kcore_refuses_ram(strict_guest):
 
 @pytest.fixture(scope="module")
 def integrity_guest(strict_kernel, tmp_path_factory):
-    guest = Guest(strict_kernel, tmp_path_factory.mktemp("integrity"), "lockdown=integrity")
+    guest = Guest(X86, strict_kernel, tmp_path_factory.mktemp("integrity"), "lockdown=integrity")
     try:
         guest.mount(BARS, log="/run/bars.log")
         yield guest
@@ -185,7 +188,7 @@ def test_fields_are_where_another_reader_of_the_types_says(strict_guest, tmp_pat
         "[print(*types.field(name)[:2]) for name in sys.argv[2:]]"
     )
     done = subprocess.run(
-        [BIN / "python", "-c", program, types, *(name for name, *_ in chosen)],
+        [sys.executable, "-c", program, types, *(name for name, *_ in chosen)],
         capture_output=True,
         text=True,
         check=True,

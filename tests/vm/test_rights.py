@@ -6,6 +6,8 @@ import pytest
 
 from barfs.daemon.confine import SERVING, Capability
 
+pytestmark = pytest.mark.arm64
+
 ALL = {
     "/dev/mem": "done",
     "BAR": "done",

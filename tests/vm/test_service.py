@@ -4,7 +4,8 @@ import shlex
 
 import pytest
 
-from vm.machine import AGENT, BIN, HERE, Guest
+from vm.architecture import BIN, HERE, X86
+from vm.machine import AGENT, Guest
 
 SERVICE = (HERE.parents[1] / "contrib/systemd/barfs.service").read_text()
 
@@ -30,7 +31,7 @@ def booted(kernel, tmp_path_factory):
     private = SERVICE.replace("/usr/local/bin/barfs", PRIVATE)
     private = private.replace("[Service]\n", "[Service]\nStandardError=append:/run/private.log\n")
     (units / "private.service").write_text(private)
-    guest = Guest(kernel, tmp_path_factory.mktemp("systemd"), units=units)
+    guest = Guest(X86, kernel, tmp_path_factory.mktemp("systemd"), units=units)
     try:
         yield guest
     finally:

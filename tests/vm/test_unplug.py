@@ -69,6 +69,7 @@ def unplug(guest):
     guest.qmp.cmd("object-del", id="slot2")
 
 
+@pytest.mark.arm64
 def test_rounds_of_real_hotplug_under_load(guest, edu, everywhere):
     (guest.directory / "slot2").write_bytes(bytes(MIB))
     plug(guest)

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from vm.architecture import BIN, X86_IOMMU
 from vm.conftest import bar_address
-from vm.machine import BIN, Access, Guest, Region
+from vm.machine import Access, Guest, Region
 
 EDU, NVME, E1000 = "0000:00:13.0", "0000:00:16.0", "0000:00:15.0"
 DEVICES = "/sys/bus/pci/devices"
@@ -21,7 +22,7 @@ CAP, VS = 0x0, 0x8
 @pytest.fixture(scope="module")
 def guest(strict_kernel, tmp_path_factory):
     directory = tmp_path_factory.mktemp("vfio")
-    guest = Guest(strict_kernel, directory, "lockdown=integrity", iommu=True)
+    guest = Guest(X86_IOMMU, strict_kernel, directory, "lockdown=integrity")
     try:
         yield guest
     finally:
