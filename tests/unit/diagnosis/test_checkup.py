@@ -266,6 +266,7 @@ def test_a_function_that_works(fixture, address, words):
 
 
 def test_a_function_without_bars_or_power_state(fixture):
+    fixture.set_attribute(FIRST, "device", "0x9999")  # which has no map of registers
     fixture.set_attribute(FIRST, "resource", "0x0 0x0 0x0\n" * 7)
     fixture.set_command(FIRST, 0)
     fixture.set_attribute(FIRST, "power_state", "unknown")
@@ -351,6 +352,7 @@ def test_config_space_of_what_sleeps_is_not_read(fixture, state, runtime):
 
 
 def test_a_bridge_that_sleeps_is_no_trouble(fixture):
+    fixture.set_attribute(FIRST, "device", "0x9999")  # which has no map of registers
     fixture.set_attribute(FIRST, "resource", "0x0 0x0 0x0\n" * 7)
     fixture.set_attribute(FIRST, "power_state", "D3cold")
     wake = f"echo on > {fixture.devices}/{FIRST}/power/control"
