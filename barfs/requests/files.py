@@ -55,6 +55,7 @@ class OpenFile:
         self.typed = None if view.lines is None else Typed(view.lines)
         self._fresh = fresh
         self.width_at = view.width_at
+        self.is_gone = False  # what was typed is then refused at once, whether it is a line or not
         self._users = 0
         self._former: list[View] = []
 
@@ -166,6 +167,7 @@ class OpenFile:
 
     def give_up(self) -> None:
         """Let go of what is behind it; requests from now on find that it is gone."""
+        self.is_gone = True
         self._former.append(self._view)
         self._view = GoneView(self.opened.subject.path)
         self._close_former()
@@ -268,7 +270,8 @@ class OpenFiles:
     def write(self, handle: int, offset: int, data: bytes) -> int | None:
         """As View.write; None if it could hold up others, and is to be made by `write_later`."""
         file = self._files[handle]
-        if file.typed or not file.is_prompt(offset, len(data), writing=True):
+        typed = file.typed and not file.is_gone
+        if typed or not file.is_prompt(offset, len(data), writing=True):
             return None
         done = file.write(offset, data)
         self._record_write(file, offset, data, done)
@@ -277,7 +280,7 @@ class OpenFiles:
     async def write_later(self, handle: int, offset: int, data: bytes) -> int:
         """As View.write, in a worker thread. Text is kept until it is a line."""
         file = self._files[handle]
-        if file.typed is None:
+        if file.typed is None or file.is_gone:
             return await self._write_in_thread(file, offset, data)
         if not file.typed.goes_on(offset):
             await self._end_line(file)
