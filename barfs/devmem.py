@@ -86,6 +86,7 @@ class Segment(NamedTuple):
     size: int
     is_ram: bool
     shared: bool = False
+    as_memory: bool = False  # it may be copied, for somebody knows that it is memory
 
     @property
     def span(self) -> PhysicalSpan:

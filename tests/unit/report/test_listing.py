@@ -188,6 +188,8 @@ def test_json(ls):
                 "space": "memory",
                 "64bit": False,
                 "prefetchable": False,
+                "read_as": "registers",
+                "read_as_why": "not prefetchable",
                 "file": "pci/0000:00:03.0/bar0",
             },
             {
@@ -197,6 +199,8 @@ def test_json(ls):
                 "space": "io",
                 "64bit": False,
                 "prefetchable": False,
+                "read_as": "registers",
+                "read_as_why": "I/O ports",
                 "file": "pci/0000:00:03.0/bar1",
             },
             {
@@ -206,6 +210,8 @@ def test_json(ls):
                 "space": "memory",
                 "64bit": False,
                 "prefetchable": True,
+                "read_as": None,
+                "read_as_why": None,
                 "file": "pci/0000:00:03.0/rom",
             },
         ],
