@@ -2,9 +2,9 @@
 
 _shtab_barfs_subparsers=(mount umount demo ls doctor ksym log regs)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --memory --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --memory --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json -s -d --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_ksym_option_strings=(-h --help --json --sysfs --proc --devmem)

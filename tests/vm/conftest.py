@@ -147,7 +147,7 @@ def nvme(guest):
 
 @pytest.fixture(scope="session")
 def virtio_common(guest):
-    """A virtio device without a driver: registers in a prefetchable BAR, so memory-like."""
+    """A virtio device without a driver: registers in a prefetchable BAR."""
     return Region("virtio-pci-common-virtio-rng", bar_address(guest, "0000:00:17.0", 4))
 
 
