@@ -199,7 +199,7 @@ SHOW = [
 
 @pytest.fixture(params=[("0000:00:17.0", "rng"), ("0000:00:1b.0", "net")], ids=["rng", "net"])
 def virtio(request, guest):
-    """Of a modern virtio device, the path of its prefetchable BAR and all of its registers."""
+    """The path of the prefetchable BAR of a modern virtio device, and all of its registers."""
     address, name = request.param
     start = bar_address(guest, address, 4)
     parts = [
