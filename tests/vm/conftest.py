@@ -60,7 +60,9 @@ def running(architecture, kernel, directory, arguments="", root="/"):
     try:
         if not architecture.has_firmware:
             # Nothing else has turned on the decoding of BARs.
-            guest.run("for device in /sys/bus/pci/devices/*; do echo 1 > $device/enable || true; done")
+            guest.run(
+                "for device in /sys/bus/pci/devices/*; do echo 1 > $device/enable || true; done"
+            )
         for via, where in MOUNTS.items():
             # test_article mounts in the background.
             guest.mount(where, "--bars-via", via, log=f"/run/{via}.log")
