@@ -33,7 +33,8 @@ def test_with_clients_in_the_middle_of_requests(guest, bars, freezer):
     """
     guest.run(
         f"while [ ! -e /run/enough ]; do dd if={bars}/1af4:1110/bar2 of=/dev/null bs=64K"
-        f" status=none; ls -lR {bars}/pci; done >/dev/null 2>/run/busy & echo $! > /run/busy.pid"
+        f" status=none; ls -l {bars}/pci/*/ {bars}/pci/*/u32; done >/dev/null 2>/run/busy &"
+        " echo $! > /run/busy.pid"
     )
     try:
         for _ in range(3):
