@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from mounted.conftest import BARFS, TIMEOUT, public_directory, wait_until
+from barfs.machine import simulated
+from mounted.conftest import BARFS, TIMEOUT, mounted, public_directory, wait_until
 
 ROOT = Path(__file__).parents[2]
 TOUR = (ROOT / "docs/tour.md").read_text()
@@ -133,6 +135,38 @@ def test_the_tour_is_read_as_meant():
 )
 def test_the_comparison(said, printed, result):
     assert fits(said.split(), printed.split()) == result
+
+
+COMING_FROM = (ROOT / "docs/coming-from.md").read_text()
+ROWS = [
+    [re.sub(r"^`(.*)`$", r"\1", cell.strip()) for cell in row]
+    for row in re.findall(r"^\| (.*?) \| (.*?) \|(.*?)\|$", COMING_FROM, re.MULTILINE)
+    if row[0] != "today"
+]
+
+
+def test_what_people_type_today_and_the_same_here(fuse):
+    """Every row in order, on one mount."""
+    assert len(ROWS) >= 30
+    today = " ".join(row[0] for row in ROWS)
+    for tool in ("devmem2", "busybox devmem", "pcimem", "setpci", "lspci", "memtool", "rwmem"):
+        assert tool in today
+    assert "chipsec" in today
+    assert "Python: `mmap" in today
+    with public_directory() as directory:
+        (directory / "machine").mkdir()
+        machine = simulated.build(directory / "machine")
+        # What is listed is the simulated machine, and not this one.
+        command = f'{shlex.join(BARFS)} ls --sysfs {machine.sysfs} "${{@:2}}"'
+        begin = f"barfs() {{ {command}; }}"
+        with mounted(machine, directory) as mount:
+            printed = run([begin, *(here for _, here, _ in ROWS)], mount.path)[1:]
+    wrong = [
+        (here, *lines, expected)
+        for (_, here, expected), lines in zip(ROWS, printed, strict=True)
+        if " ".join(lines).split() != expected.split()
+    ]
+    assert not wrong
 
 
 def lines_of(picture):
