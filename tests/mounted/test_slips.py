@@ -1,4 +1,4 @@
-"""What people type by mistake, and the answer: short, about what they meant, and never a traceback."""
+"""What people type by mistake, and the answer: short, and about what they meant."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 from mounted.conftest import BARFS, TIMEOUT, machine_options
 
 # The words of a command line, its exit status, and the first line of standard error. {options} are
-# those of the simulated machine, {bars} an empty directory, {mount} a mount, and {here} is where they
-# are. Nothing here may ask this machine for its devices.
+# those of the simulated machine, {bars} an empty directory, {mount} a mount, and {here} is where
+# they are. Nothing here may ask this machine for its devices.
 SLIPS = [
     # Which command?
     ("", 2, "barfs: a machine's PCI BARs and physical memory as files."),
