@@ -90,6 +90,7 @@ class Segment(NamedTuple):
     is_ram: bool
     shared: bool = False
     claimed: bool = True  # it is in /proc/iomem
+    as_memory: bool = False  # it may be copied, for somebody knows that it is memory
 
     @property
     def span(self) -> PhysicalSpan:

@@ -174,6 +174,7 @@ class ViewKind(enum.IntEnum):
     X16 = 6
     X32 = 7
     X64 = 8
+    MEM = 9
 
     @property
     def label(self) -> str:
@@ -186,8 +187,13 @@ class ViewKind(enum.IntEnum):
         return ViewKind.X8 <= self <= ViewKind.X64
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether all accesses have one width."""
+        return ViewKind.U8 <= self <= ViewKind.X64
+
+    @property
     def width(self) -> int:
-        """The width of each access in bytes. RAW has none."""
+        """The width of each access in bytes. RAW and MEM have none."""
         return 1 << (self - 1) % 4
 
 

@@ -1,6 +1,7 @@
 """`barfs log`: print who read and wrote what through a mount, for people."""
 
 import argparse
+import contextlib
 import errno
 import os
 import time
@@ -84,9 +85,9 @@ def _print(path: Path, pattern: str | None, *, follow: bool) -> None:
     as_seen = look()
     wanted = _filter(path, pattern)
     try:
-        with open(path, "rb", buffering=0) as file:
+        with _opened(path) as fd:
             number = 0
-            for lines in _pieces(file.fileno(), follow=follow):
+            for lines in _pieces(fd, follow=follow):
                 shown = []
                 for record in filter(None, map(history.parse, lines)):
                     missing = record.get("n", 0) - number - 1
@@ -100,6 +101,17 @@ def _print(path: Path, pattern: str | None, *, follow: bool) -> None:
                     say("\n".join(shown))
     except PermissionError:
         raise MountError(f"{path} is for whoever mounted; try: sudo barfs log") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of a log. OSError if it does not open."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        with contextlib.suppress(OSError):  # the mount has ended
+            os.close(fd)
 
 
 def _pieces(fd: int, *, follow: bool) -> Iterator[list[bytes]]:

@@ -13,9 +13,10 @@ Then the tests ask for it in the documents, and `make generated` makes the compl
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from barfs.machine.patterns import DevicePattern, Form
+from barfs.machine.patterns import BarPattern, DevicePattern, Form
 from barfs.names import LinkName
 from barfs.requests.policy import parse_mode
 
@@ -74,6 +75,30 @@ def share_mode(text: str) -> int:
         raise ValueError(
             f"{text!a} is not of the form 6xx, of 0, 2 (write), 4 (read) and 6: 660, 640, 666"
         )
+    return found
+
+
+def bar_pattern(text: str) -> BarPattern:
+    """The value of an option that names BARs."""
+    found = BarPattern.parse(text)
+    if found is not None:
+        return found
+    device, _, bar = text.partition("/")
+    pattern(device)
+    raise ValueError(f"{bar!a} is none of bar0 to bar5")
+
+
+def pattern_or_directory(text: str) -> BarPattern | Path:
+    """The value of --registers: BARs, or a directory with maps.
+
+    What has the form of a pattern is one. A directory of such a name takes ./ in front.
+    """
+    found = BarPattern.parse(text)
+    path = Path(text).absolute()
+    if found is None:
+        return path
+    if path.is_dir():
+        raise ValueError(f"{text!a} may be a device or the directory: put ./ in front of that")
     return found
 
 

@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self, TypeAlias, get_args
 
 from barfs.daemon.mountpoint import MountError, absolute, check_free, mount_table, resolve
-from barfs.daemon.options import Option, options_of, pattern, share_mode
+from barfs.daemon.options import (
+    Option,
+    bar_pattern,
+    options_of,
+    pattern,
+    pattern_or_directory,
+    share_mode,
+)
 from barfs.devmem import REAL_DEVMEM
 from barfs.diagnosis.causes import NO_FUSERMOUNT, ROOT_ONLY
 from barfs.diagnosis.checkup import FUSE_DEVICE, State, check_fuse
-from barfs.machine.patterns import DevicePattern, Rules
+from barfs.machine.patterns import BarPattern, DevicePattern, Rules
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
 from barfs.names import BarsVia
 from barfs.registers.files import DIRECTORIES
@@ -134,7 +141,27 @@ class Settings:
     read_only_device: Annotated[
         tuple[DevicePattern, ...], _devices("--read-only-device", "never write to these functions")
     ] = ()
-    registers: Annotated[tuple[Path, ...], REGISTERS] = ()
+    memory: Annotated[
+        tuple[BarPattern, ...],
+        Option(
+            "--memory",
+            "copy these BARs as memory: of a device, or one (1af4:1110/bar2); may be repeated",
+            takes="PATTERN",
+            parse=bar_pattern,
+            repeated=True,
+        ),
+    ] = ()
+    registers: Annotated[
+        tuple[BarPattern | Path, ...],
+        Option(
+            "--registers",
+            "access these BARs as registers (PATTERN as of --memory), or look for maps of registers"
+            " in DIR first; may be repeated",
+            takes="PATTERN|DIR",
+            parse=pattern_or_directory,
+            repeated=True,
+        ),
+    ] = ()
     phys: Annotated[bool, Option("--no-phys", "leave physical memory out", given=False)] = True
     kcore: Annotated[
         bool,
@@ -158,12 +185,13 @@ class Settings:
     @property
     def rules(self) -> Rules:
         """Which functions this mount has, and which of them may only be read."""
-        return Rules(self.allow_device, self.read_only_device)
+        registers = tuple(one for one in self.registers if isinstance(one, BarPattern))
+        return Rules(self.allow_device, self.read_only_device, self.memory, registers)
 
     @property
     def map_directories(self) -> tuple[Path, ...]:
         """The directories in which maps of registers are searched."""
-        return (*self.registers, *DIRECTORIES)
+        return (*(one for one in self.registers if isinstance(one, Path)), *DIRECTORIES)
 
     @property
     def uses_devmem(self) -> bool:
@@ -195,7 +223,8 @@ def check(settings: Settings) -> None:
     _check_ways(settings)
     _check_sharing(settings)
     check_free(settings.mountpoint, replace_dead=settings.force)
-    directories = [("sysfs", settings.sysfs), *(("registers", d) for d in settings.registers)]
+    maps = [one for one in settings.registers if isinstance(one, Path)]
+    directories = [("sysfs", settings.sysfs), *(("registers", one) for one in maps)]
     directories += [("proc", settings.proc)] if settings.phys else []
     for option, directory in directories:
         if not directory.is_dir():

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -13,6 +14,7 @@ from barfs.errors import DeviceGone, FunctionPart, PhysicalSpan, ReadOnly, What,
 from barfs.machine.index import IdIndex
 from barfs.machine.patterns import NO_RULES, Form, Rules
 from barfs.machine.presence import Presence
+from barfs.machine.reading import Reading, reading_of
 from barfs.machine.resources import (
     ROM_RESOURCE,
     Resource,
@@ -202,6 +204,17 @@ class Functions(Protocol):
         """One BAR. Raises NoSuchNode and DeviceGone. Reads no config space."""
         return bar_of(address, self.resources(address), index)
 
+    def reading(self, address: PciAddress, bars: Mapping[int, Resource], index: int) -> Reading:
+        """Whether one of a function's BARs is read as registers or memory. Raises DeviceGone.
+
+        Reads no config space. The class is asked for only where it matters.
+        """
+        device_class = None
+        if bars[index].is_memory and bars[index].prefetchable:
+            with suppress(ValueError):
+                device_class = parse_hex(self.attribute(address, "class") or "", bits=24)
+        return reading_of(device_class, bars, index)
+
     def rom_size(self, address: PciAddress) -> int | None:
         """The size of the expansion ROM in bytes. None if there is none. Reads no config space.
 
@@ -340,6 +353,15 @@ class Allowed(Functions):
         """Whether a rule protects a function, also one that is not allowed."""
         names = partial(self.everything.name, address)
         return bool(self._rules.read_only) and self._rules.protects(names)
+
+    def reading(self, address: PciAddress, bars: Mapping[int, Resource], index: int) -> Reading:
+        """See Functions. Rules go first, but nothing makes memory of I/O ports."""
+        if bars[index].is_memory and (self._rules.memory or self._rules.registers):
+            names = partial(self.everything.name, address)
+            ruled = self._rules.is_memory(names, index)
+            if ruled is not None:
+                return Reading(ruled, why="--memory" if ruled else "--registers")
+        return super().reading(address, bars, index)
 
     def check_span_writable(self, start: int, size: int) -> None:
         """ReadOnly if `size` bytes from a physical address touch a BAR that may only be read.

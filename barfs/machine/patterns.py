@@ -195,8 +195,34 @@ class DevicePattern(NamedTuple):
         return unknown if found is None else self.matches(found)
 
 
+class BarPattern(NamedTuple):
+    """`1af4:1110`, `1af4:1110/bar2`: one of a function's BARs, or all of them."""
+
+    device: DevicePattern
+    bar: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.device}" if self.bar is None else f"{self.device}/bar{self.bar}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """A pattern, with `/bar0` to `/bar5` behind it or not; None if it can match nothing."""
+        device, slash, bar = text.partition("/")
+        pattern = DevicePattern.parse(device)
+        if pattern is None or (slash and re.fullmatch("bar[0-5]", bar) is None):
+            return None
+        return cls(pattern, int(bar[3:]) if slash else None)
+
+    def means(self, name: Callable[[Form], str | None], index: int, *, unknown: bool) -> bool:
+        """Whether it matches a BAR of a function; see DevicePattern."""
+        return self.bar in {None, index} and self.device.means(name, unknown=unknown)
+
+
 class Rules(NamedTuple):
     """Which functions a mount has, and which of them may only be read. Without `allow` it has all.
+
+    `memory` and `registers` say how BARs are read, whatever they look like. A BAR that both of
+    them name is read as registers.
 
     `name` gives the name of a function in each form, None if that can't be told. A function whose
     name can't be told is not allowed, and may only be read.
@@ -204,6 +230,14 @@ class Rules(NamedTuple):
 
     allow: tuple[DevicePattern, ...] = ()
     read_only: tuple[DevicePattern, ...] = ()
+    memory: tuple[BarPattern, ...] = ()
+    registers: tuple[BarPattern, ...] = ()
+
+    def is_memory(self, name: Callable[[Form], str | None], index: int) -> bool | None:
+        """Whether a function's BAR is memory, if a rule says so or that it is not."""
+        if any(one.means(name, index, unknown=True) for one in self.registers):
+            return False
+        return any(one.means(name, index, unknown=False) for one in self.memory) or None
 
     def allows(self, name: Callable[[Form], str | None]) -> bool:
         """Whether the mount has a function."""

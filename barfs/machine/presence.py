@@ -57,8 +57,12 @@ class Presence:
         try:
             self._look()
         except DeviceGone as error:
-            self._lost = error.restated(DeviceGone)  # without its traceback
+            self.lose(error)
             raise
+
+    def lose(self, error: DeviceGone) -> None:
+        """Take it for gone, for good: somebody else has found that out."""
+        self._lost = error.restated(DeviceGone)  # without its traceback
 
     def _look(self) -> None:
         """DeviceGone if it is not there now, or has moved."""

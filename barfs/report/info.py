@@ -24,6 +24,7 @@ from barfs.machine.configspace import (
 )
 from barfs.machine.functions import Functions
 from barfs.machine.pciids import PATHS, PciIds
+from barfs.machine.reading import Reading
 from barfs.machine.resources import ROM_RESOURCE, Resource, parse_hex
 from barfs.names import DeviceId, PciAddress
 from barfs.registers.devices import DeviceMaps
@@ -57,11 +58,15 @@ class Class(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A BAR or the expansion ROM. `file` is its path in the mount, None if it has no file."""
+    """A BAR or the expansion ROM. `file` is its path in the mount, None if it has no file.
+
+    `reading` says how a BAR is read. None for a ROM.
+    """
 
     name: str
     resource: Resource
     file: str | None
+    reading: Reading | None
 
 
 def _words(number: object, *names: str | None) -> str:
@@ -144,7 +149,11 @@ def _parts(asked: Asked) -> list[Part] | None:
     for index, resource in resources.items():
         name = "rom" if index == ROM_RESOURCE else f"bar{index}"
         listed = index != ROM_RESOURCE or has_rom
-        parts.append(Part(name, resource, f"pci/{asked.address}/{name}" if listed else None))
+        reading = None
+        if index != ROM_RESOURCE:
+            reading = asked.pci.reading(asked.address, resources, index)
+        file = f"pci/{asked.address}/{name}" if listed else None
+        parts.append(Part(name, resource, file, reading))
     return parts
 
 
@@ -185,7 +194,8 @@ def _part_text(part: Part) -> str:
         kind += " prefetchable" if resource.prefetchable else ""
     where = f"address {resource.start:#x}" if resource.assigned else "not assigned"
     size = f"size {resource.size:#x} ({size_text(resource.size)})"
-    return f"{where}, {size}, {kind}, {f'file {part.file}' if part.file else 'no file'}"
+    read = "" if part.reading is None else f", read as {part.reading}"
+    return f"{where}, {size}, {kind}, {f'file {part.file}' if part.file else 'no file'}{read}"
 
 
 def _part_object(part: Part) -> dict[str, object]:
@@ -197,6 +207,9 @@ def _part_object(part: Part) -> dict[str, object]:
         "space": "memory" if resource.is_memory else "io",
         "64bit": resource.is_64bit,
         "prefetchable": resource.prefetchable,
+        # registers or memory, and the reason; null for a ROM
+        "read_as": None if part.reading is None else part.reading.word,
+        "read_as_why": None if part.reading is None else part.reading.why,
         "file": part.file,
     }
 

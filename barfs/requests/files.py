@@ -51,10 +51,11 @@ class OpenFile:
         if node.kind.waits:
             self._pace = Never()
         self._workers = workers
-        self._is_text = node.view.is_text
+        self.is_text = node.view.is_text
         self.typed = None if view.lines is None else Typed(view.lines)
         self._fresh = fresh
         self.width_at = view.width_at
+        self.is_gone = False  # what was typed is then refused at once, whether it is a line or not
         self._users = 0
         self._former: list[View] = []
 
@@ -71,7 +72,7 @@ class OpenFile:
     def is_prompt(self, offset: int, length: int, *, writing: bool, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
         # Nearly always; the reach of text is not its length.
-        if length <= self._pace.at_once and not (self._workers.claims or self._is_text):
+        if length <= self._pace.at_once and not (self._workers.claims or self.is_text):
             return True
         if self.typed is not None and self.typed.pending:
             return False
@@ -166,6 +167,7 @@ class OpenFile:
 
     def give_up(self) -> None:
         """Let go of what is behind it; requests from now on find that it is gone."""
+        self.is_gone = True
         self._former.append(self._view)
         self._view = GoneView(self.opened.subject.path)
         self._close_former()
@@ -262,13 +264,15 @@ class OpenFiles:
     def _record_read(self, file: OpenFile, offset: int, length: int, data: Buffer) -> None:
         if len(data) and file.recorded:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
-            width = file.width_at(offset, length)
+            # Of a text view only the beginning of its line is read from the device.
+            width = None if file.is_text and offset else file.width_at(offset, length)
             self._journal.add(Transfer("read", file.opened, offset, len(data), width, shown))
 
     def write(self, handle: int, offset: int, data: bytes) -> int | None:
         """As View.write; None if it could hold up others, and is to be made by `write_later`."""
         file = self._files[handle]
-        if file.typed or not file.is_prompt(offset, len(data), writing=True):
+        typed = file.typed and not file.is_gone
+        if typed or not file.is_prompt(offset, len(data), writing=True):
             return None
         done = file.write(offset, data)
         self._record_write(file, offset, data, done)
@@ -277,7 +281,7 @@ class OpenFiles:
     async def write_later(self, handle: int, offset: int, data: bytes) -> int:
         """As View.write, in a worker thread. Text is kept until it is a line."""
         file = self._files[handle]
-        if file.typed is None:
+        if file.typed is None or file.is_gone:
             return await self._write_in_thread(file, offset, data)
         if not file.typed.goes_on(offset):
             await self._end_line(file)

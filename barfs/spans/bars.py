@@ -27,10 +27,12 @@ def open_bar(
     size: int | None = None,
     resource: Resource | None = None,
     combine: bool = False,
+    memory_like: bool = False,
 ) -> Aperture:
     """Open a BAR, or `size` bytes of it from `offset`. A memory BAR is mapped uncached.
 
-    `resource` is that of the BAR, if it is known already. With `combine` the BAR is mapped
+    `resource` is that of the BAR, if it is known already. `memory_like` says that it may be copied.
+    With `combine` the BAR is mapped
     write-combining; `can_combine` tells whether it can be. This reads the command register, and not
     the BAR. Raises NotDecoded, DriverOwns, KernelRefused, DeviceGone, NoSuchNode, ReadOnly, and
     NoSuchAddress if the part is not inside the BAR.
@@ -51,7 +53,7 @@ def open_bar(
     is_whole = (offset, size) == (0, resource.size)
     window = None if is_whole else AddressRange.of(offset, size)
     what = FunctionPart(address, BarName(index, window))
-    part = BarPart(what, address, index, resource, offset, size, combine)
+    part = BarPart(what, address, index, resource, offset, size, combine, memory_like)
     return ways.open_part(part, writable=writable)
 
 

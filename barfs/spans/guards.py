@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from barfs.access.files import Buffer
+from barfs.errors import DeviceGone
 from barfs.machine.presence import Presence
 from barfs.nodes import Allocate, View
 
@@ -106,7 +107,12 @@ class BarView(GuardedView):
         now = monotonic()
         if now - self._asked > BELIEVED:
             self._check(offset, length)  # what is gone does not answer, and that says more
-            self._check_answers()
+            try:
+                self._check_answers()
+            except DeviceGone as error:
+                for _, _, presence in self._guards:
+                    presence.lose(error)
+                raise
             self._asked = now
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:

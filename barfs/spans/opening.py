@@ -47,7 +47,7 @@ class _Place(NamedTuple):
     span: range  # its addresses on the bus
     check: Callable[[], None] | None  # raises NotDecoded if it does not answer; None: not known
     claim: range | None  # what is mapped in one caching type with it; None: never write-combining
-    combines: Callable[[], bool] | None  # whether a raw file may be so; None: it is exact too
+    combines: Callable[[], bool] | None  # whether it can be mapped so; None: it is to be exact
     open: _Open
 
 
@@ -113,7 +113,11 @@ class Spans:
         """
 
         def locate(presences: Sequence[Presence]) -> _Place:
-            resource = bar_of(address, presences[0].resources(address), index)
+            resources = presences[0].resources(address)
+            resource = bar_of(address, resources, index)
+            is_memory = view is ViewKind.MEM or (
+                not view and self._pci.reading(address, resources, index).is_memory
+            )
 
             def open_span(span: range, *, writable: bool, combine: bool) -> Sequence[Aperture]:
                 aperture = bars.open_bar(
@@ -125,16 +129,19 @@ class Spans:
                     size=len(span),
                     resource=resource,
                     combine=combine,
+                    memory_like=is_memory,
                 )
                 return [aperture]
 
             base = resource.start + start
-            memory = resource.is_memory and resource.prefetchable and resource.size >= PAGE_SIZE
+            # The kernel offers it for no others, and these share no page with another BAR.
+            combinable = resource.is_memory and resource.prefetchable and resource.size >= PAGE_SIZE
+            combines = partial(bars.can_combine, self._pci, address, index)
             return _Place(
                 range(base, base + (size or resource.size)),
                 partial(bars.check_answers, self._ways, address, index, resource),
-                resource.span if memory else None,
-                partial(bars.can_combine, self._pci, address, index) if memory else None,
+                resource.span if combinable else None,
+                combines if combinable and is_memory else None,
                 open_span,
             )
 
@@ -182,7 +189,10 @@ class Spans:
             if writable:
                 # Names know of no rule: this is the second line of defence.
                 self._pci.check_span_writable(span.start, len(span))
-            return self._ways.open_physical(span.start, len(span), writable=writable)
+            as_memory = view is ViewKind.MEM
+            return self._ways.open_physical(
+                span.start, len(span), writable=writable, as_memory=as_memory
+            )
 
         target = _Target(what, view, self._owners(accessed, view), None, locate, make)
         return self._open(target, writable=writable)
@@ -237,12 +247,11 @@ class Spans:
     def _claim(self, target: _Target, place: _Place, held: ExitStack, *, writable: bool) -> bool:
         """Whether to map a target write-combining; CombinedElsewhere.
 
-        What is claimed goes with `held`. Only raw files are mapped so, of BARs that share no page
-        with others.
+        What is claimed goes with `held`. Only memory is mapped so, and in no fixed width.
         """
         if self._combining is None or place.claim is None:
             return False
-        if target.view or place.combines is None:
+        if place.combines is None:
             held.callback(self._combining.keep_exact(place.claim, target.what))
             return False
         offered = writable and place.combines()
@@ -264,7 +273,7 @@ def view_of(
         except BadRequest as error:
             error.what = what
             raise
-    if not view:
+    if not view.is_fixed:
         return _joined([RawView(aperture) for aperture in apertures])
     for aperture in apertures:
         try:

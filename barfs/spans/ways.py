@@ -43,16 +43,12 @@ class BarPart(NamedTuple):
     offset: int
     size: int
     combine: bool  # whether to map it write-combining
+    memory_like: bool = False  # whether it may be copied
 
     @property
     def base(self) -> int:
         """The bus address of the first byte."""
         return self.resource.start + self.offset
-
-    @property
-    def memory_like(self) -> bool:
-        """Whether it may be copied."""
-        return self.resource.prefetchable
 
 
 # The thing to be reached: part of a BAR, or of physical memory.
@@ -160,7 +156,7 @@ class MappedDevMem:
             memory_like = place.memory_like
         else:
             what, start, is_ram = place.span, place.start, place.is_ram
-            memory_like = is_ram
+            memory_like = is_ram or place.as_memory
         opened = partial(
             self._memory.map,
             start,
@@ -264,16 +260,19 @@ class Ways:
         """Open part of a BAR. Raises what the ways raise."""
         return _first(self._to_bars, part, part.what, writable=writable)
 
-    def open_physical(self, start: int, size: int, *, writable: bool) -> list[Aperture]:
+    def open_physical(
+        self, start: int, size: int, *, writable: bool, as_memory: bool = False
+    ) -> list[Aperture]:
         """Open physical memory. There is an aperture for each segment of one kind, ascending.
 
-        System RAM is memory-like. Raises NoSuchAddress, and KernelRefused under lockdown and
-        STRICT_DEVMEM.
+        System RAM is memory-like, and with `as_memory` all of it is. Raises NoSuchAddress, and
+        KernelRefused under lockdown and STRICT_DEVMEM.
         """
         apertures: list[Aperture] = []
         try:
             for segment in self._memory.segments(start, size):
-                opened = _first(self._to_memory, segment, segment.span, writable=writable)
+                place = segment._replace(as_memory=as_memory)
+                opened = _first(self._to_memory, place, segment.span, writable=writable)
                 apertures.append(opened)
         except BaseException:
             for aperture in apertures:

@@ -1,23 +1,19 @@
 """`bar0` ... `bar5`, and windows into them, which are not listed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
-from barfs.errors import DeviceGone, FunctionPart, ReadOnly
+from barfs.errors import DeviceGone, FunctionPart, NoSuchNode, ReadOnly
 from barfs.journal.records import Subject
 from barfs.machine.functions import Functions
-from barfs.machine.resources import Resource, check_window
-from barfs.names import BarName
+from barfs.machine.resources import Resource, bar_of, check_window
+from barfs.names import BarName, ViewKind
 from barfs.nodes import Attributes, Branch, Found, Kind, Node, Share, View
 from barfs.spans.opening import Spans
 from barfs.tree.functions import FUNCTION, directory_of
 from barfs.tree.views import attributes_of
 
 BAR: Final = Kind("bar", share=Share.ALL, writable=True)
-
-
-def _attributes(node: Node, bar: Resource) -> Attributes:
-    return attributes_of(node.view, node.size or bar.size, memory_like=bar.prefetchable)
 
 
 class Bars(Branch):
@@ -35,14 +31,19 @@ class Bars(Branch):
             found = self._pci.bars(directory.function)
         except DeviceGone:
             return
-        for index in found:
-            yield f"bar{index}", Node(BAR, directory.address, index, directory.view)
+        for index, resource in found.items():
+            if directory.view is not ViewKind.MEM or resource.is_memory:
+                yield f"bar{index}", Node(BAR, directory.address, index, directory.view)
 
     def find(self, directory: Node, name: str) -> Found | None:
         wanted = BarName.parse(name)
         if wanted is None:
             return None
-        resource = self._pci.bar(directory.function, wanted.bar)
+        resources = self._pci.resources(directory.function)
+        resource = bar_of(directory.function, resources, wanted.bar)
+        if directory.view is ViewKind.MEM and not resource.is_memory:
+            sentence = "is in I/O ports, and mem/ is for memory"
+            raise NoSuchNode(sentence, what=FunctionPart(directory.function, BarName(wanted.bar)))
         node = Node(BAR, directory.address, wanted.bar, directory.view)
         if wanted.window is not None:
             start, end = wanted.window
@@ -52,14 +53,21 @@ class Bars(Branch):
             node = node._replace(start=start, size=end + 1 - start)
             what = f"{directory_of(directory)}/{name}"
             check_window(what, start, node.size, resource.size)
-        return Found(node, _attributes(node, resource))
+        return Found(node, self._attributes(node, resources))
 
     def path(self, node: Node) -> str:
         window = f"@{node.start:x}+{node.size:x}" if node.size else ""
         return f"{directory_of(node)}/bar{node.bar}{window}"
 
+    def _attributes(self, node: Node, resources: Mapping[int, Resource]) -> Attributes:
+        size = node.size or bar_of(node.function, resources, node.bar).size
+        is_memory = (
+            not node.view and self._pci.reading(node.function, resources, node.bar).is_memory
+        )
+        return attributes_of(node.view, size, memory_like=is_memory)
+
     def attributes(self, node: Node) -> Attributes:
-        return _attributes(node, self._pci.bar(node.function, node.bar))
+        return self._attributes(node, self._pci.resources(node.function))
 
     def subject(self, node: Node) -> Subject:
         return super().subject(node)._replace(bar=node.bar, start=node.start)

@@ -1,4 +1,4 @@
-"""`u8/` ... `x64/`: the same files again, accessed in one width, or as text."""
+"""`u8/` ... `x64/`, `mem/`: the same files again, in one width, as text, or as memory."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -32,9 +32,10 @@ def attributes_of(view: ViewKind, size: int, *, memory_like: bool) -> Attributes
     """What stat shows of a BAR or a physical range of `size` bytes."""
     if view.is_text:
         return Attributes(contract.text_size(view.width))
-    if view:
+    if view.is_fixed:
         return Attributes(size, view.width)
-    return Attributes(size, MEMORY_BLKSIZE if memory_like else REGISTER_BLKSIZE)
+    is_memory = memory_like or view is ViewKind.MEM
+    return Attributes(size, MEMORY_BLKSIZE if is_memory else REGISTER_BLKSIZE)
 
 
 class Views(Branch):

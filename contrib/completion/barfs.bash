@@ -2,9 +2,9 @@
 
 _shtab_barfs_subparsers=(mount umount demo ls doctor ksym log regs)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --memory --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --memory --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_ls_option_strings=(-h --help -v --verbose --json -s -d --sysfs)
 _shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_ksym_option_strings=(-h --help --json --sysfs --proc --devmem)
@@ -21,6 +21,7 @@ _shtab_barfs_mount___log_COMPGEN=_shtab_compgen_files
 _shtab_barfs_mount___group_COMPGEN=_barfs_compgen_groups
 _shtab_barfs_mount___allow_device_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_mount___read_only_device_COMPGEN=_barfs_compgen_functions
+_shtab_barfs_mount___memory_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_mount___registers_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_umount_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo_pos_0_COMPGEN=_shtab_compgen_dirs
@@ -32,6 +33,7 @@ _shtab_barfs_demo___log_COMPGEN=_shtab_compgen_files
 _shtab_barfs_demo___group_COMPGEN=_barfs_compgen_groups
 _shtab_barfs_demo___allow_device_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_demo___read_only_device_COMPGEN=_barfs_compgen_functions
+_shtab_barfs_demo___memory_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_demo___registers_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_ls_pos_0_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_ls___sysfs_COMPGEN=_shtab_compgen_dirs

@@ -163,7 +163,7 @@ def test_what_is_read_only_is_so_for_root_too(lab, unchanged):
         # In these ranges of /proc/iomem lie its BARs; the last name runs to the end of its range.
         *(
             f"phys/{view}{name}"
-            for view in ("", "u8/", "u16/", "u32/", "u64/")
+            for view in ("", "u8/", "u16/", "u32/", "u64/", "mem/")
             for name in ("c0000000-febfffff", "800000000-8ffffffff")
         ),
         "phys/feb20000",

@@ -298,7 +298,8 @@ def test_without_memory_nobody_hangs_and_no_dead_mount_is_left(machine, tmp_path
         os.close(bar)
     assert mount.process.wait(TIMEOUT) == 1
     assert not is_mounted(mount.path)
-    assert "MemoryError" in mount.log
+    # It runs out in Python or in libfuse, whichever is the first to ask for some.
+    assert "MemoryError" in mount.log or "Cannot allocate memory" in mount.log
 
 
 def test_a_handler_without_memory_fails_and_the_mount_lives(machine, where):

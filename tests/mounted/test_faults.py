@@ -14,7 +14,7 @@ PROGRAM = """
 import pathlib, sys
 from barfs.commands import cli
 from barfs import nodes
-from barfs.spans import views
+from barfs.spans import guards, views
 trigger = pathlib.Path(sys.argv.pop(1))
 
 class Unspeakable(Exception):
@@ -31,10 +31,10 @@ def spoil(kind, name):
 
 for name in ("find", "entries", "attributes", "target"):
     spoil(nodes.Tree, name)
-for kind in (views.RawView, views.TextView, views.GuardedView):
+for kind in (views.RawView, views.TextView, guards.GuardedView):
     for name in ("read", "write"):
         spoil(kind, name)
-spoil(views.GuardedView, "close")
+spoil(guards.GuardedView, "close")
 cli.main()
 """
 

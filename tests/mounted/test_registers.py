@@ -90,7 +90,8 @@ def test_a_field_is_read_and_written_by_number_name_and_mask(mount):
 
 
 def refused(path, flags, data=None):
-    """The errno of opening and of one request."""
+    """The errno of opening, of one request, or of closing: that carries out a line that is none."""
+    found = None
     try:
         fd = os.open(path, flags)
     except OSError as error:
@@ -101,10 +102,12 @@ def refused(path, flags, data=None):
         else:
             os.write(fd, data)
     except OSError as error:
-        return error.errno
-    finally:
+        found = error.errno
+    try:
         os.close(fd)
-    return None
+    except OSError as error:
+        found = found or error.errno
+    return found
 
 
 def test_access_is_kept_for_root_too(mount):

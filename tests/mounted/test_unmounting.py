@@ -73,15 +73,17 @@ def test_a_link_in_its_place_leads_nowhere(ground, machine, link):
 def test_what_has_been_mounted_after_it_stays(ground, machine, successor):
     """Its own mount is detached, and lives on only for who has a file open."""
     first = mount_in(ground, machine)
-    with (first.path / "1af4:1110/bar2").open("rb"):
-        run("umount", "-l", first.path)
-        second = None
-        if successor == "barfs":
-            first.path.rmdir()
-            second = mount_in(ground, machine)
-        else:
-            somebodys(first.path)
-        assert end(first) == 0
+    held = os.open(first.path / "1af4:1110/bar2", os.O_RDONLY)
+    run("umount", "-l", first.path)
+    second = None
+    if successor == "barfs":
+        first.path.rmdir()
+        second = mount_in(ground, machine)
+    else:
+        somebodys(first.path)
+    assert end(first) == 0
+    with pytest.raises(OSError, match="not connected"):
+        os.close(held)
     if second is None:
         assert (first.path / "data").read_text() == "kept"
     else:

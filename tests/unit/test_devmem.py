@@ -241,8 +241,8 @@ def test_device_memory_that_the_kernel_has_cached_is_mapped_so(
     made = Mappings(monkeypatch, {True: errno.EAGAIN})
     (aperture,) = ways.open_physical(*DEVICE, writable=True)
     start, size = DEVICE
-    resource = Resource(start, start + size - 1, PREFETCH_64 if memory_like else MEM)
-    part = BarPart("bar", None, 0, resource, 0, size, False)
+    resource = Resource(start, start + size - 1, PREFETCH_64)
+    part = BarPart("bar", None, 0, resource, 0, size, False, memory_like)
     bar = Ways(None, memory, through_devmem(memory)).open_part(part, writable=False)
     assert made == [(*DEVICE, "uncached"), (*DEVICE, "cached")] * 2
     assert (aperture.base, aperture.size, aperture.memory_like) == (*DEVICE, False)

@@ -118,6 +118,7 @@ class Guest:
             *("-drive", f"if=none,id=disk,format=raw,file={disk}"),
             *("-device", "nvme,drive=disk,serial=barfs,addr=0x16"),
             *("-device", "virtio-rng-pci,disable-legacy=on,addr=0x17"),
+            *("-device", "virtio-net-pci,disable-legacy=on,romfile=,addr=0x1b"),
             # Firmware keeps room for what is plugged in later only if it is told how much.
             *("-device", "pcie-root-port,id=slot1,chassis=1,slot=1,addr=0x18,mem-reserve=8M"),
             *("-device", "pcie-root-port,id=slot2,chassis=2,slot=2,addr=0x19,mem-reserve=8M"),

@@ -13,10 +13,10 @@ def test_the_tree_is_the_machines(guest, bars):
     assert guest.run(f"ls {bars}/pci").text == functions
     views = "u16\nu32\nu64\nu8\nx16\nx32\nx64\nx8\n"
     listed = guest.run(f"ls {bars}/pci/0000:00:10.0").text
-    assert listed == "bar0\nbar2\nconfig\ndecode\ninfo\nregs\nsysfs\n" + views
+    assert listed == "bar0\nbar2\nconfig\ndecode\ninfo\nmem\nregs\nsysfs\n" + views
     assert (
         guest.run(f"ls {bars}/pci/0000:00:00.0").text
-        == "config\ndecode\ninfo\nregs\nsysfs\n" + views
+        == "config\ndecode\ninfo\nmem\nregs\nsysfs\n" + views
     )
     assert guest.run(f"ls {bars}/pci/0000:00:15.0/u8").text == "bar0\nbar1\n"
     assert guest.run(f"stat -c %s {bars}/pci/0000:00:10.0/bar0").text == "256\n"

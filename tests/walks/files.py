@@ -28,14 +28,15 @@ class File:
         """What stat tells, where docs/reference.md does."""
         if self.view[:1] == "u":
             return width_of(self.view)
-        return 4 if not self.view and not any(part.memory_like for part in self.stretches) else None
+        raw = self.view == ""
+        return 4 if raw and not any(part.memory_like for part in self.stretches) else None
 
     def refusals(self):
         """Why it can't be opened now."""
         why = set()
         if self.bar is not None and not self.owners[0][2].decoded(self.bar):
             why.add(errno.EIO)
-        if self.view:
+        if self.view not in {"", "mem"}:
             width = width_of(self.view)
             stretches = self.stretches
             if self.view[0] == "x":
@@ -153,14 +154,14 @@ class Handle:
         return done
 
     def _check_whole(self, offset, length, others):
-        if self.file.view and (
+        if self.file.view[:1] == "u" and (
             offset % width_of(self.file.view) or length % width_of(self.file.view)
         ):
             raise Refused(errno.EINVAL, *others)
 
     def _accesses(self, part):
         view = self.file.view
-        return fixed_accesses(part, width_of(view)) if view else raw_accesses(part)
+        return fixed_accesses(part, width_of(view)) if view[:1] == "u" else raw_accesses(part)
 
     def _read_line(self, offset, length):
         part, width = self._register()

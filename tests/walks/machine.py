@@ -18,7 +18,7 @@ DEVICES = (
         PciAddress(0, 0, 9, 0),
         DeviceId(0x1234, 0x11E8),
         DeviceId(0x1AF4, 0x1101),
-        0x00FF00,
+        0x038000,  # a display controller: its largest prefetchable BAR is memory
         {
             0: simulated.Resource(0x810000000, 0x81BFFFFFF, simulated.MEM_64),
             2: simulated.Resource(0xFEB40010, 0xFEB4001F, simulated.MEM),
@@ -29,7 +29,7 @@ DEVICES = (
 )
 # Where functions may be plugged in; the first ones are where they are at the start.
 SLOTS = [*(str(device.address) for device in DEVICES), "0000:00:02.0", "0000:01:00.1"]
-VIEWS = ("", "u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64")
+VIEWS = ("", "u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64", "mem")
 ADDRESS_END = 1 << 64
 
 
@@ -42,6 +42,7 @@ class Function:
 
     def __init__(self, device):
         self.id, self.subsystem = str(device.id), str(device.subsystem)
+        self.device_class = device.class_code
         self.resources = {n: tuple(resource) for n, resource in device.resources.items()}
         self.memory = {n: Bytes(device.contents.get(n, b"")) for n in self.resources}
         self.config = None  # read when its file is there
@@ -51,6 +52,15 @@ class Function:
     @property
     def bars(self):
         return {n: resource for n, resource in self.resources.items() if n < 6}
+
+    def is_memory(self, bar):
+        """Whether it is known that a BAR is memory."""
+        sizes = {n: end - start for n, (start, end, flags) in self.bars.items() if flags & 0x2000}
+        if bar not in sizes:
+            return False
+        if self.device_class >> 8 == 0x0500:
+            return True
+        return self.device_class >> 16 == 3 and sizes[bar] == max(sizes.values())
 
     @property
     def text(self):
@@ -214,6 +224,8 @@ class Machine:
         if function is None or bar not in function.bars:
             return {errno.ENOENT}
         start, last, flags = function.resources[bar]
+        if view == "mem" and not flags & 0x200:
+            return {errno.ENOENT}
         whole = last + 1 - start
         if first >= ADDRESS_END or (end is not None and not first <= end < ADDRESS_END):
             return {errno.ENOENT}
@@ -229,7 +241,7 @@ class Machine:
             at + first,
             start + first,
             end + 1 - first,
-            memory_like=bool(flags & 0x2000),
+            memory_like=view == "mem" or function.is_memory(bar),
             widest=8 if flags & 0x200 else 4,
         )
         return File(view, [stretch], [(0, ADDRESS_END, function)], bar)
@@ -243,14 +255,16 @@ class Machine:
             return {errno.ENXIO}
         if end is None:
             end = inside[0][1]
-        stretches, at = [], first
+        stretches, kinds, at = [], [], first
         for start, last, is_ram in self.ranges:
             if start <= at <= last and at <= end:
                 size = min(last, end) + 1 - at
-                if stretches and stretches[-1].memory_like == is_ram:
+                if stretches and kinds[-1] == is_ram:
+                    kinds.pop()
                     size += stretches.pop().size
                     at = min(last, end) + 1 - size
-                stretches.append(Stretch(self.memory, at, at, size, is_ram, 8))
+                stretches.append(Stretch(self.memory, at, at, size, is_ram or view == "mem", 8))
+                kinds.append(is_ram)
                 at += size
         if at <= end:
             return {errno.ENXIO}
@@ -268,6 +282,8 @@ class Machine:
         if function is None:
             return None
         bars = {f"bar{bar}" for bar in function.bars}
+        if view == "mem":
+            return {f"bar{bar}" for bar, (*_, flags) in function.bars.items() if flags & 0x200}
         if view:
             return bars
         rom = {"rom"} if 6 in function.resources else set()

@@ -35,7 +35,7 @@ def listed(tree, directory=ROOT):
 def test_the_drawing_shows_every_listed_name_in_order_with_targets_and_sizes(tree, machine):
     lines = list(drawing.draw(tree))
     names = [line.rpartition("-- ")[2] for line in lines]
-    views = "u8/ u16/ u32/ u64/ x8/ x16/ x32/ x64/"
+    views = "u8/ u16/ u32/ u64/ x8/ x16/ x32/ x64/ mem/"
     assert [name.split()[0].rstrip("/") for name in names if name != views] == list(listed(tree))
     above = [name for name, after in itertools.pairwise(names) if after == views]
     assert above == [*map(str, machine.pci.addresses()), "phys"]

@@ -189,6 +189,8 @@ def test_json(ls):
                 "space": "memory",
                 "64bit": False,
                 "prefetchable": False,
+                "read_as": "registers",
+                "read_as_why": "not prefetchable",
                 "file": "pci/0000:00:03.0/bar0",
             },
             {
@@ -198,6 +200,8 @@ def test_json(ls):
                 "space": "io",
                 "64bit": False,
                 "prefetchable": False,
+                "read_as": "registers",
+                "read_as_why": "I/O ports",
                 "file": "pci/0000:00:03.0/bar1",
             },
             {
@@ -207,6 +211,8 @@ def test_json(ls):
                 "space": "memory",
                 "64bit": False,
                 "prefetchable": True,
+                "read_as": None,
+                "read_as_why": None,
                 "file": "pci/0000:00:03.0/rom",
             },
         ],

@@ -760,7 +760,7 @@ def test_every_listed_file_opens_as_its_kind_says_and_closes(tree, machine):
             if writable and not node.kind.writable:
                 continue
             view = tree.open(node, writable=writable)
-            fixed = FixedView if node.view else RawView
+            fixed = FixedView if node.view.is_fixed else RawView
             if name == "00001000-0009fbff":  # RAM that ends inside a page
                 fixed = JoinedView
             assert kind_of(view) is kinds.get(node.kind, TextView if node.view.is_text else fixed)

@@ -33,6 +33,7 @@ SECOND = PciAddress(0, 0, 5, 0)
 NVME = PciAddress(0, 1, 0, 0)
 ABSENT = PciAddress(0, 0, 2, 0)
 DIRECTORY = Node(FUNCTION, FIRST)
+WIDE = [name for name in VIEWS if name != "mem"]
 
 REGISTERS = {REGISTER, CONFIG_REGISTER, PHYS_REGISTER}  # what each may the maps say
 
@@ -86,10 +87,11 @@ def test_a_function_lists_its_bars_and_each_of_its_views_the_same_ones(tree, add
     directory = Node(FUNCTION, address)
     listed = dict(tree.entries(directory))
     assert list(listed) == [*bars, "config", *rom, "info", "regs", "decode", "sysfs", *VIEWS]
-    assert list(VIEWS) == ["u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64"]
+    assert list(VIEWS) == ["u8", "u16", "u32", "u64", "x8", "x16", "x32", "x64", "mem"]
     for name, view in VIEWS.items():
         assert listed[name] == Node(FUNCTION, address, view=view)
-        kinds = {bar: Node(BAR, address, int(bar[-1]), view) for bar in bars}
+        shown = [bar for bar in bars if (address, bar, name) != (E1000, "bar1", "mem")]  # of ports
+        kinds = {bar: Node(BAR, address, int(bar[-1]), view) for bar in shown}
         assert list(tree.entries(listed[name])) == list(kinds.items())
 
 
@@ -104,11 +106,17 @@ def test_the_views_of_phys_list_the_same_ranges(tree):
         assert list(tree.entries(listed[name])) == list(shown.items())
 
 
-@pytest.mark.parametrize(("view", "width"), list(zip(VIEWS, [1, 2, 4, 8] * 2, strict=True)))
+@pytest.mark.parametrize(("view", "width"), list(zip(WIDE, [1, 2, 4, 8] * 2, strict=True)))
 def test_a_view_is_named_by_the_bits_of_its_width(view, width):
     kind = VIEWS[view]
     assert (kind.width, kind.is_text) == (width, view.startswith("x"))
     assert view == f"{'x' if kind.is_text else 'u'}{8 * width}"
+
+
+def test_mem_has_no_width():
+    assert not ViewKind.MEM.is_text
+    assert not ViewKind.MEM.is_fixed
+    assert [name for name, view in VIEWS.items() if not view.is_fixed] == ["mem"]
 
 
 IN_EACH_VIEW = pytest.mark.parametrize("view", list(ViewKind), ids=lambda kind: kind.name.lower())
@@ -283,7 +291,18 @@ def test_size_blksize_and_path(tree, node, size, blksize, path):
     assert tree.path(node) == path
 
 
-@pytest.mark.parametrize("name", VIEWS)
+def test_mem_is_for_memory_only(tree):
+    for address, size in ((FIRST, 0x100), (NVME, 0x4000)):
+        node = tree.lookup(Node(FUNCTION, address, view=ViewKind.MEM), "bar0")
+        assert tree.attributes(node)[:2] == (size, 1 << 20)
+    with pytest.raises(NoSuchNode, match=r"0000:00:03.0 bar1: is in I/O ports"):
+        tree.lookup(Node(FUNCTION, E1000, view=ViewKind.MEM), "bar1")
+    for start in (0xFEB00000, 0x100000):
+        node = tree.lookup(PHYS._replace(view=ViewKind.MEM), f"{start:x}+100")
+        assert tree.attributes(node)[:2] == (0x100, 1 << 20)
+
+
+@pytest.mark.parametrize("name", WIDE)
 @pytest.mark.parametrize(
     ("node", "size", "path"),
     [
