@@ -264,7 +264,7 @@ class OpenFiles:
     def _record_read(self, file: OpenFile, offset: int, length: int, data: Buffer) -> None:
         if len(data) and file.recorded:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
-            # Of a text view only the beginning of its line is read from the device.
+            # In a text view only the beginning of the line is read from the device.
             width = None if file.is_text and offset else file.width_at(offset, length)
             self._journal.add(Transfer("read", file.opened, offset, len(data), width, shown))
 

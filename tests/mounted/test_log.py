@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from barfs.machine import simulated
-from mounted.conftest import BARFS, TIMEOUT, Mount, machine_options, sh, wait_until
+from mounted.conftest import BARFS, TIMEOUT, Mount, machine_options, mounted, sh, wait_until
 
 BAR = "pci/0000:00:04.0/bar0"
 NIC = {"device": "0000:00:03.0", "bar": 0}
