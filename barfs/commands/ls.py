@@ -70,6 +70,5 @@ COMMAND: Final = Command(
     hints={
         **dict.fromkeys(("-k", "-n", "-nn", "-D"), "ids, drivers and domains are always shown"),
         **dict.fromkeys(("-x", "-xxx", "-xxxx"), "config space is the file `config` of a mount"),
-        **dict.fromkeys(("-vv", "-vvv"), "did you mean -v?"),
     },
 )

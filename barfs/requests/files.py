@@ -51,7 +51,7 @@ class OpenFile:
         if node.kind.waits:
             self._pace = Never()
         self._workers = workers
-        self._is_text = node.view.is_text
+        self.is_text = node.view.is_text
         self.typed = None if view.lines is None else Typed(view.lines)
         self._fresh = fresh
         self.width_at = view.width_at
@@ -72,7 +72,7 @@ class OpenFile:
     def is_prompt(self, offset: int, length: int, *, writing: bool, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
         # Nearly always; the reach of text is not its length.
-        if length <= self._pace.at_once and not (self._workers.claims or self._is_text):
+        if length <= self._pace.at_once and not (self._workers.claims or self.is_text):
             return True
         if self.typed is not None and self.typed.pending:
             return False
@@ -264,7 +264,8 @@ class OpenFiles:
     def _record_read(self, file: OpenFile, offset: int, length: int, data: Buffer) -> None:
         if len(data) and file.recorded:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
-            width = file.width_at(offset, length)
+            # In a text view only the beginning of the line is read from the device.
+            width = None if file.is_text and offset else file.width_at(offset, length)
             self._journal.add(Transfer("read", file.opened, offset, len(data), width, shown))
 
     def write(self, handle: int, offset: int, data: bytes) -> int | None:

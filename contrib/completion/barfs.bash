@@ -13,17 +13,31 @@ _shtab_barfs_regs_option_strings=(-h --help --json -o --output --for --bar --off
 _shtab_barfs_option_strings=(-h --help --version)
 
 _shtab_barfs_mount_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_mount__o_COMPGEN=_barfs_compgen_options
 _shtab_barfs_mount___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_mount___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_mount___devmem_COMPGEN=_shtab_compgen_files
+_shtab_barfs_mount___log_COMPGEN=_shtab_compgen_files
+_shtab_barfs_mount___group_COMPGEN=_barfs_compgen_groups
+_shtab_barfs_mount___allow_device_COMPGEN=_barfs_compgen_functions
+_shtab_barfs_mount___read_only_device_COMPGEN=_barfs_compgen_functions
+_shtab_barfs_mount___memory_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_mount___registers_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_umount_pos_0_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_demo__o_COMPGEN=_barfs_compgen_options
 _shtab_barfs_demo___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_demo___devmem_COMPGEN=_shtab_compgen_files
+_shtab_barfs_demo___log_COMPGEN=_shtab_compgen_files
+_shtab_barfs_demo___group_COMPGEN=_barfs_compgen_groups
+_shtab_barfs_demo___allow_device_COMPGEN=_barfs_compgen_functions
+_shtab_barfs_demo___read_only_device_COMPGEN=_barfs_compgen_functions
+_shtab_barfs_demo___memory_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_demo___registers_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_ls_pos_0_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_ls___sysfs_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_doctor_pos_0_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_doctor___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_doctor___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_doctor___devmem_COMPGEN=_shtab_compgen_files
@@ -31,6 +45,7 @@ _shtab_barfs_ksym___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_ksym___proc_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_ksym___devmem_COMPGEN=_shtab_compgen_files
 _shtab_barfs_log_pos_0_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_log_pos_1_COMPGEN=_barfs_compgen_functions
 _shtab_barfs_regs___include_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_regs___registers_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_regs___sysfs_COMPGEN=_shtab_compgen_dirs
@@ -99,6 +114,21 @@ _shtab_barfs__h_nargs=0
 _shtab_barfs___help_nargs=0
 _shtab_barfs___version_nargs=0
 
+
+# Custom Preamble
+_barfs_compgen_groups() {
+  compgen -g -- "$1"
+}
+
+_barfs_compgen_options() {
+  compgen -W "ro rw allow_other allow_root noexec nosuid nodev fsname=" -- "$1"
+}
+
+_barfs_compgen_functions() {
+  compgen -W "$(barfs ls 2>/dev/null | awk '{ print $1; print $2 }' | tr : - | sort -u)" -- "$1"
+}
+
+# End Custom Preamble
 
 # $1=COMP_WORDS[1]
 _shtab_compgen_files() {

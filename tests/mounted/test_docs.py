@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from barfs.machine import simulated
-from mounted.conftest import TIMEOUT, Mount
+from mounted.conftest import BARFS, TIMEOUT, mounted, public_directory, wait_until
 
 ROOT = Path(__file__).parents[2]
 TOUR = (ROOT / "docs/tour.md").read_text()
@@ -31,12 +32,11 @@ def steps(block):
     return found
 
 
-def run(commands, where):
-    """What each command prints on either stream when one bash runs them all."""
-    script = "".join(f"{command}\necho '{END}'\n" for command in commands)
+def run(commands, where, under=()):
+    """What each command prints on either stream when one bash runs them all, under a command."""
+    script = f"cd {where}\n" + "".join(f"{command}\necho '{END}'\n" for command in commands)
     done = subprocess.run(
-        ["bash", "--norc", "-c", script],
-        cwd=where,
+        [*under, "bash", "--norc", "-c", script],
         env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -59,25 +59,57 @@ def fits(said, printed):
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in printed)) is not None
 
 
-@pytest.fixture(scope="module")
-def toured(fuse, tmp_path_factory):
-    """One mount for the whole tour: what a block writes, later ones read."""
-    directory = tmp_path_factory.mktemp("tour")
-    (directory / "machine").mkdir()
-    mount = Mount(simulated.build(directory / "machine"), directory)
-    yield mount
-    assert mount.alive()
-    assert mount.end() == 0
+# The interpreter may lie where nobody else can look, so all is loaded before it changes its user.
+BECOME_USER = """
+import os
+import barfs.commands.cli, barfs.commands.drawing, barfs.daemon.background, barfs.machine.simulated
+os.setgroups([])
+os.setresgid(1000, 1000, 1000)
+os.setresuid(1000, 1000, 1000)
+barfs.commands.cli.main()
+"""
+
+
+# In mounts of its own, with a /dev/fuse that is open to all, as distributions have it.
+OPEN_FUSE = 'mknod -m 666 fuse c 10 229 && mount --bind fuse /dev/fuse && cd / && exec "$@"'
+
+
+@pytest.fixture(params=["root", "user"])
+def toured(fuse, request):
+    """A mount for the whole tour, what its commands run under, and its log."""
+    with public_directory() as directory:
+        where = directory / "bars"
+        where.mkdir()
+        command = [*BARFS, "demo", "-f", where]
+        if request.param == "user":
+            os.chown(where, 1000, 1000)
+            mounts_of_its_own = ["unshare", "--mount", "--propagation=private"]
+            program = [sys.executable, "-c", BECOME_USER, "demo", "-f", where]
+            command = [*mounts_of_its_own, "bash", "-c", OPEN_FUSE, "bash", *program]
+        with (directory / "log").open("wb") as log:
+            process = subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=log, cwd=directory
+            )
+        enter = ["nsenter", f"--target={process.pid}", "--mount", "setpriv", "--clear-groups"]
+        enter += ["--reuid=1000", "--regid=1000"]
+        table = Path(f"/proc/{process.pid}/mounts")
+        try:
+            wait_until(lambda: f" {where} fuse.barfs " in table.read_text(), "no mount")
+            yield where, enter if request.param == "user" else []
+        finally:
+            process.terminate()
+            assert process.wait(TIMEOUT) == 0
+        assert "Traceback" not in (directory / "log").read_text()
 
 
 def test_the_tour(toured):
     """All of it in order, and every command that does otherwise, not only the first."""
+    where, under = toured
     wrong = []
     for block in BLOCKS:
         said = steps(block)
-        for (command, expected), printed in zip(
-            said, run([command for command, _ in said], toured.path), strict=True
-        ):
+        commands = [command for command, _ in said]
+        for (command, expected), printed in zip(said, run(commands, where, under), strict=True):
             if not fits(expected, printed):
                 wrong += [f"$ {command}", *printed, "-- but docs/tour.md says", *expected, ""]
     assert not wrong, "\n".join(wrong)
@@ -103,6 +135,38 @@ def test_the_tour_is_read_as_meant():
 )
 def test_the_comparison(said, printed, result):
     assert fits(said.split(), printed.split()) == result
+
+
+COMING_FROM = (ROOT / "docs/coming-from.md").read_text()
+ROWS = [
+    [re.sub(r"^`(.*)`$", r"\1", cell.strip()) for cell in row]
+    for row in re.findall(r"^\| (.*?) \| (.*?) \|(.*?)\|$", COMING_FROM, re.MULTILINE)
+    if row[0] != "today"
+]
+
+
+def test_what_people_type_today_and_the_same_here(fuse):
+    """Every row in order, on one mount."""
+    assert len(ROWS) >= 30
+    today = " ".join(row[0] for row in ROWS)
+    for tool in ("devmem2", "busybox devmem", "pcimem", "setpci", "lspci", "memtool", "rwmem"):
+        assert tool in today
+    assert "chipsec" in today
+    assert "Python: `mmap" in today
+    with public_directory() as directory:
+        (directory / "machine").mkdir()
+        machine = simulated.build(directory / "machine")
+        # What is listed is the simulated machine, and not this one.
+        command = f'{shlex.join(BARFS)} ls --sysfs {machine.sysfs} "${{@:2}}"'
+        begin = f"barfs() {{ {command}; }}"
+        with mounted(machine, directory) as mount:
+            printed = run([begin, *(here for _, here, _ in ROWS)], mount.path)[1:]
+    wrong = [
+        (here, *lines, expected)
+        for (_, here, expected), lines in zip(ROWS, printed, strict=True)
+        if " ".join(lines).split() != expected.split()
+    ]
+    assert not wrong
 
 
 def lines_of(picture):

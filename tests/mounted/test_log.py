@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from barfs.machine import simulated
-from mounted.conftest import BARFS, TIMEOUT, Mount, machine_options, sh, wait_until
+from mounted.conftest import BARFS, TIMEOUT, Mount, machine_options, mounted, sh, wait_until
 
 BAR = "pci/0000:00:04.0/bar0"
 NIC = {"device": "0000:00:03.0", "bar": 0}
@@ -414,6 +414,17 @@ def test_reads_where_they_are_asked_for(machine, tmp_path):
         ("0x0", 1 << 20)
     ]
     assert mount.end() == 0
+
+
+def test_a_line_that_is_read_in_pieces_is_one_access(machine, tmp_path):
+    """As dash reads it: a byte at a time. Only the first of them is read from the device."""
+    with mounted(machine, tmp_path, "--log-reads") as mount:
+        log = Log(mount)
+        run(mount, ["dash", "-c", "read value < 8086:100e/x32/bar0@8; echo $value"])
+        reads = log.shown("read")
+    assert "".join(read["value"] or "\n" for read in reads) == "0x80080783\n"
+    assert [read.get("width") for read in reads] == [4, *[None] * 10]
+    assert {read["offset"] for read in reads} == {"0x8"}
 
 
 def test_reads_are_not_in_it_otherwise(logged, log):

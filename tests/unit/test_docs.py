@@ -236,7 +236,9 @@ def test_completion_is_made_from_the_command_line_as_it_is(tmp_path):
 def completed(line, where):
     """What bash offers for the last word of a command line, in a directory."""
     words = line.split(" ")
-    script = (
+    # Not those of this machine.
+    functions = "barfs() { echo 0000:00:03.0  8086:100e  NIC; echo 0000:00:04.0  1af4:1110  -; }; "
+    script = functions + (
         f'source "{COMPLETION}/barfs.bash"; complete -p barfs >&2; COMP_WORDS=("$@");'
         'COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE};'
         "_shtab_barfs; printf '%s\\n' \"${COMPREPLY[@]}\""
@@ -262,6 +264,12 @@ def test_bash_completes(tmp_path):
         assert completed(f"barfs {name} b", tmp_path) == {"bars"}
     assert completed("barfs mount -f --sysfs b", tmp_path) == {"bars"}
     assert completed("barfs mount -f -o ro b", tmp_path) == {"bars"}
+    assert completed("barfs mount --log b", tmp_path) == {"bars", "bars.txt"}
+    assert "root" in completed("barfs mount --group ro", tmp_path)
+    assert completed("barfs mount -o al", tmp_path) == {"allow_other", "allow_root"}
+    for line in ("ls", "doctor", "mount --allow-device", "mount --read-only-device"):
+        assert completed(f"barfs {line} 1a", tmp_path) == {"1af4-1110"}
+        assert completed(f"barfs {line} 0", tmp_path) == {"0000-00-03.0", "0000-00-04.0"}
 
 
 def test_zsh_can_read_its_script():
