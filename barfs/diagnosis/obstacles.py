@@ -86,9 +86,11 @@ class Look:
 
     def lost(self, index: int, resource: Resource) -> bool:
         """Whether a BAR in config space is not where the kernel has put it. Raises DeviceGone."""
-        if self.header is None or self._pci.is_virtual(self._address):
+        if self.header is None:
             return False
-        return not is_in_place(self._pci, self._address, self.header, index, resource)
+        # Nearly always it is in place, and then nothing more is asked.
+        in_place = is_in_place(self._pci, self._address, self.header, index, resource)
+        return not (in_place or self._pci.is_virtual(self._address))
 
     def _obstacles(self, header: Header, index: int, resource: Resource) -> Iterator[Cause]:
         pci, address = self._pci, self._address

@@ -225,10 +225,14 @@ class RealSource(_Files):
 class PlainSource(_Files):
     """Plain files in the place of sysfs: the simulated machine, or an unpacked copy."""
 
+    def __init__(self, sysfs: Path, proc: Path, boot: Path) -> None:
+        super().__init__(sysfs, proc, boot)
+        self._devices = f"{sysfs}/bus/pci/devices"  # every open of a BAR asks for its stamp
+
     def stamp(self) -> Hashable | None:
         # Plain files that come or go change the time of their directory. In sysfs they do not.
         try:
-            return settled(os.stat(self.sysfs / "bus/pci/devices").st_mtime_ns)
+            return settled(os.stat(self._devices).st_mtime_ns)
         except OSError:
             return None
 
