@@ -146,7 +146,8 @@ def machine_of(settings: Settings) -> Machine:
     symbols = Symbols(source.proc) if settings.phys else None
     core = CoreFile(source.proc) if settings.phys and settings.kcore else None
     via_devmem = settings.bars_via == "devmem"
-    return Machine(pci, memory, maps, settings.phys, via_devmem, symbols, core)
+    via_vfio = settings.bars_via == "vfio"
+    return Machine(pci, memory, maps, settings.phys, via_devmem, symbols, core, via_vfio)
 
 
 def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevices | None:
