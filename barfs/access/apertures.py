@@ -3,12 +3,21 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypeAlias, cast
 
 from barfs.access import _mmio
 from barfs.access.files import PAGE_SIZE, Buffer, StrPath, open_file, refusal, take_file
-from barfs.errors import Access, AccessFault, BarfsError, DeviceGone, Mmap, Verb, What
+from barfs.errors import (
+    Access,
+    AccessFault,
+    BarfsError,
+    CachingConflict,
+    DeviceGone,
+    Mmap,
+    Verb,
+    What,
+)
 
 # The most that is mapped at once, in bytes. A mapping of device memory costs page tables for all of
 # it when it is made: 2 MiB for each GiB. So a span of terabytes is mapped only where it is touched.
@@ -86,6 +95,10 @@ class MappedAperture:
     that is replaced or closed meanwhile is unmapped when the last access through it ends. When an
     access finds the mapping revoked, the aperture is given up: from then on a request raises
     DeviceGone and makes no access.
+
+    Others may have pages of the span mapped in different caching types, and one mapping has only
+    one. A request that reaches such pages is made page by page. If one of them can't be mapped at
+    all, the accesses before it have been made.
     """
 
     max_width = _mmio.MAX_WIDTH
@@ -173,6 +186,19 @@ class MappedAperture:
                 self._window = self._map(offset, length)
             return self._window
 
+    def _pages(
+        self, offset: int, data: Buffer, conflict: CachingConflict
+    ) -> Iterator[tuple[int, memoryview]]:
+        """The parts of a request by pages. `conflict` is raised if it lies in a single page."""
+        with memoryview(data) as rest:
+            end = PAGE_SIZE - (self._start + offset) % PAGE_SIZE
+            if len(rest) <= end:
+                raise conflict
+            begin = 0
+            while begin < len(rest):
+                yield offset + begin, rest[begin:end]
+                begin, end = end, end + PAGE_SIZE
+
     def _fault(
         self, fault: _mmio.Fault, first: int, verb: Verb, width: int | None = None
     ) -> BarfsError:
@@ -193,7 +219,12 @@ class MappedAperture:
     # `del span` in each of these: the exception's traceback would keep the mapping alive.
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        span, first, _ = self._reach(offset, len(into))
+        try:
+            span, first, _ = self._reach(offset, len(into))
+        except CachingConflict as conflict:
+            for at, part in self._pages(offset, into, conflict):
+                self.load_run(at, width, part)
+            return
         try:
             span.load_run(offset - first, width, into)
         except _mmio.Fault as fault:
@@ -201,7 +232,12 @@ class MappedAperture:
             raise self._fault(fault, first, "read", width) from fault
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        span, first, _ = self._reach(offset, len(data))
+        try:
+            span, first, _ = self._reach(offset, len(data))
+        except CachingConflict as conflict:
+            for at, part in self._pages(offset, data, conflict):
+                self.store_run(at, width, part)
+            return
         try:
             span.store_run(offset - first, width, data)
         except _mmio.Fault as fault:
@@ -209,7 +245,12 @@ class MappedAperture:
             raise self._fault(fault, first, "write", width) from fault
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        span, first, _ = self._reach(offset, len(into))
+        try:
+            span, first, _ = self._reach(offset, len(into))
+        except CachingConflict as conflict:
+            for at, part in self._pages(offset, into, conflict):
+                self.copy_out(at, part)
+            return
         try:
             span.copy_out(offset - first, _mmio.COPY_WIDTH, into)
         except _mmio.Fault as fault:
@@ -217,7 +258,12 @@ class MappedAperture:
             raise self._fault(fault, first, "read") from fault
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        span, first, _ = self._reach(offset, len(data))
+        try:
+            span, first, _ = self._reach(offset, len(data))
+        except CachingConflict as conflict:
+            for at, part in self._pages(offset, data, conflict):
+                self.copy_in(at, part)
+            return
         try:
             span.copy_in(offset - first, _mmio.COPY_WIDTH, data)
         except _mmio.Fault as fault:
