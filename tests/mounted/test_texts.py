@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from mounted.conftest import sh, wait_until
+from barfs.machine import simulated
+from mounted.conftest import mounted, sh, wait_until
 
 TEXTS = [
     "status",
@@ -43,6 +44,14 @@ def spliced(path):
     for one in (fd, receive, send):
         os.close(one)
     return found
+
+
+@pytest.fixture(scope="module")
+def shared(fuse, tmp_path_factory):
+    """One way to the BARs is enough: these are texts."""
+    machine = simulated.build(tmp_path_factory.mktemp("machine"))
+    with mounted(machine, tmp_path_factory.mktemp("texts")) as mount:
+        yield mount
 
 
 @pytest.fixture
