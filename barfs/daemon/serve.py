@@ -162,9 +162,14 @@ def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevic
 
 
 def tree_of(
-    settings: Settings, machine: Machine, journal: Journal, vfio: VfioDevices | None = None
+    settings: Settings,
+    machine: Machine,
+    journal: Journal,
+    vfio: VfioDevices | None = None,
+    *,
+    check: Callable[[], None] = lambda: None,
 ) -> Tree:
-    """The tree over a machine, as the settings want it."""
+    """The tree over a machine, as the settings want it; `check` is that of Spans."""
     pci, memory = machine.pci, machine.memory
     ways = ways_to_bars(pci, memory, settings.bars_via, vfio)
     spans = Spans(
@@ -172,6 +177,7 @@ def tree_of(
         machine.memory,
         decoder=Decoder(machine.pci) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
+        check=check,
     )
     return Tree(branches(machine, spans, journal))
 
@@ -210,8 +216,8 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     machine.source.listen()
     journal = Journal(reads=settings.log_reads)
     vfio = vfio_of(settings, machine, journal)
-    tree = tree_of(settings, machine, journal, vfio)
     workers = Workers(loop.away)
+    tree = tree_of(settings, machine, journal, vfio, check=workers.check)
     operations = Operations(tree, machine, journal, _policy_of(settings), workers)
     log_file = _open_log_file(settings, journal)
     background: list[Callable[[], Awaitable[None]]] = [operations.follow]
