@@ -101,12 +101,18 @@ class Interruptible:
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
+        if len(into) <= ONE_ACCESS:
+            self._aperture.copy_out(offset, into)
+            return
         with memoryview(into) as whole:
             for at, end in self._pieces(offset, len(whole), _COPIED):
                 self._aperture.copy_out(offset + at, whole[at:end])
 
     def copy_in(self, offset: int, data: Buffer) -> None:
         """See Aperture."""
+        if len(data) <= ONE_ACCESS:
+            self._aperture.copy_in(offset, data)
+            return
         with memoryview(data) as whole:
             for at, end in self._pieces(offset, len(whole), _COPIED):
                 self._aperture.copy_in(offset + at, whole[at:end])
