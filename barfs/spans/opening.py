@@ -234,9 +234,9 @@ class Spans:
             empty = None if target.make else EMPTY_TEXT if view.is_text else EMPTY
             asked = monotonic()  # opening it asks whether it answers
             apertures = place.open(span, writable=writable, combine=combine)
-            apertures = interruptible(apertures, partial(self._look, guards))
             try:
-                opened = view_of(apertures, view, what, target.make)
+                parts = interruptible(apertures, partial(self._look, guards))
+                opened = view_of(parts, view, what, target.make)
             except BaseException:
                 for aperture in apertures:
                     aperture.close()
