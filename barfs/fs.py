@@ -5,6 +5,7 @@ FUSEError, so no other exception leaves this module. On ENOSYS the kernel switch
 for good, so only operations that are better off raise it.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -93,7 +94,7 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._machine = machine
         self._journal = journal
-        self._files = OpenFiles(tree, journal, workers)
+        self._files = OpenFiles(tree, journal, workers, self._announce)
         self._refusals = Refusals(journal, lambda error: explain(error, machine), policy.uid)
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
@@ -106,14 +107,16 @@ class Operations(pyfuse3.Operations):
         if attributes is None:
             attributes = self._tree.attributes(node)
         kind = node.kind
+        size = self._files.text_size(node)
+        size = attributes.size if size is None else size
         entry = EntryAttributes()
         entry.st_ino = self._inodes.number(node)
         entry.st_mode = self._policy.mode_of(kind, writable=self._tree.is_writable(node))
         entry.st_nlink = 2 if kind.type is Type.DIRECTORY else 1
         if kind.type is Type.FILE:
             # As many blocks as it has bytes. With 0, tar and cp take a file for one big hole.
-            entry.st_blocks = -(-attributes.size // 512)
-        entry.st_size = attributes.size
+            entry.st_blocks = -(-size // 512)
+        entry.st_size = size
         entry.st_blksize = attributes.blksize
         entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
         modified = self._started if attributes.modified is None else attributes.modified
@@ -295,6 +298,14 @@ class Operations(pyfuse3.Operations):
             return FileInfo(fh=handle, direct_io=True, keep_cache=False)
         except Exception as error:
             raise self._answer("open", error, self._of_open, inode, ctx) from None
+
+    def _announce(self, node: Node, size: int) -> None:
+        """Tell the kernel that a text has so many bytes. A byte in its cache does that.
+
+        Opening empties the cache. The kernel may wait for a read of the file here.
+        """
+        with contextlib.suppress(OSError):  # at the end of the mount
+            pyfuse3.notify_store(self._inodes.number(node), size - 1, b"\n")
 
     async def _open(self, node: Node, flags: int, ctx: RequestContext) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY

@@ -94,6 +94,12 @@ def test_every_form_of_import_is_seen(source, package, name):
     assert name in imports(source, package)
 
 
+def test_no_file_is_long():
+    files = [path for path in BARFS.rglob("*") if path.suffix in {".py", ".c", ".h"}]
+    assert len(files) > len(SOURCES)
+    assert [path for path in files if len(path.read_text().splitlines()) > 450] == []
+
+
 def test_every_room_has_its_place():
     assert sorted(ROOMS) == sorted(COLUMN)
 
