@@ -1,1 +1,1 @@
-"""Making, serving and ending a mount. Besides fs.py only this package knows pyfuse3."""
+"""Making, serving and ending a mount. Besides it only fs.py and requests/unneeded.py know pyfuse3."""
