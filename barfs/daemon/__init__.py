@@ -1,1 +1,3 @@
-"""Making, serving and ending a mount. Besides it only fs.py and requests/unneeded.py know pyfuse3."""
+"""Making, serving and ending a mount. Besides fs.py and requests/unneeded.py this alone knows
+pyfuse3.
+"""
