@@ -30,6 +30,7 @@ from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
 from barfs.requests.policy import Policy
 from barfs.requests.refusals import Asked, Asking, Refusals
+from barfs.requests.unneeded import Unneeded
 from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def refuse(what: str) -> NoReturn:
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
 
 
-class Operations(pyfuse3.Operations):
+class Operations(Unneeded):
     """The tree over FUSE, for the users that the policy allows. `machine` explains refusals.
 
     The machine's source may call `device_changed` when it takes in the kernel's messages.
@@ -427,33 +428,3 @@ class Operations(pyfuse3.Operations):
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Refused."""
         refuse(f"rmdir of {name!a}")
-
-    # The kernel need not ask for these, and after an ENOSYS it does not. It then takes writes for
-    # done, and files for always ready. That saves a request at each close.
-
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Nothing is kept back."""
-        raise FUSEError(errno.ENOSYS)
-
-    async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:
-        """Always ready."""
-        raise FUSEError(errno.ENOSYS)
-
-    # There are no extended attributes. They are refused with ENOTSUP, and without a line in the
-    # log, since ls asks for some on every file.
-
-    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
