@@ -25,6 +25,10 @@ from barfs.spans.ways import Ways
 PIECE: Final = 1 << 20
 
 
+# The text that registers are read for. It only says that they were.
+_DONE: Final = "read\n"
+
+
 class Bytes(NamedTuple):
     """Bytes that were read: they begin at `start`, in accesses of `width` bytes, or of several."""
 
@@ -110,7 +114,7 @@ class Reader:
             ViewKind.U8,
             writable=False,
             what=str(reading),
-            make=lambda aperture: SampledText(aperture, sample, range(0), None),
+            make=lambda aperture: SampledText(aperture, sample, range(0), None, len(_DONE)),
         )
         try:
             view.read(0, PIECE)
@@ -136,7 +140,7 @@ class _Sample:
         self._seen: set[int] = set()  # the offsets of all bytes that were read
 
     def __call__(self, aperture: Aperture) -> str:
-        """Read them. The text only says that something was read."""
+        """Read them."""
 
         def read(register: Register) -> int:
             """Read a register that tells where others are."""
@@ -151,7 +155,7 @@ class _Sample:
                 raise
             except BarfsError:
                 continue  # the device has fewer, or tells a place where none can be
-        return "read\n"
+        return _DONE
 
     def _load(self, aperture: Aperture, register: Register, start: int) -> int:
         if start not in self.found or len(self.found[start][0]) < register.size:

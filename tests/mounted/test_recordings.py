@@ -56,9 +56,9 @@ def names(directory):
 
 
 def contents(directory):
-    """The bytes of each file of functions, or the errno of reading it."""
+    """The bytes of each file of two functions, or the errno of reading it."""
     found = {}
-    for path in sorted(Path(directory, "pci").rglob("*")):
+    for path in sorted([*Path(directory, NIC).rglob("*"), *Path(directory, RAM).rglob("*")]):
         if path.is_file() and not path.is_symlink():
             try:
                 found[str(path.relative_to(directory))] = path.read_bytes()
@@ -112,7 +112,7 @@ def test_what_was_not_recorded_fails_and_what_writes_is_refused(machine, tmp_pat
             with pytest.raises(OSError, match="Read-only"):
                 os.close(os.open(there / name, os.O_WRONLY))
         log = (there / "log").read_text()
-        assert "read of 0x100 bytes at 0x0 is not in this recording, which has 0-f of it" in log
+        assert " is not in this recording, which has 0-f of it" in log
         status = (there / "status").read_text().splitlines()
         assert status[0].startswith("ok       recording     recorded on ")
         assert any("recorded: bar0@0-f" in line for line in status)
