@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias, cast
 
 from barfs.access import _mmio
@@ -38,6 +38,8 @@ MOST_MAPPED: Final = 8 << 30
 # pages are gone for good. Then a driver has claimed the range (kernel/resource.c, revoke_iomem), or
 # the file was cut short. A memory error has another code, BUS_MCEERR_AR.
 _PAGES_GONE: Final = (signal.SIGBUS, 2)
+
+_Page: TypeAlias = Callable[[int, memoryview], None]  # an access in one page, and its offset
 
 # Makes an error of barfs when mmap(2) refused a mapping. It gets the thing that was to be mapped,
 # the part of it, the error of mmap(2), and the offset in the file where the mapping was to begin.
@@ -146,9 +148,8 @@ class MappedAperture:
     access finds the mapping revoked, the aperture is given up: from then on a request raises
     DeviceGone and makes no access.
 
-    Others may have pages of the span mapped in different caching types, and one mapping has only
-    one. A request that reaches such pages is made page by page. If one of them can't be mapped at
-    all, the accesses before it have been made.
+    A request over pages that others have mapped in different caching types is made page by page. If
+    one of them can't be mapped, the accesses before it have been made.
     """
 
     max_width = _mmio.MAX_WIDTH
@@ -239,18 +240,17 @@ class MappedAperture:
             _WINDOWS.set(self, window)
             return window
 
-    def _pages(
-        self, offset: int, data: Buffer, conflict: CachingConflict
-    ) -> Iterator[tuple[int, memoryview]]:
-        """The parts of a request by pages. `conflict` is raised if it lies in a single page."""
+    def _by_pages(
+        self, conflict: CachingConflict, access: _Page, offset: int, data: Buffer
+    ) -> None:
+        """Make a request page by page. `conflict` is raised if it lies in a single page."""
         with memoryview(data) as rest:
             end = PAGE_SIZE - (self._start + offset) % PAGE_SIZE
             if len(rest) <= end:
                 raise conflict
-            begin = 0
-            while begin < len(rest):
-                yield offset + begin, rest[begin:end]
-                begin, end = end, end + PAGE_SIZE
+            access(offset, rest[:end])
+            for at in range(end, len(rest), PAGE_SIZE):
+                access(offset + at, rest[at : at + PAGE_SIZE])
 
     def _fault(
         self, fault: _mmio.Fault, first: int, verb: Verb, width: int | None = None
@@ -275,8 +275,7 @@ class MappedAperture:
         try:
             span, first, _ = self._reach(offset, len(into))
         except CachingConflict as conflict:
-            for at, part in self._pages(offset, into, conflict):
-                self.load_run(at, width, part)
+            self._by_pages(conflict, lambda at, part: self.load_run(at, width, part), offset, into)
             return
         try:
             span.load_run(offset - first, width, into)
@@ -288,8 +287,7 @@ class MappedAperture:
         try:
             span, first, _ = self._reach(offset, len(data))
         except CachingConflict as conflict:
-            for at, part in self._pages(offset, data, conflict):
-                self.store_run(at, width, part)
+            self._by_pages(conflict, lambda at, part: self.store_run(at, width, part), offset, data)
             return
         try:
             span.store_run(offset - first, width, data)
@@ -301,8 +299,7 @@ class MappedAperture:
         try:
             span, first, _ = self._reach(offset, len(into))
         except CachingConflict as conflict:
-            for at, part in self._pages(offset, into, conflict):
-                self.copy_out(at, part)
+            self._by_pages(conflict, self.copy_out, offset, into)
             return
         try:
             span.copy_out(offset - first, _mmio.COPY_WIDTH, into)
@@ -314,8 +311,7 @@ class MappedAperture:
         try:
             span, first, _ = self._reach(offset, len(data))
         except CachingConflict as conflict:
-            for at, part in self._pages(offset, data, conflict):
-                self.copy_in(at, part)
+            self._by_pages(conflict, self.copy_in, offset, data)
             return
         try:
             span.copy_in(offset - first, _mmio.COPY_WIDTH, data)
