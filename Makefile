@@ -1,6 +1,8 @@
 # make demo        mount a simulated machine and run a session on it
 # make install     install barfs for all users, as root; make uninstall removes it (PREFIX, DESTDIR)
+# make deb         build the package for Debian 13, build/barfs_*.deb (ARCH=arm64 cross-compiles it)
 # make test        lint, types, and all tests; builds the test kernels once (half an hour)
+# make test-deb    build the package, and run all of tests/mounted on it in a fresh Debian 13
 # make test-arm64-64k  what runs in a guest for arm64, on a kernel with pages of 64K
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
 # make performance the same, and write docs/performance.svg and the tables of docs/performance.md
@@ -10,7 +12,7 @@
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SCRIPTS := tools/setup tools/launcher tools/install tools/article \
+SCRIPTS := tools/setup tools/launcher tools/install tools/article tools/chroot tools/deb \
 	tests/vm/build-kernel tests/vm/make-root tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
@@ -19,7 +21,7 @@ INPUTS := pyproject.toml tools/setup tools/launcher barfs/access/_mmio.c
 
 export PREFIX DESTDIR
 
-.PHONY: demo install uninstall test test-arm64-64k bench performance generated clean
+.PHONY: demo install uninstall deb test test-deb test-arm64-64k bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -30,6 +32,9 @@ install:
 uninstall:
 	tools/install --remove
 
+deb:
+	$(SUDO) tools/deb $(ARCH)
+
 test: .venv/test
 	shellcheck $(SCRIPTS)
 	.venv/bin/ruff format --check .
@@ -37,6 +42,10 @@ test: .venv/test
 	.venv/bin/mypy
 	$(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
 		.venv/bin/python -m pytest -p no:cacheprovider --durations=10
+
+test-deb: .venv/test
+	$(SUDO) env BARFS_PACKAGE=make BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
+		.venv/bin/python -m pytest -p no:cacheprovider --durations=10 tests/package
 
 test-arm64-64k: .venv/test
 	$(SUDO) env BARFS_REQUIRE=1 BARFS_VM_MACHINES=arm64-64k PYTHONDONTWRITEBYTECODE=1 \
@@ -60,5 +69,7 @@ generated: .venv/test
 	touch $@
 
 clean:
-	rm -rf .venv build barfs.egg-info barfs/*/*.so .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist barfs.egg-info barfs/*/*.so .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .pybuild debian/.debhelper debian/barfs debian/files debian/*.substvars \
+		debian/*.debhelper debian/debhelper-build-stamp
 	find . -name __pycache__ -prune -exec rm -rf {} +
