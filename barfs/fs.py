@@ -5,9 +5,11 @@ FUSEError, so no other exception leaves this module. On ENOSYS the kernel switch
 for good, so only operations that are better off raise it.
 """
 
+import contextlib
 import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -28,6 +30,7 @@ from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
 from barfs.requests.policy import Policy
 from barfs.requests.refusals import Asked, Asking, Refusals
+from barfs.requests.unneeded import Unneeded
 from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -78,7 +81,7 @@ def refuse(what: str) -> NoReturn:
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
 
 
-class Operations(pyfuse3.Operations):
+class Operations(Unneeded):
     """The tree over FUSE, for the users that the policy allows. `machine` explains refusals.
 
     The machine's source may call `device_changed` when it takes in the kernel's messages.
@@ -93,7 +96,7 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._machine = machine
         self._journal = journal
-        self._files = OpenFiles(tree, journal, workers)
+        self._files = OpenFiles(tree, journal, workers, self._announce)
         self._refusals = Refusals(journal, lambda error: explain(error, machine), policy.uid)
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
@@ -106,14 +109,16 @@ class Operations(pyfuse3.Operations):
         if attributes is None:
             attributes = self._tree.attributes(node)
         kind = node.kind
+        size = self._files.text_size(node)
+        size = attributes.size if size is None else size
         entry = EntryAttributes()
         entry.st_ino = self._inodes.number(node)
         entry.st_mode = self._policy.mode_of(kind, writable=self._tree.is_writable(node))
         entry.st_nlink = 2 if kind.type is Type.DIRECTORY else 1
         if kind.type is Type.FILE:
             # As many blocks as it has bytes. With 0, tar and cp take a file for one big hole.
-            entry.st_blocks = -(-attributes.size // 512)
-        entry.st_size = attributes.size
+            entry.st_blocks = -(-size // 512)
+        entry.st_size = size
         entry.st_blksize = attributes.blksize
         entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
         modified = self._started if attributes.modified is None else attributes.modified
@@ -227,15 +232,22 @@ class Operations(pyfuse3.Operations):
         fh: int | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        """Accept truncation, which does nothing. `>` and dd truncate before they write."""
+        """Accept truncation and times, which do nothing, and a mode or an owner that is the same.
+
+        `>` and dd truncate before they write. touch, rsync -t and cp -p set times.
+        """
         node = self._inodes.node(inode)
+        entry = self._entry(node)
         if fields.update_size and fh is not None:
             self._files.truncate(fh, attr.st_size)
-        if fields.update_mode or fields.update_uid or fields.update_gid:
+        changes = (
+            (fields.update_mode and stat.S_IMODE(attr.st_mode) != stat.S_IMODE(entry.st_mode))
+            or (fields.update_uid and attr.st_uid != entry.st_uid)
+            or (fields.update_gid and attr.st_gid != entry.st_gid)
+        )
+        if changes:
             refuse(f"chmod or chown of {self._tree.path(node)}")
-        if not fields.update_size and (fields.update_atime or fields.update_mtime):
-            refuse(f"touch of {self._tree.path(node)}")
-        return self._entry(node)
+        return entry
 
     @boundary
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -295,6 +307,14 @@ class Operations(pyfuse3.Operations):
             return FileInfo(fh=handle, direct_io=True, keep_cache=False)
         except Exception as error:
             raise self._answer("open", error, self._of_open, inode, ctx) from None
+
+    def _announce(self, node: Node, size: int) -> None:
+        """Tell the kernel that a text has so many bytes. A byte in its cache does that.
+
+        Opening empties the cache. The kernel may wait for a read of the file here.
+        """
+        with contextlib.suppress(OSError):  # at the end of the mount
+            pyfuse3.notify_store(self._inodes.number(node), size - 1, b"\n")
 
     async def _open(self, node: Node, flags: int, ctx: RequestContext) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
@@ -408,33 +428,3 @@ class Operations(pyfuse3.Operations):
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Refused."""
         refuse(f"rmdir of {name!a}")
-
-    # The kernel need not ask for these, and after an ENOSYS it does not. It then takes writes for
-    # done, and files for always ready. That saves a request at each close.
-
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Nothing is kept back."""
-        raise FUSEError(errno.ENOSYS)
-
-    async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:
-        """Always ready."""
-        raise FUSEError(errno.ENOSYS)
-
-    # There are no extended attributes. They are refused with ENOTSUP, and without a line in the
-    # log, since ls asks for some on every file.
-
-    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)

@@ -28,6 +28,11 @@ class Guard(NamedTuple):
     end: int
     presence: Presence
 
+    def check(self, offset: int, length: int) -> None:
+        """DeviceGone if the function is gone, and a request is for some of these bytes."""
+        if offset < self.end and self.start < offset + length:
+            self.presence.check()
+
 
 class HeldView:
     """A view, and `held`: what is to be closed with it."""
@@ -37,6 +42,7 @@ class HeldView:
         self.width_at = view.width_at
         self.way = view.way
         self.lines = view.lines
+        self.text_size = view.text_size
         self._view = view
         self._held = held
 
@@ -65,7 +71,7 @@ class GuardedView(HeldView):
         self._guards = guards
 
     def _check(self, offset: int, length: int) -> None:
-        for start, end, presence in self._guards:
+        for start, end, presence in self._guards:  # as Guard.check, without a call for each
             if offset < end and start < offset + length:
                 presence.check()
 
