@@ -14,7 +14,7 @@ class Behind:
 
     way = "resource"
     raw = None
-    lines = None
+    lines = text_size = None
 
     def __init__(self):
         self.made = []
