@@ -14,7 +14,8 @@ class Behind:
 
     way = "resource"
     raw = None
-    lines = text_size = None
+    lines = None
+    text_size = None
 
     def __init__(self):
         self.made = []
