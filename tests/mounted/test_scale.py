@@ -8,6 +8,7 @@ import pytest
 
 from barfs.access.apertures import GLANCE, WINDOW
 from barfs.access.files import PAGE_SIZE
+from barfs.machine.index import SOME
 from bench import machines
 from mounted.conftest import mounted, wait_until
 
@@ -103,6 +104,14 @@ def test_one_among_thousands_of_functions_costs_what_one_of_a_few_does(fuse, tmp
             for _ in range(50):
                 calls[what]()
             counts.append(reads(mount) - start)
+            if what == "link":
+                absent = ("ffff:ffff", f"{link.partition('.')[0]}:0001:0001")
+                for name in absent:
+                    assert not os.path.lexists(mount.path / name)  # the ids are read once
+                start = reads(mount)
+                for name in absent * 25:
+                    assert not os.path.lexists(mount.path / name)
+                assert reads(mount) - start < 50 * (4 * SOME + 20)
             assert len(os.listdir(mount.path)) == functions + len(
                 ("pci", "phys", "ksym", "log", "status")
             )
