@@ -189,6 +189,12 @@ class NotDecoded(BarfsError):
     errno = errno.EIO
 
 
+class NotRecorded(BarfsError):
+    """It was not read when the machine was recorded, so nobody knows it."""
+
+    errno = errno.EIO
+
+
 class AccessFault(BarfsError):
     """An access was made, and it faulted."""
 
@@ -275,6 +281,12 @@ class ReadOnly(BarfsError):
 
 class BadRequest(BarfsError):
     """A request can't be made of accesses."""
+
+    errno = errno.EINVAL
+
+
+class BadRecording(BarfsError):
+    """A file is no recording of a machine, or is damaged, or has what no recording has."""
 
     errno = errno.EINVAL
 

@@ -30,6 +30,9 @@ from barfs.names import PciAddress, quoted
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 
+# The subject of what is said of a recording.
+RECORDING: Final = "recording"
+
 # PCI Code and ID Assignment Specification: class and subclass of a PCI-to-PCI bridge.
 _BRIDGE: Final = "0x0604"
 
@@ -58,13 +61,15 @@ def examine(
     facts = machine.kernel()
     found = [*_about_machine(machine, facts, fuse)]
     for address in addresses:
+        found += _recorded(machine, address)
         try:
             found += _about_function(machine, facts, address)
             found += _around_lockdown(machine, facts, address)
         except DeviceGone:
             continue
     order = list(State)
-    return sorted(found, key=lambda finding: order.index(finding.state))
+    # Whose machine it is comes before what is the matter with it.
+    return sorted(found, key=lambda one: (one.subject != RECORDING, order.index(one.state)))
 
 
 def text(findings: Iterable[Finding]) -> str:
@@ -119,6 +124,10 @@ def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> It
 
 def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Finding]:
     source = machine.source
+    if source.recording is not None:
+        yield _ok(RECORDING, source.recording.about)
+        yield from _about_recorded(machine, facts)
+        return
     if source.exists(source.proc / "self/status"):
         yield _rights(machine)
     yield check_fuse(fuse)
@@ -133,6 +142,35 @@ def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Find
     if facts.config is not None or source.exists(source.proc / "sys/kernel/osrelease"):
         yield from _strictness(machine, facts)
         yield from _kernel_memory(machine)
+
+
+def _about_recorded(machine: Machine, facts: Kernel) -> Iterator[Finding]:
+    """What a recording tells of its machine. What this process may does not matter."""
+    source = machine.source
+    if machine.phys and source.exists(source.proc / "iomem"):
+        yield _iomem(machine)
+    if source.is_directory(source.sysfs / "kernel"):
+        yield _lockdown(machine, facts)
+    yield from _maps(machine)
+    if facts.config is not None:
+        yield from _strictness(machine, facts)
+
+
+def _recorded(machine: Machine, address: PciAddress) -> Iterator[Finding]:
+    """What a recording has of a function's BARs, and what it does not have, and why."""
+    recording = machine.source.recording
+    if recording is None or address not in recording.functions:
+        return
+    has = [
+        f"{name}@{extent}"
+        for name, part in recording.functions[address].parts.items()
+        if name != "config"
+        for extent in part.extents()
+    ]
+    if has:
+        yield _ok(str(address), f"recorded: {', '.join(has)}", address)
+    for why in recording.notes.get(address, ()):
+        yield _note(address, Cause(f"not recorded: {why}"))
 
 
 def _ok(subject: str, sentence: str, device: PciAddress | None = None) -> Finding:
