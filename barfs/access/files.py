@@ -142,6 +142,13 @@ class ReadFile(Protocol):
         """Give it up."""
 
 
+class WriteFile(ReadFile, Protocol):
+    """One that the kernel writes, too."""
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Write `data`, and return how much of it was taken. Raises the domain's errors."""
+
+
 class SysfsFile:
     """A sysfs file that does its own accesses, such as a function's `config`.
 

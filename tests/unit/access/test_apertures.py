@@ -20,6 +20,7 @@ from barfs.access.files import PAGE_SIZE, RomFile, SysfsFile
 from barfs.errors import (
     AccessFault,
     BarfsError,
+    CachingConflict,
     DeviceGone,
     KernelRefused,
     NotAllowed,
@@ -706,6 +707,74 @@ def test_a_refused_mapping_keeps_its_errno_and_the_window_before_it(
         access(4)
     span.close()
     assert mapped(sparse) == []
+
+
+@pytest.mark.parametrize("start", [0, 0x1234])
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, 8 * PAGE_SIZE), (PAGE_SIZE - 8, 16), (0x10, 5 * PAGE_SIZE), (3 * PAGE_SIZE, 0x2000)],
+)
+@pytest.mark.parametrize("kind", ["run", "copy"])
+def test_pages_that_others_have_in_different_caching_types_are_mapped_one_by_one(
+    sparse, monkeypatch, start, offset, length, kind
+):
+    """As x86 has it (arch/x86/mm/pat/memtype.c): a mapping of two types is refused."""
+    real, made = apertures._mmio.Span, []
+
+    def span(fd, at, extent, writable):
+        pages = range(at // PAGE_SIZE, -(-(at + extent) // PAGE_SIZE))
+        if len({page % 2 for page in pages}) != 1:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        made.append(pages)
+        return real(fd, at, extent, writable)
+
+    monkeypatch.setattr(apertures._mmio, "Span", span)
+
+    def refuse(what, during, error, _):
+        return CachingConflict(what=what, during=during, system=error)
+
+    span = open_mapped(sparse, start, refuse=refuse)
+    data = bytes((at * 7 + at // PAGE_SIZE) & 0xFF for at in range(length))
+    got = bytearray(length)
+    made.clear()
+    if kind == "run":
+        span.store_run(offset, 4, data)
+        span.load_run(offset, 4, got)
+    else:
+        span.copy_in(offset, data)
+        span.copy_out(offset, got)
+    assert on_disk(sparse, start + offset, length) == data == got
+    first = (start + offset) // PAGE_SIZE
+    wanted = [
+        range(page, page + 1) for page in range(first, -(-(start + offset + length) // PAGE_SIZE))
+    ]
+    assert made[-len(wanted) :] == wanted
+    span.close()
+    assert mapped(sparse) == []
+
+
+def test_a_page_that_can_not_be_mapped_ends_the_request_there(sparse, monkeypatch):
+    real = apertures._mmio.Span
+
+    def span(fd, at, extent, writable):
+        if at + extent > 2 * PAGE_SIZE:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(fd, at, extent, writable)
+
+    monkeypatch.setattr(apertures._mmio, "Span", span)
+
+    def refuse(what, during, error, _):
+        return CachingConflict(what=what, during=during, system=error)
+
+    span = open_mapped(sparse, refuse=refuse)
+    with pytest.raises(
+        CachingConflict, match=f"mapping {PAGE_SIZE:#x} bytes at {2 * PAGE_SIZE:#x}"
+    ):
+        span.store_run(PAGE_SIZE, 4, b"done" * (2 * PAGE_SIZE // 4))
+    assert on_disk(sparse, 0, 3 * PAGE_SIZE) == (
+        bytes(PAGE_SIZE) + b"done" * (PAGE_SIZE // 4) + bytes(PAGE_SIZE)
+    )
+    span.close()
 
 
 def test_what_a_refusal_means_is_for_the_caller_to_add(sparse, monkeypatch):
