@@ -16,6 +16,7 @@ from functools import partial
 from inspect import signature
 from itertools import count
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
@@ -86,6 +87,10 @@ def refuse(what: str) -> NoReturn:
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
 
 
+class _Listing(list[tuple[str, Node]]):
+    """The names in a directory and their nodes."""
+
+
 class Operations(Unneeded):
     """The tree over FUSE, for the users that the policy allows. `machine` explains refusals.
 
@@ -105,7 +110,8 @@ class Operations(Unneeded):
         self._refusals = Refusals(journal, lambda error: explain(error, machine), policy.uid)
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
-        self._listings: dict[int, list[tuple[str, Node]]] = {}
+        self._listings: dict[int, _Listing] = {}
+        self._last: WeakValueDictionary[int, _Listing] = WeakValueDictionary()  # of each directory
         self._handles = count(1)
         self._started = time.time_ns()
 
@@ -212,7 +218,9 @@ class Operations(Unneeded):
             self._machine.source.hear()
         node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
         entry = self._entry_to(ctx, node, attributes)
-        self._inodes.remember(entry.st_ino)
+        surplus = self._inodes.remember(entry.st_ino, (parent_inode, name))
+        if surplus is not None:
+            pyfuse3.invalidate_entry_async(*surplus, ignore_enoent=True)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -276,9 +284,16 @@ class Operations(Unneeded):
 
     @boundary
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """List the directory as it is now. readdir goes through this listing."""
+        """List the directory as it is now. readdir goes through this listing.
+
+        All who have listed it since it last changed share one listing.
+        """
+        listing = _Listing(self._tree.entries(self._inodes.node(inode)))
+        last = self._last.get(inode)
+        if last is None or last != listing:
+            last = self._last[inode] = listing
         handle = next(self._handles)
-        self._listings[handle] = list(self._tree.entries(self._inodes.node(inode)))
+        self._listings[handle] = last
         return handle
 
     @boundary
