@@ -2,6 +2,7 @@
 # make install     install barfs for all users, as root; make uninstall removes it (PREFIX, DESTDIR)
 # make deb         build the package for Debian 13, build/barfs_*.deb (ARCH=arm64 cross-compiles it)
 # make test        lint, types, and all tests; builds the test kernels once (half an hour)
+# make test-unit, make test-vm   one tier of them
 # make test-deb    build the package, and run all of tests/mounted on it in a fresh Debian 13
 # make test-arm64-64k  what runs in a guest for arm64, on a kernel with pages of 64K
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
@@ -19,9 +20,14 @@ SCRIPTS := tools/setup tools/launcher tools/install tools/article tools/chroot t
 INPUTS := pyproject.toml tools/setup tools/launcher $(wildcard barfs/access/*.[ch])
 
 
+PYTEST = $(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
+	$(if $(BARFS_VM_MACHINES),BARFS_VM_MACHINES=$(BARFS_VM_MACHINES)) \
+	$(if $(BARFS_PACKAGE),BARFS_PACKAGE=$(BARFS_PACKAGE)) \
+	.venv/bin/python -m pytest -p no:cacheprovider --durations=10
+
 export PREFIX DESTDIR
 
-.PHONY: demo install uninstall deb test test-deb test-arm64-64k bench performance generated clean
+.PHONY: demo install uninstall deb test test-unit test-vm test-deb test-arm64-64k bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -40,16 +46,25 @@ test: .venv/test
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	$(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
-		.venv/bin/python -m pytest -p no:cacheprovider --durations=10
+	$(MAKE) --no-print-directory -j 2 test-unit test-vm
+	$(PYTEST) tests/mounted tests/package
 
+# Beside a guest, which waits for most of the time. What it prints is shown at its end.
+test-unit: .venv/test
+	mkdir -p build
+	$(PYTEST) tests/unit >build/test-unit.log 2>&1 || { cat build/test-unit.log; exit 1; }
+	tail -n 14 build/test-unit.log
+
+test-vm: .venv/test
+	$(PYTEST) tests/vm
+
+test-deb: export BARFS_PACKAGE := make
 test-deb: .venv/test
-	$(SUDO) env BARFS_PACKAGE=make BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
-		.venv/bin/python -m pytest -p no:cacheprovider --durations=10 tests/package
+	$(PYTEST) tests/package
 
+test-arm64-64k: export BARFS_VM_MACHINES := arm64-64k
 test-arm64-64k: .venv/test
-	$(SUDO) env BARFS_REQUIRE=1 BARFS_VM_MACHINES=arm64-64k PYTHONDONTWRITEBYTECODE=1 \
-		.venv/bin/python -m pytest -p no:cacheprovider --durations=10 -m arm64 tests/vm
+	$(PYTEST) -m arm64 tests/vm
 
 bench: .venv/bench
 	$(SUDO) .venv/bin/python -m bench $(ARGS)

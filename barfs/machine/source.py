@@ -11,9 +11,19 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Protocol
 
-from barfs.access.files import NONBLOCK, PAGE_SIZE, RomFile, StrPath, SysfsFile, read_file
+from barfs.access.files import (
+    NONBLOCK,
+    PAGE_SIZE,
+    ReadFile,
+    RomFile,
+    StrPath,
+    SysfsFile,
+    WriteFile,
+    read_file,
+)
 from barfs.errors import What
 from barfs.machine.presence import PlainPresence, Presence, settled
+from barfs.machine.recording import Recording
 from barfs.machine.uevents import Watch
 from barfs.names import PciAddress
 
@@ -38,6 +48,7 @@ class Source(Protocol):
     proc: Path
     boot: Path
     watch: Watch | None  # tells of functions that come and go; None if nothing tells of them
+    recording: Recording | None = None  # what it is from, if it is a machine that was recorded
 
     def read(self, path: StrPath, length: int = PAGE_SIZE, offset: int = 0) -> bytes:
         """Up to `length` bytes of a file from `offset`, in one read."""
@@ -72,10 +83,10 @@ class Source(Protocol):
     def presence(self, path: StrPath, address: PciAddress) -> Presence:
         """A watch over a function. `path` is that of its `resource`. Raises DeviceGone."""
 
-    def open_config(self, path: StrPath, what: What, *, writable: bool) -> SysfsFile:
+    def open_config(self, path: StrPath, what: What, *, writable: bool) -> WriteFile:
         """A function's config space. Raises what open_file does."""
 
-    def open_rom(self, path: StrPath, what: What) -> SysfsFile:
+    def open_rom(self, path: StrPath, what: What) -> ReadFile:
         """A function's expansion ROM, for reading. Raises what open_file does."""
 
     def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:
