@@ -25,7 +25,7 @@ from barfs.access.files import Buffer
 from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.journal.records import Change, Journal
-from barfs.names import PciAddress
+from barfs.names import PciAddress, quoted
 from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
 from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
@@ -75,6 +75,11 @@ def _errno_of(error: Exception) -> int:
     """
     number = error.errno if isinstance(error, (BarfsError, FUSEError)) else errno.EIO
     return number if number in errno.errorcode and number != errno.ENOSYS else errno.EIO
+
+
+def _shown(name: bytes) -> str:
+    """A name for a message, quoted as for a shell."""
+    return quoted(os.fsdecode(name))
 
 
 def refuse(what: str) -> NoReturn:
@@ -398,28 +403,28 @@ class Operations(Unneeded):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Refused."""
-        refuse(f"mknod {name!a}")
+        refuse(f"mknod {_shown(name)}")
 
     @boundary
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Refused."""
-        refuse(f"mkdir {name!a}")
+        refuse(f"mkdir {_shown(name)}")
 
     @boundary
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Refused."""
-        refuse(f"symlink {name!a}")
+        refuse(f"symlink {_shown(name)}")
 
     @boundary
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Refused."""
-        refuse(f"link {new_name!a}")
+        refuse(f"link {_shown(new_name)}")
 
     @boundary
     async def rename(
@@ -432,14 +437,14 @@ class Operations(Unneeded):
         ctx: RequestContext,
     ) -> None:
         """Refused."""
-        refuse(f"rename of {name_old!a}")
+        refuse(f"rename of {_shown(name_old)}")
 
     @boundary
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Refused."""
-        refuse(f"unlink of {name!a}")
+        refuse(f"unlink of {_shown(name)}")
 
     @boundary
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Refused."""
-        refuse(f"rmdir of {name!a}")
+        refuse(f"rmdir of {_shown(name)}")

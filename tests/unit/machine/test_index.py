@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from machines import ROOT, Witness, machine_of, tree_of
+from machines import ROOT, Witness, find, machine_of, tree_of
 
 from barfs.errors import NoSuchNode
 from barfs.machine import simulated
@@ -144,3 +144,17 @@ def test_a_look_up_reads_the_ids_of_what_it_finds_only(tree, machine, tmp_path):
     assert machine.source.seen == [
         ("read", f"0000:01:00.0/{name}") for name in ("vendor", "device")
     ]
+
+
+def test_listing_registers_of_config_space_reads_none_of_it(machine, tree):
+    for path in (
+        "pci/0000:00:04.0/regs",
+        "pci/0000:01:00.0/regs/config",
+        "pci/0000:00:03.0/decode/config",
+    ):
+        directory = find(tree, path)
+        machine.source.seen.clear()
+        names = [name for name, node in tree.entries(directory) if tree.attributes(node)]
+        assert names
+        assert machine.source.touched() == []
+    assert "COMMAND" in names
