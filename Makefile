@@ -3,6 +3,7 @@
 # make test        lint, types, and all tests; builds the test kernels once (half an hour)
 # make test-unit, make test-vm   one tier of them
 # make test-arm64-64k  what runs in a guest for arm64, on a kernel with pages of 64K
+# make soak        all that users may do at once, for ten minutes; prints what the daemons held
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
 # make performance the same, and write docs/performance.svg and the tables of docs/performance.md
 # make generated   what is committed but made: docs/session.svg, docs/rooms.svg, the tables of
@@ -24,7 +25,7 @@ PYTEST = $(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
 
 export PREFIX DESTDIR
 
-.PHONY: demo install uninstall test test-unit test-vm test-arm64-64k bench performance generated clean
+.PHONY: demo install uninstall test test-unit test-vm test-arm64-64k soak bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -55,6 +56,10 @@ test-vm: .venv/test
 test-arm64-64k: export BARFS_VM_MACHINES := arm64-64k
 test-arm64-64k: .venv/test
 	$(PYTEST) -m arm64 tests/vm
+
+soak: .venv/test
+	$(SUDO) env BARFS_REQUIRE=1 BARFS_SOAK_SECONDS=600 PYTHONDONTWRITEBYTECODE=1 \
+		.venv/bin/python -m pytest -p no:cacheprovider tests/mounted/test_soak.py
 
 bench: .venv/bench
 	$(SUDO) .venv/bin/python -m bench $(ARGS)
