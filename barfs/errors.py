@@ -233,6 +233,12 @@ class NotBound(BarfsError):
     errno = errno.EBUSY
 
 
+class NotOffered(BarfsError):
+    """The kernel refuses the BAR, and the driver that has the function does not offer it either."""
+
+    errno = errno.EPERM
+
+
 class CombinedElsewhere(BarfsError):
     """Another open file has the place mapped write-combining, which would merge accesses."""
 

@@ -16,6 +16,7 @@ from functools import partial
 from inspect import signature
 from itertools import count
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
@@ -24,7 +25,7 @@ from barfs.access.files import Buffer
 from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.journal.records import Change, Journal
-from barfs.names import PciAddress
+from barfs.names import PciAddress, quoted
 from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
 from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
@@ -76,9 +77,18 @@ def _errno_of(error: Exception) -> int:
     return number if number in errno.errorcode and number != errno.ENOSYS else errno.EIO
 
 
+def _shown(name: bytes) -> str:
+    """A name for a message, quoted as for a shell."""
+    return quoted(os.fsdecode(name))
+
+
 def refuse(what: str) -> NoReturn:
     """Refuse an operation that would change the tree. Only the machine changes it."""
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
+
+
+class _Listing(list[tuple[str, Node]]):
+    """The names in a directory and their nodes."""
 
 
 class Operations(Unneeded):
@@ -100,7 +110,8 @@ class Operations(Unneeded):
         self._refusals = Refusals(journal, lambda error: explain(error, machine), policy.uid)
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
-        self._listings: dict[int, list[tuple[str, Node]]] = {}
+        self._listings: dict[int, _Listing] = {}
+        self._last: WeakValueDictionary[int, _Listing] = WeakValueDictionary()  # of each directory
         self._handles = count(1)
         self._started = time.time_ns()
 
@@ -207,7 +218,9 @@ class Operations(Unneeded):
             self._machine.source.hear()
         node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
         entry = self._entry_to(ctx, node, attributes)
-        self._inodes.remember(entry.st_ino)
+        surplus = self._inodes.remember(entry.st_ino, (parent_inode, name))
+        if surplus is not None:
+            pyfuse3.invalidate_entry_async(*surplus, ignore_enoent=True)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -271,9 +284,16 @@ class Operations(Unneeded):
 
     @boundary
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """List the directory as it is now. readdir goes through this listing."""
+        """List the directory as it is now. readdir goes through this listing.
+
+        All who have listed it since it last changed share one listing.
+        """
+        listing = _Listing(self._tree.entries(self._inodes.node(inode)))
+        last = self._last.get(inode)
+        if last is None or last != listing:
+            last = self._last[inode] = listing
         handle = next(self._handles)
-        self._listings[handle] = list(self._tree.entries(self._inodes.node(inode)))
+        self._listings[handle] = last
         return handle
 
     @boundary
@@ -383,28 +403,28 @@ class Operations(Unneeded):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Refused."""
-        refuse(f"mknod {name!a}")
+        refuse(f"mknod {_shown(name)}")
 
     @boundary
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Refused."""
-        refuse(f"mkdir {name!a}")
+        refuse(f"mkdir {_shown(name)}")
 
     @boundary
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Refused."""
-        refuse(f"symlink {name!a}")
+        refuse(f"symlink {_shown(name)}")
 
     @boundary
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Refused."""
-        refuse(f"link {new_name!a}")
+        refuse(f"link {_shown(new_name)}")
 
     @boundary
     async def rename(
@@ -417,14 +437,14 @@ class Operations(Unneeded):
         ctx: RequestContext,
     ) -> None:
         """Refused."""
-        refuse(f"rename of {name_old!a}")
+        refuse(f"rename of {_shown(name_old)}")
 
     @boundary
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Refused."""
-        refuse(f"unlink of {name!a}")
+        refuse(f"unlink of {_shown(name)}")
 
     @boundary
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         """Refused."""
-        refuse(f"rmdir of {name!a}")
+        refuse(f"rmdir of {_shown(name)}")

@@ -153,7 +153,8 @@ def machine_of(settings: Settings) -> Machine:
     symbols = symbols_of(source) if phys else None
     core = CoreFile(source.proc) if phys and settings.kcore and not is_recorded else None
     via_devmem = settings.bars_via == "devmem"
-    return Machine(pci, memory, maps, phys, via_devmem, symbols, core)
+    via_vfio = settings.bars_via == "vfio"
+    return Machine(pci, memory, maps, phys, via_devmem, symbols, core, via_vfio)
 
 
 def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevices | None:

@@ -58,7 +58,7 @@ def test_when_who_what_and_why(seen):
     text = "\n".join(lines)
     for words in (
         rf"root bash\[\d+\]  wrote 0x2a \(32 bits\) to {FIRST} bar0 at 0x8",
-        rf"root bash\[\d+\]  write refused: pci/{FIRST}/x32/bar0@8\+4: b'hello\\n' is no number",
+        rf"root bash\[\d+\]  write refused: pci/{FIRST}/x32/bar0@8\+4: hello is no number",
         r"\(EINVAL\)",
         rf"root dd\[\d+\]  wrote 3 bytes \(61 62 63\) to {SECOND} bar0 at 0x0",
         rf"root dd\[\d+\]  wrote 0x64636261 \(32 bits\) to {SECOND} bar0 at 0x8",
@@ -104,6 +104,17 @@ def test_a_file_that_was_written(seen, tmp_path):
     torn = tmp_path / "torn"
     torn.write_bytes(b'{"n": 1, "ti\n\xff\n[]\n{}\n\n' + path.read_bytes())
     assert barfs("log", torn).stdout.splitlines() == said(seen)
+
+
+def test_an_address_that_nobody_has_claimed_is_told_to_be_dangerous(seen, tmp_path):
+    where = tmp_path / "file"
+    lines = (seen.path / "log").read_text().splitlines()
+    opened = next(text for text in lines if '"event": "open"' in text and '"phys/' in text)
+    warning = "on some machines such an access hangs the machine"
+    record = {**json.loads(opened), "unclaimed": warning}
+    where.write_text(f"{opened}\n{json.dumps(record)}\n")
+    plain, marked = barfs("log", where).stdout.splitlines()
+    assert marked == f"{plain}, which nobody has claimed: {warning}"
 
 
 def test_a_gap_is_said(seen, tmp_path):
