@@ -20,10 +20,19 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from barfs.access.files import Buffer
 from barfs.diagnosis.causes import Machine, explain
-from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
+from barfs.errors import (
+    BadRequest,
+    BarfsError,
+    DeviceGone,
+    NoSuchAddress,
+    NoSuchNode,
+    ReadOnly,
+    Unsupported,
+)
 from barfs.journal.records import Change, Journal
 from barfs.names import PciAddress
 from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
+from barfs.requests import kept
 from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
 from barfs.requests.policy import Policy
@@ -32,16 +41,8 @@ from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
 
-# How long the kernel may keep what it was told, in seconds. A steady node is always there. The
-# kernel asks for all others anew each time, so that a plug or unplug shows at the next look-up,
-# also in a directory or file that is held open.
-STEADY_TIMEOUT: Final = 1
-TIMEOUT: Final = 0
-
-# The attributes of a file are kept a little longer: a look-up gives them, and the open that follows
-# need not ask again. The kernel rounds this up to the second tick of its clock from now, which is
-# at most 20 ms.
-FILE_TIMEOUT: Final = 1e-6
+# What says that a name leads nowhere.
+_NOT_THERE: Final = (DeviceGone, NoSuchAddress, NoSuchNode)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -78,6 +79,31 @@ def refuse(what: str) -> NoReturn:
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
 
 
+def _refusing(operation: str, words: str, *, name: int = 1) -> Any:
+    """An operation that is always refused. Its argument number `name` is a name in a directory.
+
+    Its last argument is the context.
+    """
+
+    async def refusing(self: "Operations", *args: Any) -> NoReturn:
+        try:
+            refuse(f"{words} {args[name]!a}")
+        except Unsupported as error:
+            raise self._answer(operation, error, self._of_context, args[-1]) from None
+
+    return refusing
+
+
+def _answering(number: int) -> Any:
+    """An operation that always gives an errno, without a line in the logs."""
+
+    async def answering(self: "Operations", *args: Any) -> NoReturn:
+        del self, args
+        raise FUSEError(number)
+
+    return answering
+
+
 class Operations(pyfuse3.Operations):
     """The tree over FUSE, for the users that the policy allows. `machine` explains refusals.
 
@@ -97,7 +123,8 @@ class Operations(pyfuse3.Operations):
         self._refusals = Refusals(journal, lambda error: explain(error, machine), policy.uid)
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
-        self._listings: dict[int, list[tuple[str, Node]]] = {}
+        self._kept = kept.Kept(machine.source, machine.maps.files.directories, self._drop)
+        self._listings: dict[int, tuple[Node, list[tuple[str, Node]]]] = {}
         self._handles = count(1)
         self._started = time.time_ns()
 
@@ -118,9 +145,7 @@ class Operations(pyfuse3.Operations):
         entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
         modified = self._started if attributes.modified is None else attributes.modified
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
-        entry.entry_timeout = STEADY_TIMEOUT if kind.steady else TIMEOUT
-        settled = kind.type is Type.FILE and not kind.grows
-        entry.attr_timeout = FILE_TIMEOUT if settled else entry.entry_timeout
+        entry.entry_timeout, entry.attr_timeout = 0, kept.attributes_lifetime(kind)
         return entry
 
     def _entry_to(
@@ -173,11 +198,28 @@ class Operations(pyfuse3.Operations):
             if action == "remove":
                 self._files.give_up(address)
             for directory, file in self._tree.names_of(address):
-                pyfuse3.invalidate_entry_async(
-                    self._inodes.number(directory), os.fsencode(file), ignore_enoent=True
-                )
+                self._drop(directory, file)
+            self.names_changed()
         except Exception:
             log.exception("%s: %s: unforeseen", address, action)
+
+    def names_changed(self) -> None:
+        """Something has changed. The kernel is to ask for all names anew."""
+        self._kept.changed()
+
+    def _drop(self, directory: Node, name: str) -> None:
+        """Have the kernel forget a name."""
+        number = self._inodes.number(directory)
+        pyfuse3.invalidate_entry_async(number, os.fsencode(name), ignore_enoent=True)
+
+    def _check_name(self, node: Node, error: Exception | None = None) -> None:
+        """FUSEError if the kernel is to look a name up again, because it has kept it too long."""
+        if error is None:
+            again = self._kept.is_stale(node)
+        else:
+            again = isinstance(error, _NOT_THERE) and self._kept.is_doubtful(node)
+        if again:
+            raise FUSEError(errno.ESTALE) from None
 
     def let_go(self, address: PciAddress) -> None:
         """The kernel wants a function back. Open files of it give up what is mapped of it."""
@@ -200,8 +242,10 @@ class Operations(pyfuse3.Operations):
         """See pyfuse3.Operations. A link by vendor:device goes by what the kernel said last."""
         if parent_inode == pyfuse3.ROOT_INODE:
             self._machine.source.hear()
-        node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
+        parent, file = self._inodes.node(parent_inode), os.fsdecode(name)
+        node, attributes = self._tree.find(parent, file)
         entry = self._entry_to(ctx, node, attributes)
+        entry.entry_timeout = self._kept.lifetime(parent, file, node)
         self._inodes.remember(entry.st_ino)
         return entry
 
@@ -216,7 +260,13 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """See pyfuse3.Operations."""
-        return self._entry_to(ctx, self._inodes.node(inode))
+        node = self._inodes.node(inode)
+        try:
+            return self._entry_to(ctx, node)
+        except BarfsError as error:
+            if not self._files.has_open(node.address):  # else it may be fstat, which asks once
+                self._check_name(node, error)
+            raise
 
     @boundary
     async def setattr(
@@ -239,8 +289,11 @@ class Operations(pyfuse3.Operations):
 
     @boundary
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        """See pyfuse3.Operations."""
-        return os.fsencode(self._tree.target(self._inodes.node(inode)))
+        """See pyfuse3.Operations. A link leads where the kernel's last message says."""
+        self._machine.source.hear()
+        node = self._inodes.node(inode)
+        self._check_name(node)
+        return os.fsencode(self._tree.target(node))
 
     @boundary
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
@@ -260,14 +313,20 @@ class Operations(pyfuse3.Operations):
     @boundary
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         """List the directory as it is now. readdir goes through this listing."""
+        node = self._inodes.node(inode)
+        try:
+            self._tree.attributes(node)
+        except BarfsError as error:
+            self._check_name(node, error)
+            raise
         handle = next(self._handles)
-        self._listings[handle] = list(self._tree.entries(self._inodes.node(inode)))
+        self._listings[handle] = node, list(self._tree.entries(node))
         return handle
 
     @boundary
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """See pyfuse3.Operations. Names that have vanished since opendir are left out."""
-        listing = self._listings[fh]
+        directory, listing = self._listings[fh]
         for index in range(start_id, len(listing)):
             name, node = listing[index]
             try:
@@ -275,6 +334,7 @@ class Operations(pyfuse3.Operations):
             except BarfsError as error:
                 log.info("readdir: left out: %s", error)
                 continue
+            entry.entry_timeout = self._kept.lifetime(directory, name, node)
             if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, index + 1):
                 self._inodes.settle(entry.st_ino)
                 break
@@ -290,7 +350,12 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """See pyfuse3.Operations. The device is mapped here, and not touched."""
         try:
-            handle = await self._open(self._inodes.node(inode), flags, ctx)
+            node = self._inodes.node(inode)
+            try:
+                handle = await self._open(node, flags, ctx)
+            except BarfsError as error:
+                self._check_name(node, error)
+                raise
             # keep_cache would keep pages that a MAP_PRIVATE mapping of the file has read.
             return FileInfo(fh=handle, direct_io=True, keep_cache=False)
         except Exception as error:
@@ -358,83 +423,20 @@ class Operations(pyfuse3.Operations):
             self._inodes.forget(entry.st_ino, 1)
             raise
 
-    @boundary
-    async def mknod(
-        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
-    ) -> EntryAttributes:
-        """Refused."""
-        refuse(f"mknod {name!a}")
-
-    @boundary
-    async def mkdir(
-        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
-    ) -> EntryAttributes:
-        """Refused."""
-        refuse(f"mkdir {name!a}")
-
-    @boundary
-    async def symlink(
-        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
-        """Refused."""
-        refuse(f"symlink {name!a}")
-
-    @boundary
-    async def link(
-        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
-        """Refused."""
-        refuse(f"link {new_name!a}")
-
-    @boundary
-    async def rename(
-        self,
-        parent_inode_old: int,
-        name_old: bytes,
-        parent_inode_new: int,
-        name_new: bytes,
-        flags: int,
-        ctx: RequestContext,
-    ) -> None:
-        """Refused."""
-        refuse(f"rename of {name_old!a}")
-
-    @boundary
-    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        """Refused."""
-        refuse(f"unlink of {name!a}")
-
-    @boundary
-    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        """Refused."""
-        refuse(f"rmdir of {name!a}")
+    mknod = _refusing("mknod", "mknod")
+    mkdir = _refusing("mkdir", "mkdir")
+    symlink = _refusing("symlink", "symlink")
+    link = _refusing("link", "link", name=2)
+    rename = _refusing("rename", "rename of")
+    unlink = _refusing("unlink", "unlink of")
+    rmdir = _refusing("rmdir", "rmdir of")
 
     # The kernel need not ask for these, and after an ENOSYS it does not. It then takes writes for
     # done, and files for always ready. That saves a request at each close.
 
-    async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Nothing is kept back."""
-        raise FUSEError(errno.ENOSYS)
-
-    async def poll(self, inode: int, fh: int, poll_handle: object, ctx: RequestContext) -> int:
-        """Always ready."""
-        raise FUSEError(errno.ENOSYS)
+    fsyncdir = poll = _answering(errno.ENOSYS)
 
     # There are no extended attributes. They are refused with ENOTSUP, and without a line in the
     # log, since ls asks for some on every file.
 
-    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def listxattr(self, inode: int, ctx: RequestContext) -> Sequence[bytes]:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
-
-    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
-        """None."""
-        raise FUSEError(errno.ENOTSUP)
+    getxattr = setxattr = listxattr = removexattr = _answering(errno.ENOTSUP)

@@ -38,7 +38,7 @@ from barfs.journal.logfile import LogFile
 from barfs.journal.records import Change, Journal
 from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.kcore import CoreFile
-from barfs.machine.source import REAL_PROC, REAL_SYSFS, source_of
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, is_no_data, source_of
 from barfs.machine.symbols import Symbols
 from barfs.names import PciAddress
 from barfs.nodes import Tree
@@ -217,9 +217,10 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     background: list[Callable[[], Awaitable[None]]] = [operations.follow]
     if log_file is not None:
         background.append(log_file.follow)
-    watch = machine.source.watch
+    watch, changes = machine.source.watch, machine.source.changes
     if watch is not None:
-        background.append(partial(watch.run, operations.device_changed))
+        background.append(partial(watch.run, operations.device_changed, operations.names_changed))
+    background.append(partial(changes.run, operations.names_changed, is_no_data))
     if vfio is not None:
         background.append(partial(vfio.run, operations.let_go))
     # Objects that are there by now stay. The garbage collector need not look through them; all

@@ -333,6 +333,10 @@ class OpenFiles:
         """The caller truncates an open file, which does nothing; BadRequest."""
         self._files[handle].truncate(size)
 
+    def has_open(self, address: PciAddress | None) -> bool:
+        """Whether a file of a function is open."""
+        return any(file.address == address for file in self._files.values())
+
     def is_truncated(self, node: Node) -> bool:
         """Whether a file is open that was opened with O_TRUNC."""
         return any(node == other for other, *_ in self._truncated.values())
