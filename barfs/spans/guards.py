@@ -1,9 +1,8 @@
 """Open files of devices: watched over, so that what is gone or does not answer gives no data."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from barfs.access.files import Buffer
 from barfs.errors import DeviceGone
@@ -29,10 +28,36 @@ class Guard(NamedTuple):
     presence: Presence
 
 
+class Held:
+    """What is to be closed together, the last first. An ExitStack takes ten times as long."""
+
+    def __init__(self) -> None:
+        self._closers: list[Callable[[], object]] = []
+
+    def add(self, close: Callable[[], object]) -> None:
+        """Have this called, too."""
+        self._closers.append(close)
+
+    def close(self) -> None:
+        """Call each once, whatever becomes of the others."""
+        if self._closers:
+            try:
+                self._closers.pop()()
+            finally:
+                self.close()
+
+
+class Closes(Protocol):
+    """What is to be closed with a view."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class HeldView:
     """A view, and `held`: what is to be closed with it."""
 
-    def __init__(self, view: View, held: ExitStack) -> None:
+    def __init__(self, view: View, held: Closes) -> None:
         self.reach = view.reach
         self.width_at = view.width_at
         self.way = view.way
@@ -60,7 +85,7 @@ class HeldView:
 class GuardedView(HeldView):
     """A view of what belongs to devices, given up for good once one is gone or its BARs move."""
 
-    def __init__(self, view: View, guards: Sequence[Guard], held: ExitStack) -> None:
+    def __init__(self, view: View, guards: Sequence[Guard], held: Closes) -> None:
         super().__init__(view, held)
         self._guards = guards
 
@@ -92,7 +117,7 @@ class BarView(GuardedView):
         self,
         view: View,
         guards: Sequence[Guard],
-        held: ExitStack,
+        held: Closes,
         check: Callable[[], None],
         *,
         empty: bytes | None,
