@@ -14,7 +14,7 @@ SCRIPTS := tools/setup tools/launcher tools/install tools/article \
 	tests/vm/build-kernel tests/vm/make-root tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
-INPUTS := pyproject.toml tools/setup tools/launcher barfs/access/_mmio.c
+INPUTS := pyproject.toml tools/setup tools/launcher $(wildcard barfs/access/*.[ch])
 
 
 export PREFIX DESTDIR

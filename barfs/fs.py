@@ -5,6 +5,7 @@ FUSEError, so no other exception leaves this module. On ENOSYS the kernel switch
 for good, so only operations that are better off raise it.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -37,6 +38,7 @@ from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
 from barfs.requests.policy import Policy
 from barfs.requests.refusals import Asked, Asking, Refusals
+from barfs.requests.unneeded import Unneeded
 from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -94,17 +96,7 @@ def _refusing(operation: str, words: str, *, name: int = 1) -> Any:
     return refusing
 
 
-def _answering(number: int) -> Any:
-    """An operation that always gives an errno, without a line in the logs."""
-
-    async def answering(self: "Operations", *args: Any) -> NoReturn:
-        del self, args
-        raise FUSEError(number)
-
-    return answering
-
-
-class Operations(pyfuse3.Operations):
+class Operations(Unneeded):
     """The tree over FUSE, for the users that the policy allows. `machine` explains refusals.
 
     The machine's source may call `device_changed` when it takes in the kernel's messages.
@@ -119,7 +111,7 @@ class Operations(pyfuse3.Operations):
         self._tree = tree
         self._machine = machine
         self._journal = journal
-        self._files = OpenFiles(tree, journal, workers)
+        self._files = OpenFiles(tree, journal, workers, self._announce)
         self._refusals = Refusals(journal, lambda error: explain(error, machine), policy.uid)
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
@@ -133,14 +125,16 @@ class Operations(pyfuse3.Operations):
         if attributes is None:
             attributes = self._tree.attributes(node)
         kind = node.kind
+        size = self._files.text_size(node)
+        size = attributes.size if size is None else size
         entry = EntryAttributes()
         entry.st_ino = self._inodes.number(node)
         entry.st_mode = self._policy.mode_of(kind, writable=self._tree.is_writable(node))
         entry.st_nlink = 2 if kind.type is Type.DIRECTORY else 1
         if kind.type is Type.FILE:
             # As many blocks as it has bytes. With 0, tar and cp take a file for one big hole.
-            entry.st_blocks = -(-attributes.size // 512)
-        entry.st_size = attributes.size
+            entry.st_blocks = -(-size // 512)
+        entry.st_size = size
         entry.st_blksize = attributes.blksize
         entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
         modified = self._started if attributes.modified is None else attributes.modified
@@ -361,6 +355,14 @@ class Operations(pyfuse3.Operations):
         except Exception as error:
             raise self._answer("open", error, self._of_open, inode, ctx) from None
 
+    def _announce(self, node: Node, size: int) -> None:
+        """Tell the kernel that a text has so many bytes. A byte in its cache does that.
+
+        Opening empties the cache. The kernel may wait for a read of the file here.
+        """
+        with contextlib.suppress(OSError):  # at the end of the mount
+            pyfuse3.notify_store(self._inodes.number(node), size - 1, b"\n")
+
     async def _open(self, node: Node, flags: int, ctx: RequestContext) -> int:
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         if flags & os.O_APPEND:
@@ -430,13 +432,3 @@ class Operations(pyfuse3.Operations):
     rename = _refusing("rename", "rename of")
     unlink = _refusing("unlink", "unlink of")
     rmdir = _refusing("rmdir", "rmdir of")
-
-    # The kernel need not ask for these, and after an ENOSYS it does not. It then takes writes for
-    # done, and files for always ready. That saves a request at each close.
-
-    fsyncdir = poll = _answering(errno.ENOSYS)
-
-    # There are no extended attributes. They are refused with ENOTSUP, and without a line in the
-    # log, since ls asks for some on every file.
-
-    getxattr = setxattr = listxattr = removexattr = _answering(errno.ENOTSUP)

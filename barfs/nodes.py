@@ -140,6 +140,11 @@ class View(Protocol):
         return
 
     @property
+    def text_size(self) -> int | None:
+        """How long its text is, in bytes, where that does not show before it is open."""
+        return None
+
+    @property
     def lines(self) -> Lines | None:
         """How what is written to it has to look. None: bytes are written to it, if anything."""
         return None

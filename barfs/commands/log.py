@@ -14,12 +14,15 @@ from barfs.commands.command import Argument, Command, UsageError
 from barfs.commands.output import look, say
 from barfs.daemon.mountpoint import (
     BARFS_TYPE,
+    Mounted,
     MountError,
     State,
     absolute,
+    is_in_barfs,
     mount_table,
     resolve,
     state,
+    unmount_command,
 )
 from barfs.daemon.options import Option
 from barfs.machine.patterns import DevicePattern, Form
@@ -36,8 +39,9 @@ _PIECE: Final = 1 << 20
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     words = [word for word in (arguments.mountpoint, arguments.pattern) if word is not None]
-    places = [word for word in words if _is_path(word)]
-    patterns = [word for word in words if not _is_path(word)]
+    table = mount_table()
+    places = [word for word in words if _is_path(word, table)]
+    patterns = [word for word in words if word not in places]
     if len(places) > 1 or len(patterns) > 1:
         raise UsageError(
             "it takes at most one MOUNTPOINT, which has a / or is a directory, and one PATTERN",
@@ -47,8 +51,14 @@ def run(arguments: argparse.Namespace) -> None:
     _print(path, patterns[0] if patterns else None, follow=bool(arguments.follow))
 
 
-def _is_path(word: str) -> bool:
-    return "/" in word or word in {".", ".."} or os.path.isdir(word)
+def _is_path(word: str, table: dict[str, Mounted]) -> bool:
+    """Whether a word is a path, not a pattern. It looks nothing up in a barfs mount, since each
+    name that is not there would be a line in the log of that mount.
+    """
+    if "/" in word or word in {".", ".."}:
+        return True
+    where = resolve(absolute(Path(word)), table)
+    return where in table or (not is_in_barfs(where, table) and os.path.exists(where))
 
 
 def log_of(place: Path | None) -> Path:
@@ -69,11 +79,19 @@ def log_of(place: Path | None) -> Path:
         where = resolve(absolute(place), table)
     mounted = table.get(where)
     if mounted is None or mounted.kind != BARFS_TYPE:
+        if is_in_barfs(where, table):
+            raise MountError(f"{place} is a file of a barfs mount; give the mount itself")
         if os.path.isfile(where):
             return Path(where)
         raise MountError(f"{place} is not a barfs mount, nor a file that --log has written")
-    if state(where, mounted) is not State.LIVE:
-        raise MountError(f"the mount on {where} does not answer")
+    how = state(where, mounted)
+    if how is State.DEAD:
+        raise MountError(
+            f"{where} holds a dead mount: its daemon is gone, and its log with it; clear it with:"
+            f" {unmount_command(where, mounted)}"
+        )
+    if how is not State.LIVE:
+        raise MountError(f"the mount on {where} does not answer: {how.value}")
     return Path(where, "log")
 
 
@@ -87,9 +105,9 @@ def _print(path: Path, pattern: str | None, *, follow: bool) -> None:
     try:
         with _opened(path) as fd:
             number = 0
-            for lines in _pieces(fd, follow=follow):
+            for records in _records(path, _pieces(fd, follow=follow)):
                 shown = []
-                for record in filter(None, map(history.parse, lines)):
+                for record in records:
                     missing = record.get("n", 0) - number - 1
                     if number and missing > 0:
                         shown.append(f"... {missing} lines are no longer kept ...")
@@ -114,6 +132,19 @@ def _opened(path: Path) -> Iterator[int]:
             os.close(fd)
 
 
+def _records(path: Path, pieces: Iterator[list[bytes]]) -> Iterator[list[dict[str, Any]]]:
+    """The records of a log, some at a time. MountError if the file is something else."""
+    from barfs.report import history  # noqa: PLC0415
+
+    known = False
+    for lines in pieces:
+        records = list(filter(None, map(history.parse, lines)))
+        known = known or bool(records)
+        if lines and not known:
+            raise MountError(f"{path} is no log of barfs")
+        yield records
+
+
 def _pieces(fd: int, *, follow: bool) -> Iterator[list[bytes]]:
     """The lines of a log, as many at a time as there are. With `follow` it goes on until the mount
     ends.
@@ -127,6 +158,8 @@ def _pieces(fd: int, *, follow: bool) -> Iterator[list[bytes]]:
                 return
             raise
         if not piece and not follow:
+            if rest:  # the last line is torn
+                yield [rest]
             return
         if not piece:
             time.sleep(_INTERVAL)

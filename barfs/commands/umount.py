@@ -1,6 +1,7 @@
 """`barfs umount`: the end of a mount, live or dead."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,7 @@ DEAD: Final = Option("--dead", "only if its daemon is gone")
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     mountpoint = absolute(arguments.mountpoint)
+    os.chdir("/")  # a mount is busy while this process is in it
     unmount(mountpoint, quiet=bool(arguments.quiet), dead=bool(arguments.dead))
 
 

@@ -1,1 +1,3 @@
-"""Making, serving and ending a mount. Besides fs.py only this package knows pyfuse3."""
+"""Making, serving and ending a mount. Besides fs.py and requests/unneeded.py this alone knows
+pyfuse3.
+"""

@@ -246,7 +246,7 @@ def hides_something(mountpoint: Path) -> bool:
     """
     table = mount_table()
     where = resolve(mountpoint, table)
-    if where in table or _is_in_barfs(where, table):
+    if where in table or is_in_barfs(where, table):
         return False
     try:
         return bool(os.listdir(where))
@@ -254,7 +254,7 @@ def hides_something(mountpoint: Path) -> bool:
         return False
 
 
-def _is_in_barfs(where: str, table: dict[str, Mounted]) -> bool:
+def is_in_barfs(where: str, table: dict[str, Mounted]) -> bool:
     """Whether a resolved path lies in a barfs mount. Touches no mount."""
     above = (table.get(str(path)) for path in Path(where).parents)
     return any(one is not None and one.kind == BARFS_TYPE for one in above)
@@ -262,7 +262,7 @@ def _is_in_barfs(where: str, table: dict[str, Mounted]) -> bool:
 
 def _check_dead(mountpoint: Path, mounted: Mounted, how: State, *, replace_dead: bool) -> None:
     """Raise MountError unless a barfs mount may be replaced."""
-    unmount_it = _unmount_command(mountpoint, mounted)
+    unmount_it = unmount_command(mountpoint, mounted)
     if how is State.LIVE:
         raise MountError(f"{mountpoint} is already mounted; unmount with: {unmount_it}")
     if how is State.SILENT:
@@ -277,8 +277,8 @@ def _check_dead(mountpoint: Path, mounted: Mounted, how: State, *, replace_dead:
         )
 
 
-def _unmount_command(mountpoint: Path | str, mounted: Mounted) -> str:
-    """The command with which this user unmounts."""
+def unmount_command(mountpoint: Path | str, mounted: Mounted) -> str:
+    """The command with which this user unmounts it."""
     sudo = "" if os.geteuid() in {0, mounted.uid} else "sudo "
     return f"{sudo}barfs umount {quoted(mountpoint)}"
 
@@ -391,21 +391,21 @@ def unmount(mountpoint: Path, *, quiet: bool = False, dead: bool = False) -> Non
     if mounted is None and quiet:
         return
     if mounted is None or mounted.kind != BARFS_TYPE:
-        raise MountError(f"{mountpoint} {_what_it_is(where, table)}")
+        raise MountError(f"{where} {_what_it_is(where, table)}")
     if os.geteuid() not in {0, mounted.uid}:
         raise MountError(
-            f"{mountpoint} was mounted by {_user(mounted.uid)}; unmount with:"
-            f" {_unmount_command(where, mounted)}"
+            f"{mounted.where} was mounted by {_user(mounted.uid)}; unmount with:"
+            f" {unmount_command(where, mounted)}"
         )
     if dead:
         clear_dead(mountpoint)
         if not quiet and mount_table().get(mounted.where) == mounted:
-            raise MountError(f"{mountpoint} is not dead: its daemon is there")
+            raise MountError(f"{mounted.where} is not dead: its daemon is there")
         return
-    _unmount_alive(mountpoint, mounted)
+    _unmount_alive(mounted)
 
 
-def _unmount_alive(mountpoint: Path, mounted: Mounted) -> None:
+def _unmount_alive(mounted: Mounted) -> None:
     """Unmount a mount that may be alive. It is left as it is if it is in use. Raises MountError."""
     # This comes first, since it needs no answer of the daemon, and asking makes the mount busy.
     refused = _unmount(mounted, lazily=False)
@@ -420,11 +420,11 @@ def _unmount_alive(mountpoint: Path, mounted: Mounted) -> None:
     if how is State.SILENT:
         raise MountError(
             f"{refused}; its daemon does not answer: find and kill it (pgrep -af barfs), then"
-            f" again: {_unmount_command(mounted.where, mounted)}"
+            f" again: {unmount_command(mounted.where, mounted)}"
         )
     if "busy" not in refused:
         raise MountError(refused)
-    raise MountError(f"{mountpoint} is busy: {users.who_uses(mounted.where)}")
+    raise MountError(f"{mounted.where} is busy: {users.who_uses(mounted.where)}")
 
 
 def _user(uid: int) -> str:
@@ -436,5 +436,5 @@ def _user(uid: int) -> str:
 
 def _what_it_is(where: str, table: dict[str, Mounted]) -> str:
     """Why the thing at a resolved path can't be unmounted."""
-    is_there = _is_in_barfs(where, table) or os.path.lexists(where)
+    is_there = is_in_barfs(where, table) or os.path.lexists(where)
     return "is not a barfs mount" if is_there else "does not exist"

@@ -230,9 +230,6 @@ def check(settings: Settings) -> None:
         if not directory.is_dir():
             raise MountError(f"--{option} {directory} is not a directory")
     _check_covered(settings)
-    fuse = check_fuse(FUSE_DEVICE)
-    if fuse.state is not State.OK:
-        raise MountError(str(fuse.cause))
     if os.geteuid() != 0:
         devmem = settings.devmem if settings.uses_devmem else None
         # VFIO gives a function to whoever owns its file.
@@ -241,6 +238,9 @@ def check(settings: Settings) -> None:
             raise MountError(f"{ROOT_ONLY}; run it with sudo, or try: barfs demo")
         if shutil.which("fusermount3") is None:
             raise MountError(str(NO_FUSERMOUNT))
+    fuse = check_fuse(FUSE_DEVICE)
+    if fuse.state is not State.OK:
+        raise MountError(str(fuse.cause))
 
 
 def _check_ways(settings: Settings) -> None:

@@ -26,7 +26,7 @@ from barfs.machine.kernel import Kernel
 from barfs.machine.power import sleeping
 from barfs.machine.resources import Resource
 from barfs.machine.source import REAL_PROC
-from barfs.names import PciAddress
+from barfs.names import PciAddress, quoted
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 
@@ -151,10 +151,13 @@ def _rights(machine: Machine) -> Finding:
 
 
 def check_fuse(device: Path) -> Finding:
-    """Whether /dev/fuse is there, through which file systems are mounted."""
-    if device.exists():
-        return _ok("fuse", f"{device} is there")
-    return Finding("fuse", State.TROUBLE, Cause(f"{device} is missing", "modprobe fuse"))
+    """Whether this user can mount through /dev/fuse. fusermount3 opens it as the user, too."""
+    if not device.exists():
+        return Finding("fuse", State.TROUBLE, Cause(f"{device} is missing", "modprobe fuse"))
+    if not os.access(device, os.R_OK | os.W_OK):
+        mend = f"sudo chmod 666 {quoted(device)}"
+        return Finding("fuse", State.TROUBLE, Cause(f"this user may not open {device}", mend))
+    return _ok("fuse", f"{device} is there")
 
 
 def _fusermount() -> Iterator[Finding]:

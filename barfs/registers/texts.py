@@ -43,10 +43,15 @@ def line_of(field: Field, value: int) -> bytes:
     return f"{value_of(field, value)}\n".encode()
 
 
+def _longest_value(field: Field) -> str:
+    """The longest of a field's values, as text."""
+    most = (1 << field.width) - 1
+    return max((value_of(field, value) for value in (most, *field.values.values())), key=len)
+
+
 def longest_line(field: Field) -> int:
     """The most bytes that a field's line may have."""
-    most = (1 << field.width) - 1
-    return max(len(line_of(field, value)) for value in (most, *field.values.values()))
+    return len(f"{_longest_value(field)}\n".encode())
 
 
 def parse_field(text: bytes, field: Field) -> Update:
@@ -108,19 +113,23 @@ def first_line(description: str) -> str:
 
 
 def decoded(register: Register, value: int) -> str:
-    """All fields of one value of a register: name, bits, value and its name, description."""
+    """All fields of one value of a register: name, bits, value and its name, description.
+
+    Each column has room for any value, so the length of the text does not depend on the value.
+    """
     head = contract.format_value(value, register.size).decode().strip()
-    lines = [f"{register.path} {head} {first_line(register.description)}"]
-    rows = [
-        (
-            field.name,
-            bits_of(field),
-            value_of(field, (value & field.mask) >> field.lsb) if field.readable else "-",
-            first_line(field.description),
-        )
-        for field in register.fields
+    lines = [f"{register.path} {head} {first_line(register.description)}".rstrip()]
+    rows = []
+    for field in register.fields:
+        shown = value_of(field, (value & field.mask) >> field.lsb) if field.readable else "-"
+        room = len(_longest_value(field)) if field.readable else 0
+        rows.append((field.name, bits_of(field), shown.ljust(room)))
+    descriptions = [first_line(field.description) for field in register.fields]
+    lines += [
+        f"{row}  {description}" if description else row
+        for row, description in zip(_aligned(rows) if rows else (), descriptions, strict=True)
     ]
-    return "".join(f"{line.rstrip()}\n" for line in [*lines, *_aligned(rows)])
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

@@ -13,12 +13,12 @@ _VERBS: Final = {"read": ("read", "from"), "write": ("wrote", "to")}
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The record in a line of `log`. None if the line is torn."""
+    """The record in a line of `log`. None if the line is torn, or of something else."""
     try:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and "event" in found else None
 
 
 def sentence(record: dict[str, Any], look: Look = PLAIN) -> str:

@@ -40,6 +40,7 @@ class OpenFile:
         *,
         fresh: Fresh | None = None,
     ) -> None:
+        self.node = node
         self.address = node.address
         self.recorded = node.kind.recorded
         self.opened = opened
@@ -188,10 +189,19 @@ class OpenFile:
 class OpenFiles:
     """All open files by their handles."""
 
-    def __init__(self, tree: Tree, journal: Journal, workers: Workers) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        journal: Journal,
+        workers: Workers,
+        announce: Callable[[Node, int], None] = lambda _node, _size: None,
+    ) -> None:
         self._tree = tree
         self._journal = journal
         self._workers = workers
+        self._announce = announce
+        # The sizes of texts that were made when they were opened, by handles.
+        self._texts: defaultdict[Node, dict[int, int]] = defaultdict(dict)
         self._devices: defaultdict[PciAddress | Kind, Device] = defaultdict(Device)
         self._files: dict[int, OpenFile] = {}
         self._truncated: dict[int, tuple[Node, int, Fresh]] = {}
@@ -221,6 +231,8 @@ class OpenFiles:
             if file.recorded:
                 self._journal.add(Open(opened, _MODES[mode], view.way))
             handle = next(self._handles)
+            if view.text_size:
+                await self._tell_size(node, handle, view.text_size, device, caller)
         except BaseException:
             view.close()
             raise
@@ -228,6 +240,34 @@ class OpenFiles:
         if fresh is not None:
             self._truncated[handle] = node, caller.pid, fresh
         return handle
+
+    async def _tell_size(
+        self, node: Node, handle: int, size: int, device: Device, caller: Caller
+    ) -> None:
+        """Announce how long a text is. In a thread, because the kernel may wait for a read of it.
+
+        sendfile, splice and copy_file_range end at the size that the kernel knows, and ask for none
+        (fs/fuse/file.c, fuse_splice_read, from Linux 6.5 on).
+        """
+        self._texts[node][handle] = size
+        try:
+            place = Place(range(0), device, caller.uid, opening=True)
+            await self._workers.run(partial(self._announce, node, size), place)
+        except NoThreads:
+            return
+        except BaseException:
+            self._drop_text(node, handle)
+            raise
+
+    def _drop_text(self, node: Node, handle: int) -> None:
+        sizes = self._texts.get(node)
+        if sizes is not None and sizes.pop(handle, None) is not None and not sizes:
+            del self._texts[node]
+
+    def text_size(self, node: Node) -> int | None:
+        """How long a text is that is open, in bytes. None if it is not open, or not yet made."""
+        sizes = self._texts.get(node)
+        return max(sizes.values()) if sizes else None
 
     async def _in_thread(self, call: Callable[[], R], device: Device, caller: Caller) -> R:
         """What a call returns. Without threads others have to wait for it."""
@@ -360,7 +400,9 @@ class OpenFiles:
     def close(self, handle: int) -> None:
         """Close a file."""
         self._truncated.pop(handle, None)
-        self._files.pop(handle).give_up()
+        file = self._files.pop(handle)
+        self._drop_text(file.node, handle)
+        file.give_up()
 
     def close_all(self) -> None:
         """Close what is still open, at the end of the mount."""

@@ -62,6 +62,7 @@ class HeldView:
         self.width_at = view.width_at
         self.way = view.way
         self.lines = view.lines
+        self.text_size = view.text_size
         self._view = view
         self._held = held
 

@@ -67,6 +67,8 @@ class _Named:
     accesses.
     """
 
+    text_size: int | None = None
+
     def __init__(self, aperture: Aperture, register: Register) -> None:
         self.way = aperture.way
         self._aperture = aperture
@@ -172,14 +174,23 @@ class FieldView(_Named):
 
 
 class SampledText:
-    """Text that accesses make. All of it is made when it is read from its beginning."""
+    """Text that accesses make. All of it is made when it is read from its beginning.
+
+    `text_size` is how long it will be, in bytes.
+    """
 
     raw: int | None = None
     lines: Lines | None = None
 
     def __init__(
-        self, aperture: Aperture, sample: Callable[[Aperture], str], span: range, width: int | None
+        self,
+        aperture: Aperture,
+        sample: Callable[[Aperture], str],
+        span: range,
+        width: int | None,
+        text_size: int,
     ) -> None:
+        self.text_size: int | None = text_size
         self.way = aperture.way
         self._aperture = aperture
         self._sample = sample

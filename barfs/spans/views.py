@@ -26,6 +26,7 @@ class RawView:
 
     raw: int | None = None
     lines: Lines | None = None
+    text_size: int | None = None
     width = 1  # what every request is made of
 
     def __init__(self, aperture: Aperture, max_width: int | None = None) -> None:
@@ -113,6 +114,7 @@ class FixedView:
 
     raw: int | None = None
     lines: Lines | None = None
+    text_size: int | None = None
 
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.base, self.size = aperture.base, aperture.size
@@ -170,6 +172,7 @@ class TextView:
     """
 
     raw: int | None = None
+    text_size: int | None = None
 
     def __init__(self, aperture: Aperture, width: int) -> None:
         self.way = aperture.way
@@ -227,6 +230,7 @@ class JoinedView:
 
     raw: int | None = None
     lines: Lines | None = None
+    text_size: int | None = None
 
     def __init__(self, views: Sequence[RawView | FixedView]) -> None:
         self._base = views[0].base
@@ -343,6 +347,11 @@ class SnapshotView(View):
 
     def __init__(self, text: str) -> None:
         self._text = text.encode()
+
+    @property
+    def text_size(self) -> int:
+        """See View."""
+        return len(self._text)
 
     def read(self, offset: int, length: int, _: Allocate = bytearray, /) -> Buffer:
         """See View."""

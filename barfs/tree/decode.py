@@ -87,7 +87,7 @@ def _open(maps: Maps, spans: Spans, node: Node, wanted: list[Register], what: st
         if len(wanted) == 1 and wanted[0].where.base is None:
             first = aperture.base + wanted[0].offset
             span = range(first, first + wanted[0].size)
-        return SampledText(aperture, _Sample(wanted), span, width)
+        return SampledText(aperture, _Sample(wanted), span, width, sum(map(_size, wanted)))
 
     if place.space is Space.CONFIG:
         file = maps.pci.open_config(node.function, writable=False)
@@ -95,6 +95,11 @@ def _open(maps: Maps, spans: Spans, node: Node, wanted: list[Register], what: st
     return spans.bar(
         node.function, place.bar or 0, ViewKind.U8, writable=False, what=what, make=make
     )
+
+
+def _size(register: Register) -> int:
+    """How long the text of a register is, in bytes. Its value changes nothing about that."""
+    return len(texts.decoded(register, 0).encode())
 
 
 def _is_listed(register: Register) -> bool:
@@ -222,6 +227,7 @@ class _Joined:
         self._last = last.encode()
         self._held = held
         self._text = b""
+        self.text_size: int | None = sum(view.text_size or 0 for view in views) + len(self._last)
 
     def _samples(self, offset: int, length: int) -> bool:
         return length > 0 and (offset == 0 or not self._text)

@@ -196,6 +196,24 @@ def test_a_busy_mount_is_not_unmounted_but_says_so(mount):
     assert mount.process.wait(TIMEOUT) == 0
 
 
+def test_it_is_unmounted_from_inside_too(mount):
+    """The command itself is not in the way. It names the mount by its whole path."""
+    with (mount.path / "1af4:1110/bar0").open("rb"):
+        done = subprocess.run(
+            [*BARFS, "umount", "."],
+            cwd=mount.path,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        assert f"barfs: {mount.path} is busy: " in one_line(done)
+        assert "is in it" not in done.stderr
+    done = subprocess.run([*BARFS, "umount", "."], cwd=mount.path, timeout=TIMEOUT, check=False)
+    assert done.returncode == 0
+    assert mount.process.wait(TIMEOUT) == 0
+
+
 def test_unmounting_what_is_not_mounted(where):
     assert "is not a barfs mount" in one_line(barfs("umount", where))
     assert "is not a barfs mount" in one_line(barfs("umount", "/proc"))

@@ -171,6 +171,46 @@ def test_which_mount(machine, tmp_path):
     assert len([line for line in done.stdout.splitlines() if "there is no 'nothing'" in line]) == 2
 
 
+def test_words_are_not_looked_up_in_a_mount(seen):
+    """A pattern may be typed where the mount is the working directory."""
+    before = said(seen)
+    done = subprocess.run(
+        [*BARFS, "log", "nowhere-in-it", seen.path],
+        cwd=seen.path / "pci",
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0
+    # The interpreter itself looks for its modules in the working directory.
+    more = [line for line in said(seen)[len(before) :] if "nowhere-in-it" in line]
+    assert more == []
+    one = one_line(barfs("log", seen.path / "info"))
+    assert one == f"barfs: {seen.path}/info is a file of a barfs mount; give the mount itself\n"
+
+
+@pytest.mark.parametrize("content", ["root:x:0:0\n", "no newline", '{"n": 1}\n', "[]\n" * 9])
+def test_files_of_something_else(tmp_path, content):
+    path = tmp_path / "file"
+    path.write_text(content)
+    assert one_line(barfs("log", path)) == f"barfs: {path} is no log of barfs\n"
+    path.write_text("")
+    assert barfs("log", path).stdout == ""
+
+
+def test_a_dead_mount_is_called_dead(machine, tmp_path):
+    mount = Mount(machine, tmp_path)
+    mount.process.kill()
+    mount.process.wait(TIMEOUT)
+    try:
+        said = one_line(barfs("log", mount.path))
+        assert "holds a dead mount" in said
+        clear = said.partition("clear it with: ")[2].split()
+        assert clear == ["barfs", "umount", str(mount.path)]
+    finally:
+        assert barfs("umount", mount.path).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[3] / "barfs/access/_mmio.c"
+from unit.access.engine_sources import SOURCE, with_mistake
+
 INCLUDE = Path(sysconfig.get_path("include"))
 
 COMPILERS = {
@@ -175,9 +176,6 @@ PLANTED = [
 
 @pytest.mark.parametrize(("machine", "compiler", "options", "right", "wrong", "seen"), PLANTED)
 def test_a_mistake_would_be_seen(machine, compiler, options, right, wrong, seen, tmp_path):
-    text = SOURCE.read_text()
-    assert right in text
-    source = tmp_path / "planted.c"
-    source.write_text(text.replace(right, wrong))
+    source = with_mistake(tmp_path, right, wrong)
     found = mistakes(machine, disassembly(machine, compiler, [*options, "-w"], source, tmp_path))
     assert any(re.search(seen, re.sub(r"\s+", " ", mistake)) for mistake in found), found

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from unit.access.engine_sources import SOURCE
+
 # The widths that copies may be told to make their accesses in.
 COPY_WIDTHS = (8, 16) if platform.machine() == "x86_64" else (8,)
-SOURCE = Path(__file__).parents[3] / "barfs/access/_mmio.c"
 BUILDS = [(cc, level) for cc in ("gcc", "clang") for level in ("-O0", "-O2", "-O3")]
 
 

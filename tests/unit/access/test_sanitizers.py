@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[3] / "barfs/access/_mmio.c"
+from unit.access.engine_sources import SOURCE, with_mistake
+
 EXERCISES = Path(__file__).parent / "engine_exercises.py"
 
 BUILDS = {
@@ -76,10 +77,8 @@ PLANTED = [
 
 @pytest.mark.parametrize(("name", "right", "wrong", "complaint"), PLANTED)
 def test_a_mistake_would_be_seen(name, right, wrong, complaint, tmp_path):
-    source = SOURCE.read_text()
-    assert right in source
-    (tmp_path / "_mmio.c").write_text(source.replace(right, wrong))
-    done = exercise(name, build(name, tmp_path / "_mmio.c", tmp_path))
+    source = with_mistake(tmp_path, right, wrong)
+    done = exercise(name, build(name, source, tmp_path))
     assert done.returncode == (1 if complaint else -signal.SIGILL)
     assert complaint in done.stderr
     assert "AssertionError" not in done.stderr

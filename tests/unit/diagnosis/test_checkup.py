@@ -41,6 +41,16 @@ def fixture(tmp_path, monkeypatch):
     return fixture
 
 
+def test_a_user_without_rights_to_dev_fuse_is_told(tmp_path, monkeypatch):
+    device = tmp_path / "fuse"
+    assert checkup.check_fuse(device).cause == Cause(f"{device} is missing", "modprobe fuse")
+    device.touch()
+    assert checkup.check_fuse(device).state is State.OK
+    monkeypatch.setattr(os, "access", lambda path, mode: (path, mode) != (device, 6))
+    cause = checkup.check_fuse(device).cause
+    assert cause == Cause(f"this user may not open {device}", f"sudo chmod 666 {device}")
+
+
 def test_what_is_wrong_with_other_files_is_not_mended_on_this_machine(fixture, monkeypatch):
     """A device in the place of a saved machine's memory would be this machine's memory."""
     fixture.paths.devmem.unlink()

@@ -36,7 +36,7 @@ class FakeView:
     """Takes its time by the clock; a request in a thread waits until it is told to go on."""
 
     way = ""
-    raw = lines = None
+    raw = lines = text_size = None
 
     def __init__(self, clock, base):
         self.clock, self.base = clock, base
