@@ -28,21 +28,14 @@ class Guard(NamedTuple):
     presence: Presence
 
 
-class Held:
-    """What is to be closed together, the last first. An ExitStack takes ten times as long."""
-
-    def __init__(self) -> None:
-        self._closers: list[Callable[[], object]] = []
-
-    def add(self, close: Callable[[], object]) -> None:
-        """Have this called, too."""
-        self._closers.append(close)
+class Held(list[Callable[[], object]]):
+    """What is to be called at the end, the last first. An ExitStack takes ten times as long."""
 
     def close(self) -> None:
         """Call each once, whatever becomes of the others."""
-        if self._closers:
+        if self:
             try:
-                self._closers.pop()()
+                self.pop()()
             finally:
                 self.close()
 

@@ -224,10 +224,10 @@ class Spans:
         guards = []
         for start, end, address in target.owners:
             presence = self._pci.everything.presence(address)
-            held.add(presence.close)
+            held.append(presence.close)
             guards.append(Guard(start, end, presence))
         if target.decode is not None:
-            held.add(target.decode())
+            held.append(target.decode())
         place = target.locate([guard.presence for guard in guards])
         combine = self._combining is not None and self._claim(
             target, place, held, writable=writable
@@ -259,13 +259,13 @@ class Spans:
         if self._combining is None or place.claim is None:
             return False
         if place.combines is None:
-            held.add(self._combining.keep_exact(place.claim, target.what))
+            held.append(self._combining.keep_exact(place.claim, target.what))
             return False
         offered = writable and place.combines()
         release = self._combining.combine(place.claim) if offered else None
         if release is None:
             return False
-        held.add(release)
+        held.append(release)
         return True
 
 
