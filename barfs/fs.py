@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -271,15 +272,22 @@ class Operations(Unneeded):
         fh: int | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        """Accept truncation, which does nothing. `>` and dd truncate before they write."""
+        """Accept truncation and times, which do nothing, and a mode or an owner that is the same.
+
+        `>` and dd truncate before they write. touch, rsync -t and cp -p set times.
+        """
         node = self._inodes.node(inode)
+        entry = self._entry(node)
         if fields.update_size and fh is not None:
             self._files.truncate(fh, attr.st_size)
-        if fields.update_mode or fields.update_uid or fields.update_gid:
+        changes = (
+            (fields.update_mode and stat.S_IMODE(attr.st_mode) != stat.S_IMODE(entry.st_mode))
+            or (fields.update_uid and attr.st_uid != entry.st_uid)
+            or (fields.update_gid and attr.st_gid != entry.st_gid)
+        )
+        if changes:
             refuse(f"chmod or chown of {self._tree.path(node)}")
-        if not fields.update_size and (fields.update_atime or fields.update_mtime):
-            refuse(f"touch of {self._tree.path(node)}")
-        return self._entry(node)
+        return entry
 
     @boundary
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:

@@ -1,8 +1,8 @@
 """The forms of names: PCI addresses, vendor:device links, ranges, BARs, windows, views, symbols.
 
 Parsing returns None for a name that is not of the form; what that means is for the caller. A PCI
-address or a link has one spelling only, the one that is listed. Numbers in ranges are hex, with or
-without 0x, in either case.
+address or a link has one spelling only, the one that is listed, but for `with_colons`. Numbers in
+ranges are hex, with or without 0x, in either case.
 """
 
 import enum
@@ -49,6 +49,11 @@ class PciAddress(NamedTuple):
             return None
         address = cls(*(int(group, 16) for group in match.groups()))
         return address if str(address) == name else None
+
+
+def with_colons(name: str) -> str:
+    """The name of a function with `:` for `-`. To rsync and tar `:` means something else."""
+    return name.replace("-", ":")
 
 
 class DeviceId(NamedTuple):

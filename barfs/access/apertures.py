@@ -18,6 +18,13 @@ WINDOW: Final = 64 << 20
 # a large BAR needs no more. A program that stays gets a whole window with its second access.
 GLANCE: Final = 1 << 20
 
+# How many windows may be mapped before new ones are no longer than a GLANCE, how many may be mapped
+# at all, and how many bytes in all of them. Each open file could have one, and their page tables
+# are memory that the kernel can't take back: 128 KiB for each WINDOW, 4 KiB for each GLANCE.
+LONG_WINDOWS: Final = 64
+MOST_WINDOWS: Final = 1024
+MOST_MAPPED: Final = 8 << 30
+
 # The signal and its code (BUS_ADRERR in uapi/asm-generic/siginfo.h) when a mapping is touched whose
 # pages are gone for good. Then a driver has claimed the range (kernel/resource.c, revoke_iomem), or
 # the file was cut short. A memory error has another code, BUS_MCEERR_AR.
@@ -71,6 +78,49 @@ _Window: TypeAlias = tuple[_mmio.Span, int, int]
 _NOTHING: Final[_Window] = (cast("_mmio.Span", None), 1, 0)
 
 
+class _Windows:
+    """The windows of all apertures. The oldest are given up when there are too many.
+
+    An aperture whose window was given up maps one anew at its next access.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # held while an aperture's window changes
+        self._lengths: dict[MappedAperture, int] = {}  # in bytes; the oldest window first
+        self._total = 0
+
+    @property
+    def are_few(self) -> bool:
+        """Whether a new window may be a long one."""
+        return len(self._lengths) < LONG_WINDOWS
+
+    def set(self, aperture: "MappedAperture", window: _Window) -> None:
+        """Give an aperture a window, in the place of the one it has."""
+        with self._lock:
+            self._forget(aperture)
+            aperture.window = window
+            length = self._lengths[aperture] = window[2] - window[1]
+            self._total += length
+            while len(self._lengths) > MOST_WINDOWS or self._total > MOST_MAPPED:
+                oldest = next(iter(self._lengths))
+                if oldest is aperture:
+                    break
+                self._forget(oldest)
+
+    def clear(self, aperture: "MappedAperture") -> None:
+        """Take an aperture's window away, if it has one."""
+        with self._lock:
+            self._forget(aperture)
+
+    def _forget(self, aperture: "MappedAperture") -> None:
+        # The span is not closed: another thread may be about to use it.
+        aperture.window = _NOTHING
+        self._total -= self._lengths.pop(aperture, 0)
+
+
+_WINDOWS: Final = _Windows()
+
+
 class MappedAperture:
     """`size` bytes of a mappable file from `start`, mapped in windows as they are touched.
 
@@ -83,7 +133,7 @@ class MappedAperture:
     bytes after it.
 
     Several threads may use it at once. An access holds the window that it goes through. So a window
-    that is replaced or closed meanwhile is unmapped when the last access through it ends. When an
+    that is replaced or given up meanwhile is unmapped when the last access through it ends. When an
     access finds the mapping revoked, the aperture is given up: from then on a request raises
     DeviceGone and makes no access.
     """
@@ -118,10 +168,11 @@ class MappedAperture:
         flags = os.O_SYNC if uncached else 0
         self._fd = take_file(path, what, writable=writable, flags=flags)
         self._revoked = False
+        self.window = _NOTHING  # only _WINDOWS sets it
         try:
-            self._window = self._map(0, 1)
+            _WINDOWS.set(self, self._map(0, 1))
         except BaseException:
-            os.close(self._fd)
+            self.close()
             raise
 
     def _map(self, offset: int, length: int) -> _Window:
@@ -130,7 +181,7 @@ class MappedAperture:
         /dev/mem maps all or nothing: one page that it refuses makes it refuse the whole window.
         """
         place = offset // WINDOW
-        extent = WINDOW if place == self._place else GLANCE
+        extent = WINDOW if place == self._place and _WINDOWS.are_few else GLANCE
         self._place = place
         first = offset - offset % extent
         last = min(self.size, max(offset + length, first + extent))
@@ -155,7 +206,7 @@ class MappedAperture:
 
     def _reach(self, offset: int, length: int) -> _Window:
         """The window that holds a request. It is mapped if need be."""
-        span, first, last = window = self._window
+        span, first, last = window = self.window
         if first <= offset and offset + length <= last:
             return window
         del span, window  # otherwise the traceback of a refusal would keep it mapped
@@ -166,12 +217,14 @@ class MappedAperture:
                 raise DeviceGone(
                     "its mapping was revoked since it was opened; open it again", what=self._what
                 )
-            first, last = self._window[1:]
+            span, first, last = window = self.window
             # Another thread may have mapped it meanwhile.
-            if not (first <= offset and offset + length <= last):
-                # The old window is not closed: another thread may be about to use it.
-                self._window = self._map(offset, length)
-            return self._window
+            if first <= offset and offset + length <= last:
+                return window
+            del span, window
+            window = self._map(offset, length)
+            _WINDOWS.set(self, window)
+            return window
 
     def _fault(
         self, fault: _mmio.Fault, first: int, verb: Verb, width: int | None = None
@@ -183,7 +236,7 @@ class MappedAperture:
             return AccessFault(f" faulted ({name}, code {code})", what=self._what, during=during)
         with self._lock:
             self._revoked = True
-            self._window = _NOTHING
+            _WINDOWS.clear(self)
         return DeviceGone(
             "its mapping was revoked, as when a driver claims the range; open it again",
             what=self._what,
@@ -228,7 +281,7 @@ class MappedAperture:
         """Close the file, and unmap when the accesses in other threads have ended."""
         with self._lock:
             if self._fd >= 0:
-                self._window = _NOTHING
+                _WINDOWS.clear(self)
                 os.close(self._fd)
                 self._fd = -1
 

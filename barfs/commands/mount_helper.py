@@ -94,7 +94,8 @@ def _mount(words: Sequence[str] | None) -> None:
     options = [option for text in given.options for option in split(text)]
     if "remount" in options:
         raise MountError(
-            f"{given.directory} can't be remounted; unmount it, and mount it again with the options"
+            f"{given.directory} can't be remounted; -o remount,bind,ro makes it read-only, and for"
+            " anything else unmount it, and mount it again with the options"
         )
     # `mount -a` recognizes a mounted line of fstab by its source, too.
     arguments = ["-o", f"fsname={given.spec}", *translate(options, long_options())]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +14,7 @@ from barfs.daemon.options import Option
 from barfs.daemon.settings import PROC, REGISTERS, SYSFS
 from barfs.errors import DeviceGone, NoSuchNode
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
+from barfs.names import with_colons
 
 if TYPE_CHECKING:
     from barfs.registers.maps import Block, Field, Register
@@ -20,10 +22,19 @@ if TYPE_CHECKING:
 ACTIONS: Final = ("list", "show", "compile")
 
 OUTPUT: Final = Option("-o --output", "the map to write; it is named after its device", takes="OUT")
+
+
+def _subject(text: str) -> str:
+    """What a map is for: an id with `-` for `:` is meant so, and `class-010802` is not."""
+    is_id = re.fullmatch("[0-9a-fA-F]{4}(?:[-:][0-9a-fA-F]{4}){1,3}", text)
+    return with_colons(text) if is_id else text
+
+
 SUBJECT: Final = Option(
     "--for",
     "what the map is for, where the source does not say it: 10ee:9038, class-010802",
     takes="ID",
+    parse=_subject,
     repeated=True,
     name="subjects",
 )
@@ -96,7 +107,7 @@ def _tops(
         except DeviceGone:
             continue
     if not addresses and pattern:
-        found = files.find([pattern.replace("-", ":") if ":" not in pattern else pattern, pattern])
+        found = files.find([with_colons(pattern), pattern])
         if found is None:
             raise NoSuchNode(f"no function and no map is {pattern!a}")
         if found.map is None:

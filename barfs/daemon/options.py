@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from barfs.machine.patterns import BarPattern, DevicePattern, Form
-from barfs.names import LinkName
+from barfs.names import LinkName, with_colons
 from barfs.requests.policy import parse_mode
 
 
@@ -108,7 +108,7 @@ def pattern(text: str, form: Form | None = None) -> DevicePattern:
     if found is not None:
         return found
     what = f"{text!a} can match no function"
-    link = LinkName.parse(text.lower())
+    link = LinkName.parse(with_colons(text.lower()))
     if link is not None and link.instance:
         raise ValueError(f"{what}: .{link.instance} counts links, so say its PCI address")
     takes = {

@@ -48,7 +48,7 @@ from barfs.requests.policy import OWNER_ONLY, Policy
 from barfs.requests.workers import Workers
 from barfs.spans.choosing import ways_to_bars
 from barfs.spans.combining import Combining
-from barfs.spans.enabling import Decoder
+from barfs.spans.enabling import Decoder, Later
 from barfs.spans.opening import Spans
 from barfs.spans.vfio import VfioDevices
 from barfs.spans.ways import Ways
@@ -162,16 +162,26 @@ def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevic
 
 
 def tree_of(
-    settings: Settings, machine: Machine, journal: Journal, vfio: VfioDevices | None = None
+    settings: Settings,
+    machine: Machine,
+    journal: Journal,
+    vfio: VfioDevices | None = None,
+    *,
+    check: Callable[[], None] = lambda: None,
+    later: Callable[[Callable[[], None]], None] = lambda call: call(),
 ) -> Tree:
-    """The tree over a machine, as the settings want it."""
+    """The tree over a machine, as the settings want it.
+
+    `check` is that of Spans, and `later` that of Decoder.
+    """
     pci, memory = machine.pci, machine.memory
     ways = ways_to_bars(pci, memory, settings.bars_via, vfio)
     spans = Spans(
         Ways(pci, memory, ways, core=machine.core, holder=vfio),
         machine.memory,
-        decoder=Decoder(machine.pci) if settings.enable else None,
+        decoder=Decoder(machine.pci, later) if settings.enable else None,
         combining=Combining() if settings.write_combining else None,
+        check=check,
     )
     return Tree(branches(machine, spans, journal))
 
@@ -200,6 +210,10 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     needed, for good.
     """
 
+    def close() -> None:
+        operations.close()
+        later.finish()
+
     def announce() -> None:
         notify(f"READY=1\nSTATUS=mounted on {settings.mountpoint}")
         ready()
@@ -210,8 +224,9 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     machine.source.listen()
     journal = Journal(reads=settings.log_reads)
     vfio = vfio_of(settings, machine, journal)
-    tree = tree_of(settings, machine, journal, vfio)
     workers = Workers(loop.away)
+    later = Later()
+    tree = tree_of(settings, machine, journal, vfio, check=workers.check, later=later)
     operations = Operations(tree, machine, journal, _policy_of(settings), workers)
     log_file = _open_log_file(settings, journal)
     background: list[Callable[[], Awaitable[None]]] = [operations.follow]
@@ -236,7 +251,7 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
             ending.callback(_close, own, loop)
             if vfio is not None:
                 ending.callback(_within, CLOSING, vfio.close)
-            ending.callback(_within, CLOSING, operations.close)
+            ending.callback(_within, CLOSING, close)
             ending.callback(notify, "STOPPING=1")
             _give_up_rights(settings)
             silent = trio.run(_serve, settings.mountpoint, loop, workers, background, announce)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from barfs.errors import NoSuchNode
 from barfs.machine.patterns import DevicePattern, Form
-from barfs.names import LinkName
+from barfs.names import LinkName, with_colons
 from barfs.report import info
 from barfs.report.info import Field, Function
 
@@ -21,7 +21,7 @@ def select(functions: Iterable[Function], word: str) -> list[Function]:
     """
     functions = list(functions)
     pattern = DevicePattern.parse(word)
-    link = LinkName.parse(word.lower().replace("-", ":"))
+    link = LinkName.parse(with_colons(word.lower()))
     if pattern is not None:
         found = matching(functions, pattern)
     elif link is not None:

@@ -19,6 +19,7 @@ from barfs.spans import bars
 from barfs.spans.combining import Combining, Release
 from barfs.spans.enabling import Decoder
 from barfs.spans.guards import EMPTY, EMPTY_TEXT, BarView, Guard, GuardedView, Held, HeldView
+from barfs.spans.interruptible import interruptible
 from barfs.spans.roms import RomView
 from barfs.spans.views import FixedView, JoinedView, RawView, TextView
 from barfs.spans.ways import Ways
@@ -74,7 +75,8 @@ class Spans:
     """Opens BARs and physical ranges of one machine, of which `memory` says what lies where.
 
     `ways` lead to bytes. `decoder` turns decoding on, and `combining` knows what is mapped
-    write-combining, if either is wanted.
+    write-combining, if either is wanted. `check` is called between the pieces of a long request,
+    and ends it by what it raises.
     """
 
     def __init__(
@@ -84,7 +86,9 @@ class Spans:
         *,
         decoder: Decoder | None = None,
         combining: Combining | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check = check
         self._ways = ways
         self._pci = ways.pci
         self._memory = memory
@@ -239,7 +243,8 @@ class Spans:
         asked = monotonic()  # opening it asks whether it answers
         apertures = place.open(span, writable=writable, combine=combine)
         try:
-            opened = view_of(apertures, view, what, target.make)
+            parts = interruptible(apertures, partial(self._look, guards))
+            opened = view_of(parts, view, what, target.make)
         except BaseException:
             for aperture in apertures:
                 aperture.close()
@@ -250,6 +255,12 @@ class Spans:
         if guards:
             return GuardedView(opened, guards, held)
         return HeldView(opened, held) if self._combining else opened
+
+    def _look(self, guards: Sequence[Guard], offset: int, length: int) -> None:
+        """End a request by what this raises, if the rest of it is not to be done."""
+        self._check()
+        for guard in guards:
+            guard.check(offset, length)
 
     def _claim(self, target: _Target, place: _Place, held: Held, *, writable: bool) -> bool:
         """Whether to map a target write-combining; CombinedElsewhere.

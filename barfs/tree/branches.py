@@ -11,7 +11,7 @@ from barfs.tree.decode import All, Decode
 from barfs.tree.functions import FunctionDirectories, Pci
 from barfs.tree.info import Info
 from barfs.tree.ksym import KernelSymbols, Ksym
-from barfs.tree.links import Links
+from barfs.tree.links import Aliases, Links
 from barfs.tree.log import Log
 from barfs.tree.physical import Physical, Ranges
 from barfs.tree.registers import FunctionRegisters, Maps, PhysicalRegisters, Readme
@@ -46,6 +46,7 @@ def branches(machine: Machine, spans: Spans, journal: Journal) -> list[Branch]:
         Log(journal),
         Status(machine),
         Links(pci),
+        Aliases(pci),
     ]
 
 

@@ -1,6 +1,6 @@
 """`1af4:1110`, `1af4:1110.1`: links in the root to functions, by their ids.
 
-Names with the subsystem, `1af4:1110:1af4:1100`, are not listed.
+Names with the subsystem, `1af4:1110:1af4:1100`, are not listed, nor are names with `-` for `:`.
 """
 
 from collections import Counter
@@ -10,12 +10,13 @@ from typing import Final
 
 from barfs.errors import DeviceGone, NoSuchNode
 from barfs.machine.functions import Functions
-from barfs.names import LinkName, PciAddress
+from barfs.names import LinkName, PciAddress, with_colons
 from barfs.nodes import Attributes, Branch, Found, Kind, Lasting, Node, Type
-from barfs.tree.functions import directory_of
+from barfs.tree.functions import PCI, directory_of
 from barfs.tree.root import ROOT
 
 LINK: Final = Kind("link", Type.LINK, lasting=Lasting.WITH_FUNCTION)
+ALIAS: Final = Kind("alias", Type.LINK)
 
 
 class Links(Branch):
@@ -41,7 +42,7 @@ class Links(Branch):
 
     def find(self, directory: Node, name: str) -> Found | None:
         del directory
-        wanted = LinkName.parse(name)
+        wanted = LinkName.parse(with_colons(name))
         if wanted is None:
             return None
         for fresh in (False, True):
@@ -79,3 +80,32 @@ class Links(Branch):
 
     def target(self, node: Node) -> str:
         return directory_of(node)
+
+
+class Aliases(Branch):
+    """`pci/0000-00-04.0`: a link to `0000:00:04.0`, which is not listed.
+
+    It is no second name of the directory: the kernel has one name for each directory.
+    """
+
+    kinds = (ALIAS,)
+    under = (PCI,)
+
+    def __init__(self, pci: Functions) -> None:
+        self._pci = pci
+
+    def find(self, directory: Node, name: str) -> Found | None:
+        del directory
+        address = PciAddress.parse(with_colons(name))
+        if address is None or str(address) == name or not self._pci.exists(address):
+            return None
+        return Found(Node(ALIAS, address))
+
+    def path(self, node: Node) -> str:
+        return directory_of(node)
+
+    def attributes(self, node: Node) -> Attributes:
+        return Attributes(len(self.target(node)))
+
+    def target(self, node: Node) -> str:
+        return str(node.function)

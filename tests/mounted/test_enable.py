@@ -123,3 +123,30 @@ def test_it_is_off_after_the_mount_ends_with_files_open(machine, command, tmp_pa
     assert (command.register, command.enabled) == (0, 0)
     assert "Traceback" not in mount.log
     assert mount.end() == 0
+
+
+def test_the_first_of_two_mounts_to_close_leaves_it_on_for_the_other(
+    machine, command, enabling, tmp_path
+):
+    (tmp_path / "second").mkdir()
+    second = Mount(machine, tmp_path / "second", "--enable")
+    files = [os.open(one.path / "pci" / ADDRESS / "bar0", os.O_RDWR) for one in (enabling, second)]
+    os.close(files[0])
+    wait_until(lambda: "another mount has it open" in enabling.log, "the close is not noticed")
+    assert command.register == 2
+    os.pwrite(files[1], b"abcd", 0)
+    assert os.pread(files[1], 4, 0) == b"abcd"
+    os.close(files[1])
+    wait_until(lambda: command.register == 0, "it stays on")
+    assert command.enabled == 0
+    # One that is killed is not waited for.
+    files = [os.open(one.path / "pci" / ADDRESS / "bar0", os.O_RDWR) for one in (enabling, second)]
+    enabling.process.send_signal(signal.SIGSTOP)
+    second.process.terminate()
+    assert second.process.wait(TIMEOUT) == 0
+    assert command.register == 2
+    enabling.process.send_signal(signal.SIGCONT)
+    for fd in files:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    wait_until(lambda: command.register == 0, "it stays on")

@@ -58,6 +58,36 @@ def test_mount_and_umount(run):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("prepare", ["", "ln -s mount.barfs /sbin/mount.fuse.barfs"])
+def test_a_mount_that_is_remounted_is_as_it_was(run, tmp_path, prepare):
+    """Also as a line of fstab, and as systemd reloads a mount unit."""
+    form = "" if prepare else f"-T {tmp_path}/fstab"
+    done = run(
+        f"""
+        {prepare}
+        echo "none {{where}} barfs {{options}} 0 0" > {tmp_path}/fstab
+        mount -T {tmp_path}/fstab {{where}}
+        for options in remount,ro remount,rw remount; do
+            mount {form} -o $options {{where}}; echo "status $?"
+            grep ' {{where}} ' /proc/self/mountinfo
+            printf 1 > {{where}}/1af4:1110/bar2 && echo written
+        done
+        mount -o remount,bind,ro {{where}}; printf 1 > {{where}}/1af4:1110/bar2 || echo refused
+        mount -o remount,bind,rw {{where}}; printf 1 > {{where}}/1af4:1110/bar2 && echo written
+        umount {{where}}
+        """
+    )
+    *lines, refused, written = done.stdout.splitlines()
+    assert lines[::3] == ["status 32"] * 3
+    assert lines[2::3] == ["written"] * 3
+    assert len(set(lines[1::3])) == 1
+    assert (refused, written) == ("refused", "written")
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("mount.barfs: ")]
+    assert len(sentences) == 3
+    assert "can't be remounted" in sentences[0]
+    assert len(done.stderr.splitlines()) == 4  # and the shell's word about the read-only mount
+
+
 def test_a_line_of_fstab(run, tmp_path):
     """All of it twice: what is mounted is left alone."""
     done = run(

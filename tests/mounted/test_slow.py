@@ -1,6 +1,7 @@
 """A slow device holds up those who use it and nobody else, and its accesses are the same."""
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -242,6 +243,46 @@ def test_twenty_clients_of_a_slow_device_starve_nobody(slow):
     assert max(waits.values()) < took / 2
     for fd in (*bars, other):
         os.close(fd)
+
+
+def test_a_long_request_ends_with_its_device(slow_mounts):
+    """Nothing is accessed twice until then, and others go on."""
+    slow = slow_mounts()
+    bar, other = slow.open("1b36:0010/bar0"), slow.open("1af4:1110/bar0")
+    client = Client(os.pread, bar, 0x4000, 0)  # it would take 200 s
+    wait_until(lambda: len(slow.record) > 3, "no read begins")
+    started = time.monotonic()
+    (slow.machine.sysfs / "bus/pci/devices/0000:01:00.0").rename(slow.machine.sysfs / "gone")
+    (slow.machine.sysfs / "gone/resource").unlink()
+    client.join(TIMEOUT)
+    assert time.monotonic() - started < 1
+    assert client.error.errno == errno.ENODEV
+    made = [(access.kind, access.address, access.width) for access in slow.record]
+    assert made == [("load", NVME + at, 4) for at in range(0, 4 * len(made), 4)]
+    assert len(os.pread(other, 4, 0)) == 4
+    for fd in (bar, other):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_the_mount_ends_soon_whatever_is_under_way(slow_mounts, write):
+    """Long requests, and more that wait for their turn. Each of them is told."""
+    slow = slow_mounts()
+    bars = [slow.open("1b36:0010/bar0") for _ in range(12)]
+    calls = [(os.pwrite, bytes(0x4000)) if write else (os.pread, 0x4000) for _ in bars]
+    clients = [Client(call, bar, what, 0) for bar, (call, what) in zip(bars, calls, strict=True)]
+    wait_until(lambda: len(slow.record) > 8, "nothing begins")
+    started = time.monotonic()
+    slow.process.terminate()
+    assert slow.process.wait(TIMEOUT) == 0
+    assert time.monotonic() - started < 2
+    for client in clients:
+        client.join(TIMEOUT)
+        assert client.error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+    assert "Traceback" not in slow.log
+    for fd in bars:
+        with contextlib.suppress(OSError):  # what flush says to it
+            os.close(fd)
 
 
 @pytest.mark.parametrize("ending", ["SIGTERM", "umount -l"])

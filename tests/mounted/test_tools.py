@@ -98,6 +98,8 @@ def test_links_and_listings(shared):
     ]
     assert os.readlink(shared.path / "1af4:1110.1") == "pci/0000:00:05.0"
     assert os.readlink(shared.path / "1af4:1110:1af4:1100.1") == "pci/0000:00:05.0"
+    for name in ("1af4-1110.1", "1af4-1110-1af4-1100.1", "pci/0000-00-05.0"):
+        assert (shared.path / name).resolve() == shared.path / "pci/0000:00:05.0"
     inodes = sh(f"find {shared.path} -printf '%i\n'").stdout.split()
     assert len(inodes) == len(set(inodes)) > 200
 
@@ -140,6 +142,28 @@ def test_appending_is_refused(shared):
     done = sh(f"echo x >> {shared.path}/1af4:1110/bar0")
     assert b"Invalid argument" in done.stderr
     assert "pci/0000:00:04.0/bar0: cannot be appended to" in shared.log
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "touch {bar} {root} {root}/status",
+        "touch -h {root}/1af4:1110",
+        "touch -d 1999-12-31 {bar}",
+        "cp -p {image} {bar} && cmp {image} {bar}",
+        "cp --preserve=timestamps {image} {bar} && cmp {image} {bar}",
+        "install -p -m 600 {bar} {image}",
+        "chmod 600 {bar} && chmod 500 {root}/phys && chown 0:0 {bar} && chmod 400 {root}/status",
+    ],
+)
+def test_times_and_what_it_is_already_are_accepted_and_change_nothing(shared, tmp_path, command):
+    bar, image = shared.path / IVSHMEM / "bar2", tmp_path / "image"
+    before = [os.stat(bar), os.stat(shared.path)]
+    image.write_bytes(os.urandom(1 << 20))
+    image.chmod(0o600)
+    done = sh(command.format(bar=bar, image=image, root=shared.path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert [os.stat(bar), os.stat(shared.path)] == before
 
 
 def test_appending_set_later_touches_nothing(shared):

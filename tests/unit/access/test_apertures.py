@@ -488,6 +488,129 @@ def test_a_small_span_is_mapped_whole_and_no_further(sparse, monkeypatch):
     span.close()
 
 
+# Many windows
+
+PAGE_TABLES = """
+import re, sys
+from pathlib import Path
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+from barfs.access import apertures
+from barfs.access.apertures import GLANCE, WINDOW, MappedAperture
+
+_, hard = getrlimit(RLIMIT_NOFILE)
+setrlimit(RLIMIT_NOFILE, (hard, hard))
+path, many = Path(sys.argv[1]), min(3300, hard - 200)
+
+def held():
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmPTE:\\s+(\\d+) kB", status)[1])
+
+before, spans = held(), []
+for number in range(many):
+    # Windows of different names begin at different places.
+    span = MappedAperture(
+        path, 4 * number, 2 * WINDOW, what="it", base=0, memory_like=False, writable=True
+    )
+    for offset in (0, 8 << 20, 16 << 20):
+        data = bytearray(4)
+        span.store_run(offset, 4, number.to_bytes(4, "little"))
+        span.load_run(offset, 4, data)
+        assert int.from_bytes(data, "little") == number
+    spans.append(span)
+assert held() - before < 16 << 10, held() - before
+for number, span in enumerate(spans):
+    # Those that are mapped no longer are mapped anew.
+    span.load_run(8 << 20, 4, data)
+    assert int.from_bytes(data, "little") == number
+assert held() - before < 16 << 10, held() - before
+assert len(apertures._WINDOWS._lengths) <= apertures.MOST_WINDOWS
+for span in spans:
+    span.close()
+assert apertures._WINDOWS._total == len(apertures._WINDOWS._lengths) == 0
+assert str(path) not in Path("/proc/self/maps").read_text()
+print(many)
+"""
+
+
+def test_thousands_of_open_files_share_a_few_page_tables(tmp_path):
+    """Each that has been looked into at three places took 12 KiB of them; of a device, 128."""
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(4 * WINDOW)
+    done = run_python(PAGE_TABLES, path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) > 1000
+
+
+def test_beyond_some_windows_new_ones_are_short_and_the_oldest_goes(sparse, monkeypatch):
+    monkeypatch.setattr(apertures, "LONG_WINDOWS", 2)
+    monkeypatch.setattr(apertures, "MOST_WINDOWS", 3)
+    first, *others = [open_mapped(sparse) for _ in range(3)]
+    for span in (first, *others):
+        span.copy_out(2 * GLANCE, bytearray(8))
+    assert mapped(sparse) == [GLANCE] * 3
+    others[0].close()
+    others[1].close()
+    first.copy_out(4 * GLANCE, bytearray(8))
+    assert mapped(sparse) == [WINDOW]
+    others = [open_mapped(sparse) for _ in range(3)]
+    assert mapped(sparse) == [GLANCE] * 3
+    first.copy_in(5 * GLANCE, b"abcdefgh")  # it was given up, and comes back
+    first.copy_out(5 * GLANCE, data := bytearray(8))
+    assert data == b"abcdefgh"
+    assert mapped(sparse) == [GLANCE] * 3
+    for span in (first, *others):
+        span.close()
+    assert mapped(sparse) == []
+
+
+def test_not_more_than_so_much_is_mapped(sparse, monkeypatch):
+    monkeypatch.setattr(apertures, "MOST_MAPPED", WINDOW + GLANCE)
+    spans = [open_mapped(sparse) for _ in range(3)]
+    for span in spans:
+        span.copy_out(2 * GLANCE, bytearray(8))
+        assert sum(mapped(sparse)) <= WINDOW + GLANCE
+    spans[0].copy_out(WINDOW - 8, bytearray(2 * GLANCE))  # more than there may be is one's own
+    for span in spans:
+        span.close()
+    assert mapped(sparse) == []
+
+
+def test_a_window_that_is_given_up_stays_mapped_until_its_last_access_ends(sparse, monkeypatch):
+    monkeypatch.setattr(apertures, "MOST_WINDOWS", 1)
+    span = open_mapped(sparse)
+    with long_read(span, WINDOW):
+        other = open_mapped(sparse)
+        assert sorted(mapped(sparse)) == [GLANCE, WINDOW]
+    assert mapped(sparse) == [GLANCE]
+    other.close()
+    span.copy_out(0, bytearray(4))
+    span.close()
+    assert mapped(sparse) == []
+
+
+def test_threads_that_take_each_other_s_windows_each_reach_their_own_bytes(sparse, monkeypatch):
+    monkeypatch.setattr(apertures, "MOST_WINDOWS", 2)
+    spans = [open_mapped(sparse) for _ in range(4)]
+    start = threading.Barrier(4)
+
+    def work(number):
+        start.wait()
+        for turn in range(300):
+            value = bytes([number, turn & 0xFF]) * 8
+            at = number * 0x100 + turn % 3 * WINDOW
+            spans[number].copy_in(at, value)
+            spans[number].load_run(at, 8, data := bytearray(16))
+            assert data == value
+
+    in_threads(*(partial(work, number) for number in range(4)))
+    assert len(mapped(sparse)) == 2
+    for span in spans:
+        span.close()
+    assert mapped(sparse) == []
+    assert apertures._WINDOWS._total == 0
+
+
 def recorded_spans(monkeypatch, code=0, allowed=1 << 62):
     """Offset and length of each mapping asked for; those longer than allowed fail with `code`."""
     asked = []

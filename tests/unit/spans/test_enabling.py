@@ -15,7 +15,7 @@ from barfs.machine import simulated
 from barfs.machine.configspace import COMMAND_ABSENT, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY
 from barfs.machine.source import PlainSource
 from barfs.names import PciAddress
-from barfs.spans.enabling import Decoder
+from barfs.spans.enabling import Decoder, Later
 
 NIC = PciAddress(0, 0, 3, 0)  # bar0 is memory, bar1 ports
 IVSHMEM = PciAddress(0, 0, 4, 0)
@@ -358,3 +358,124 @@ def test_no_bar_is_decoded_at_an_address_that_is_not_the_kernels(
     for other in (0, 1):
         decoder.hold(NIC, other)()
     assert (machine.written, machine.command(NIC)) == ([], 0)
+
+
+# Several mounts. Each opens the file of its marks anew, as another process would.
+
+
+@pytest.mark.parametrize("closes_first", [0, 1])
+def test_the_last_of_two_mounts_turns_it_off(machine, closes_first):
+    machine.command(NIC, COMMAND_MASTER)
+    before = descriptors()
+    mounts = [Decoder(machine.bus) for _ in range(2)]
+    releases = [mount.hold(NIC, 0) for mount in mounts]
+    releases.pop(closes_first)()
+    assert machine.command(NIC) == BOTH | COMMAND_MASTER
+    assert machine.enable(NIC) == 1
+    releases.pop()()
+    assert machine.command(NIC) == COMMAND_MASTER
+    assert machine.enable(NIC) == 0
+    assert descriptors() == before
+    # And again, the other way round.
+    releases = [mount.hold(NIC, 0) for mount in reversed(mounts)]
+    for release in releases:
+        assert machine.command(NIC) == BOTH | COMMAND_MASTER
+        release()
+    assert machine.command(NIC) == COMMAND_MASTER
+
+
+def test_each_bit_is_handed_on(machine):
+    machine.enable(NIC, 1)
+    machine.command(NIC, 0)
+    one, two, three = (Decoder(machine.bus) for _ in range(3))
+    memory = one.hold(NIC, 0)
+    ports = two.hold(NIC, 1)
+    assert machine.command(NIC) == BOTH
+    more = three.hold(NIC, 0)
+    memory()
+    ports()
+    assert machine.command(NIC) == BOTH
+    more()
+    assert machine.command(NIC) == 0
+    assert machine.enable(NIC) == 1
+
+
+def test_what_no_mount_has_turned_on_stays_on_for_two_as_well(machine):
+    releases = [Decoder(machine.bus).hold(NIC, 0) for _ in range(2)]
+    for release in releases:
+        release()
+    assert machine.written == []
+    assert machine.command(NIC) == BOTH
+
+
+def test_a_mount_that_was_killed_holds_nothing(machine):
+    machine.command(NIC, 0)
+    child = os.fork()
+    if child == 0:
+        try:
+            Decoder(machine.bus).hold(NIC, 0)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert machine.command(NIC) == BOTH
+    machine.command(NIC, 0)
+    machine.enable(NIC, 0)
+    Decoder(machine.bus).hold(NIC, 0)()
+    assert machine.command(NIC) == 0
+
+
+def test_two_mounts_at_once(machine):
+    machine.command(NIC, 0)
+    errors = []
+
+    def work():
+        decoder = Decoder(machine.bus)
+        try:
+            for _ in range(50):
+                release = decoder.hold(NIC, 0)
+                assert machine.command(NIC) & COMMAND_MEMORY
+                release()
+        except BaseException as error:  # noqa: BLE001 - for the thread that asserts
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert machine.command(NIC) == 0
+    assert machine.enable(NIC) == 0
+
+
+def test_who_closes_waits_for_nothing(machine):
+    """The last close asks the device, which may take its time."""
+    machine.command(NIC, 0)
+    may_go_on = threading.Event()
+    later = Later()
+    decoder = Decoder(machine.bus, later)
+    release = decoder.hold(NIC, 0)
+    put_back = decoder._put_back
+
+    def slowly(*arguments):
+        assert may_go_on.wait(20)
+        put_back(*arguments)
+
+    decoder._put_back = slowly
+    release()
+    assert machine.command(NIC) == BOTH
+    may_go_on.set()
+    later.finish()
+    assert machine.command(NIC) == 0
+
+
+def test_without_threads_a_close_waits(machine, monkeypatch):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    machine.command(NIC, 0)
+    later = Later()
+    Decoder(machine.bus, later).hold(NIC, 0)()
+    assert machine.command(NIC) == 0
+    later.finish()

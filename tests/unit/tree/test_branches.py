@@ -18,8 +18,9 @@ from barfs.nodes import InodeNumbers, Node
 from barfs.tree.bars import BAR
 from barfs.tree.config import CONFIG
 from barfs.tree.functions import FUNCTION
+from barfs.tree.functions import PCI as PCI_KIND
 from barfs.tree.info import INFO
-from barfs.tree.links import LINK
+from barfs.tree.links import ALIAS, LINK
 from barfs.tree.physical import PHYS as PHYS_KIND
 from barfs.tree.physical import RANGE
 from barfs.tree.registers import CONFIG_REGISTER, PHYS_REGISTER, REGISTER
@@ -68,7 +69,7 @@ def test_the_numbers_of_a_machine_have_32_bits_and_that_of_the_root_is_1(tree):
 
 def test_every_listed_name_is_found_as_it_was_listed(tree):
     listed = list(walk(tree))
-    assert {ROOT.kind, *(node.kind for *_, node in listed)} == set(tree.kinds)
+    assert {ROOT.kind, ALIAS, *(node.kind for *_, node in listed)} == set(tree.kinds)
     assert all(tree.lookup(parent, name) == node for parent, name, node in listed)
     for _, group in itertools.groupby(listed, key=lambda entry: entry[0]):
         names = [name for _, name, _ in group]
@@ -200,6 +201,9 @@ def test_rom_is_there_only_where_there_is_one(tree, devices):
     [
         (ROOT, "1af4:1110:1af4:1100", Node(LINK, FIRST)),
         (ROOT, "1af4:1110:1af4:1100.1", Node(LINK, SECOND)),
+        (ROOT, "1af4-1110.1", Node(LINK, SECOND)),
+        (ROOT, "1af4-1110-1af4-1100", Node(LINK, FIRST)),
+        (Node(PCI_KIND), "0000-00-05.0", Node(ALIAS, SECOND)),
         (PHYS, "1e102c5", phys(0x1E102C5, 0x61CFD3B)),
         (PHYS, "0x1E102C5+4", phys(0x1E102C5, 4)),
         (PHYS, "fff-1000", phys(0xFFF, 2)),
