@@ -257,11 +257,16 @@ class Operations(Unneeded):
         """See pyfuse3.Operations."""
         node = self._inodes.node(inode)
         try:
-            return self._entry_to(ctx, node)
+            entry = self._entry_to(ctx, node)
         except BarfsError as error:
-            if not self._files.has_open(node.address):  # else it may be fstat, which asks once
+            is_listed = any(node == directory for directory, _ in self._listings.values())
+            # If it is open, it may be fstat that asks, which does not ask again.
+            is_file = node.kind.type is Type.FILE
+            if not (self._files.has_open(node.address) if is_file else is_listed):
                 self._check_name(node, error)
             raise
+        self._kept.works(node)
+        return entry
 
     @boundary
     async def setattr(
@@ -358,6 +363,7 @@ class Operations(Unneeded):
             except BarfsError as error:
                 self._check_name(node, error)
                 raise
+            self._kept.works(node)
             # keep_cache would keep pages that a MAP_PRIVATE mapping of the file has read.
             return FileInfo(fh=handle, direct_io=True, keep_cache=False)
         except Exception as error:

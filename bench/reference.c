@@ -64,7 +64,9 @@ static double timeout_of(fuse_ino_t inode)
 
 static double attributes_timeout_of(fuse_ino_t inode)
 {
-    return inode == STATUS || !is_fixed(inode) ? 1e-6 : timeout_of(inode);
+    if (is_fixed(inode))
+        return inode == STATUS ? 1e-6 : timeout_of(inode);
+    return kind_of(inode) >= BAR0 ? 1e-6 : 0;
 }
 
 static void describe(fuse_ino_t inode, struct stat *st)

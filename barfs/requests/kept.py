@@ -21,9 +21,10 @@ MOST: Final = 4096
 # rounds times up to its clock's ticks.
 _REMEMBERED: Final = 1.25 * LIFETIME
 
-# How long the kernel may keep attributes, in seconds. Those of a steady node never change. Of
-# others a look-up gives them, and the open that follows need not ask again: the kernel rounds this
-# up to the second tick of its clock from now, which is at most 20 ms.
+# How long the kernel may keep attributes, in seconds. Those of a steady node never change. Those of
+# a file are given by a look-up, and the open that follows need not ask again: the kernel rounds
+# this up to the second tick of its clock from now, which is at most 20 ms. It asks for those of a
+# directory whenever it goes through. So an unplug shows at once, though the names are kept.
 STEADY_ATTRIBUTES: Final = 1
 ATTRIBUTES: Final = 1e-6
 
@@ -32,8 +33,7 @@ def attributes_lifetime(kind: Kind) -> float:
     """How long the kernel may keep the attributes of a node, in seconds."""
     if kind.steady:
         return STEADY_ATTRIBUTES
-    settled = kind.type is Type.FILE or kind.lasting is not Lasting.NOT_KNOWN
-    return ATTRIBUTES if settled and not kind.grows else 0
+    return ATTRIBUTES if kind.type is Type.FILE and not kind.grows else 0
 
 
 class Kept:
@@ -64,8 +64,6 @@ class Kept:
             return LIFETIME
         if node in self._doubtful:
             self._doubtful.remove(node)
-            self._nodes.pop(node, None)
-            self._older_nodes.pop(node, None)
             return 0
         if node.kind.lasting is Lasting.NOT_KNOWN or not self._is_told_of(node):
             return 0
@@ -95,7 +93,8 @@ class Kept:
         self._older_nodes = self._nodes if recent else {}
         self._older_names = self._names if recent else set()
         self._nodes, self._names, self._since = {}, set(), now
-        self._doubtful &= self._older_nodes.keys()
+        if not recent:
+            self._doubtful.clear()
 
     def changed(self) -> None:
         """Something has changed: the kernel is to forget all names."""
@@ -109,7 +108,7 @@ class Kept:
     def is_stale(self, node: Node) -> bool:
         """Whether something has changed since the kernel was told what it may have kept of a node.
 
-        If so, the kernel does not keep what it is told of it next.
+        If so, this says it once, and the kernel does not keep what it is told of it next.
         """
         then = self._told(node)
         return then is not None and then != self._changes and self.is_doubtful(node)
@@ -117,13 +116,24 @@ class Kept:
     def is_doubtful(self, node: Node) -> bool:
         """Whether the kernel may have kept a name that has turned out to lead nowhere.
 
-        If so, the kernel does not keep what it is told of it next. It may have kept the name though
-        the one above it was dropped, if that has come back.
+        If so, this says it once, and the kernel does not keep what it is told of it next.
         """
         if self._told(node) is None:
             return False
+        self._nodes.pop(node, None)
+        self._older_nodes.pop(node, None)
         self._doubtful.add(node)
         return True
+
+    def works(self, node: Node) -> None:
+        """A node is there.
+
+        The kernel may still use a name that was doubtful, without looking it up: the names below a
+        directory that has come back are the same as before.
+        """
+        if node in self._doubtful:
+            self._doubtful.remove(node)
+            self._nodes[node] = self._changes
 
     def _told(self, node: Node) -> int | None:
         then = self._nodes.get(node)

@@ -79,23 +79,30 @@ def test_a_change_drops_what_may_be_kept_still(names, clock, dropped):
     assert len(dropped) == 2
 
 
-def test_a_name_that_leads_nowhere_is_looked_up_again(names):
+def test_a_name_that_leads_nowhere_is_looked_up_again_once(names):
     assert not names.is_doubtful(FILE), "the kernel was not told of it"
     names.lifetime(FUNCTION, "bar0", FILE)
     assert names.is_doubtful(FILE)
-    assert names.is_doubtful(FILE), "it was not looked up since: the kernel has kept it still"
+    assert not names.is_doubtful(FILE)
     assert names.lifetime(FUNCTION, "bar0", FILE) == 0, "it may lead nowhere again"
-    assert not names.is_doubtful(FILE), "so it was looked up just before"
+    assert not names.is_doubtful(FILE)
     assert names.lifetime(FUNCTION, "bar0", FILE) == LIFETIME
 
 
-def test_what_was_told_before_a_change_is_stale_until_it_is_looked_up(names):
+def test_a_name_that_has_come_back_is_kept_still(names):
+    names.works(FILE)
+    assert not names.is_doubtful(FILE)
+    names.lifetime(FUNCTION, "bar0", FILE)
+    assert names.is_doubtful(FILE)
+    names.works(FILE)
+    assert names.is_doubtful(FILE)
+
+
+def test_what_was_told_before_a_change_is_stale_once(names):
     names.lifetime(ROOT, "link", FUNCTION)
     assert not names.is_stale(FUNCTION)
     names.changed()
     assert names.is_stale(FUNCTION)
-    assert names.is_stale(FUNCTION)
-    names.lifetime(ROOT, "link", FUNCTION)
     assert not names.is_stale(FUNCTION)
 
 
@@ -112,10 +119,10 @@ def test_so_many_are_kept_at_a_time(names, monkeypatch):
     assert [names.lifetime(FUNCTION, "a", node) for node in nodes] == [*[LIFETIME] * 3, 0, 0]
 
 
-def test_attributes_are_kept_for_a_tick_at_the_most():
+def test_attributes_of_files_alone_are_kept_for_a_tick():
     assert attributes_lifetime(ROOT.kind) == 1
-    assert attributes_lifetime(FILE.kind) == attributes_lifetime(FUNCTION.kind) == ATTRIBUTES
-    assert attributes_lifetime(OTHER.kind) == ATTRIBUTES
+    assert attributes_lifetime(FILE.kind) == attributes_lifetime(OTHER.kind) == ATTRIBUTES
+    assert attributes_lifetime(FUNCTION.kind) == 0
     assert attributes_lifetime(Kind("log", grows=True)) == 0
     assert attributes_lifetime(Kind("link", Type.LINK)) == 0
 
