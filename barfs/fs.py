@@ -22,15 +22,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Setatt
 
 from barfs.access.files import Buffer
 from barfs.diagnosis.causes import Machine, explain
-from barfs.errors import (
-    BadRequest,
-    BarfsError,
-    DeviceGone,
-    NoSuchAddress,
-    NoSuchNode,
-    ReadOnly,
-    Unsupported,
-)
+from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.journal.records import Change, Journal
 from barfs.names import PciAddress
 from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
@@ -43,9 +35,6 @@ from barfs.requests.unneeded import Unneeded
 from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
-
-# What says that a name leads nowhere.
-_NOT_THERE: Final = (DeviceGone, NoSuchAddress, NoSuchNode)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -207,12 +196,12 @@ class Operations(Unneeded):
         number = self._inodes.number(directory)
         pyfuse3.invalidate_entry_async(number, os.fsencode(name), ignore_enoent=True)
 
-    def _check_name(self, node: Node, error: Exception | None = None) -> None:
+    def _check_name(self, ctx: RequestContext, node: Node, error: Exception | None = None) -> None:
         """FUSEError if the kernel is to look a name up again, because it has kept it too long."""
         if error is None:
-            again = self._kept.is_stale(node)
+            again = self._kept.is_stale(node, ctx.pid)
         else:
-            again = isinstance(error, _NOT_THERE) and self._kept.is_doubtful(node)
+            again = isinstance(error, kept.NOT_THERE) and self._kept.is_doubtful(node, ctx.pid)
         if again:
             raise FUSEError(errno.ESTALE) from None
 
@@ -238,7 +227,11 @@ class Operations(Unneeded):
         if parent_inode == pyfuse3.ROOT_INODE:
             self._machine.source.hear()
         parent, file = self._inodes.node(parent_inode), os.fsdecode(name)
-        node, attributes = self._tree.find(parent, file)
+        try:
+            node, attributes = self._tree.find(parent, file)
+        except BarfsError:
+            self._kept.has_come(ctx.pid)
+            raise
         entry = self._entry_to(ctx, node, attributes)
         entry.entry_timeout = self._kept.lifetime(parent, file, node)
         self._inodes.remember(entry.st_ino)
@@ -259,13 +252,10 @@ class Operations(Unneeded):
         try:
             entry = self._entry_to(ctx, node)
         except BarfsError as error:
-            is_listed = any(node == directory for directory, _ in self._listings.values())
-            # If it is open, it may be fstat that asks, which does not ask again.
-            is_file = node.kind.type is Type.FILE
-            if not (self._files.has_open(node.address) if is_file else is_listed):
-                self._check_name(node, error)
+            if not self._is_open(node):  # else it may be fstat, which does not ask again
+                self._check_name(ctx, node, error)
             raise
-        self._kept.works(node)
+        self._kept.has_come(ctx.pid, node)
         return entry
 
     @boundary
@@ -299,7 +289,9 @@ class Operations(Unneeded):
         """See pyfuse3.Operations. A link leads where the kernel's last message says."""
         self._machine.source.hear()
         node = self._inodes.node(inode)
-        self._check_name(node)
+        if self._kept.is_stale(node, ctx.pid):
+            raise FUSEError(errno.ESTALE)
+        self._kept.has_come(ctx.pid, node)
         return os.fsencode(self._tree.target(node))
 
     @boundary
@@ -324,7 +316,7 @@ class Operations(Unneeded):
         try:
             self._tree.attributes(node)
         except BarfsError as error:
-            self._check_name(node, error)
+            self._check_name(ctx, node, error)
             raise
         handle = next(self._handles)
         self._listings[handle] = node, list(self._tree.entries(node))
@@ -361,9 +353,9 @@ class Operations(Unneeded):
             try:
                 handle = await self._open(node, flags, ctx)
             except BarfsError as error:
-                self._check_name(node, error)
+                self._check_name(ctx, node, error)
                 raise
-            self._kept.works(node)
+            self._kept.has_come(ctx.pid, node)
             # keep_cache would keep pages that a MAP_PRIVATE mapping of the file has read.
             return FileInfo(fh=handle, direct_io=True, keep_cache=False)
         except Exception as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine.changes import nearest
 from barfs.machine.source import Source
 from barfs.nodes import Kind, Lasting, Node, Type
@@ -27,6 +28,9 @@ _REMEMBERED: Final = 1.25 * LIFETIME
 # directory whenever it goes through. So an unplug shows at once, though the names are kept.
 STEADY_ATTRIBUTES: Final = 1
 ATTRIBUTES: Final = 1e-6
+
+# What says that a name leads nowhere.
+NOT_THERE: Final = (DeviceGone, NoSuchAddress, NoSuchNode)
 
 
 def attributes_lifetime(kind: Kind) -> float:
@@ -56,15 +60,13 @@ class Kept:
         self._older_nodes: dict[Node, int] = {}
         self._names: set[tuple[Node, str]] = set()
         self._older_names: set[tuple[Node, str]] = set()
-        self._doubtful: set[Node] = set()
+        # Threads that are to look a node up again, and have not got through since.
+        self._sent_back: set[tuple[int, Node]] = set()
 
     def lifetime(self, directory: Node, name: str, node: Node) -> int:
         """How long the kernel may keep a name that it has just looked up, in seconds."""
         if node.kind.steady:
             return LIFETIME
-        if node in self._doubtful:
-            self._doubtful.remove(node)
-            return 0
         if node.kind.lasting is Lasting.NOT_KNOWN or not self._is_told_of(node):
             return 0
         self._turn()
@@ -93,8 +95,7 @@ class Kept:
         self._older_nodes = self._nodes if recent else {}
         self._older_names = self._names if recent else set()
         self._nodes, self._names, self._since = {}, set(), now
-        if not recent:
-            self._doubtful.clear()
+        self._sent_back.clear()
 
     def changed(self) -> None:
         """Something has changed: the kernel is to forget all names."""
@@ -105,35 +106,36 @@ class Kept:
         for directory, name in names:
             self._drop(directory, name)
 
-    def is_stale(self, node: Node) -> bool:
+    def is_stale(self, node: Node, thread: int) -> bool:
         """Whether something has changed since the kernel was told what it may have kept of a node.
 
-        If so, this says it once, and the kernel does not keep what it is told of it next.
+        As `is_doubtful`, if so.
         """
         then = self._told(node)
-        return then is not None and then != self._changes and self.is_doubtful(node)
+        return then is not None and then != self._changes and self.is_doubtful(node, thread)
 
-    def is_doubtful(self, node: Node) -> bool:
+    def is_doubtful(self, node: Node, thread: int) -> bool:
         """Whether the kernel may have kept a name that has turned out to lead nowhere.
 
-        If so, this says it once, and the kernel does not keep what it is told of it next.
+        If so, this says it once to a thread, which is to look the name up again. If it still meets
+        the node then, it has not come by a name.
         """
         if self._told(node) is None:
             return False
-        self._nodes.pop(node, None)
-        self._older_nodes.pop(node, None)
-        self._doubtful.add(node)
+        if (thread, node) in self._sent_back:
+            self._sent_back.remove((thread, node))
+            return False
+        self._sent_back.add((thread, node))
         return True
 
-    def works(self, node: Node) -> None:
-        """A node is there.
-
-        The kernel may still use a name that was doubtful, without looking it up: the names below a
-        directory that has come back are the same as before.
-        """
-        if node in self._doubtful:
-            self._doubtful.remove(node)
-            self._nodes[node] = self._changes
+    def has_come(self, thread: int, node: Node | None = None) -> None:
+        """A thread has met a node that is there. Or, if it is None, a name that is not there."""
+        if self._sent_back:
+            self._sent_back = {
+                (other, doubtful)
+                for other, doubtful in self._sent_back
+                if other != thread or (node is not None and doubtful != node)
+            }
 
     def _told(self, node: Node) -> int | None:
         then = self._nodes.get(node)

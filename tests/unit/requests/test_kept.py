@@ -79,38 +79,42 @@ def test_a_change_drops_what_may_be_kept_still(names, clock, dropped):
     assert len(dropped) == 2
 
 
-def test_a_name_that_leads_nowhere_is_looked_up_again_once(names):
-    assert not names.is_doubtful(FILE), "the kernel was not told of it"
+def test_a_thread_that_met_a_name_that_leads_nowhere_is_sent_back_once(names):
+    assert not names.is_doubtful(FILE, 1), "the kernel was not told of it"
     names.lifetime(FUNCTION, "bar0", FILE)
-    assert names.is_doubtful(FILE)
-    assert not names.is_doubtful(FILE)
-    assert names.lifetime(FUNCTION, "bar0", FILE) == 0, "it may lead nowhere again"
-    assert not names.is_doubtful(FILE)
-    assert names.lifetime(FUNCTION, "bar0", FILE) == LIFETIME
+    assert names.is_doubtful(FILE, 1)
+    assert names.is_doubtful(FILE, 2), "another one has met it, too"
+    assert not names.is_doubtful(FILE, 1), "it has not come by a name"
 
 
-def test_a_name_that_has_come_back_is_kept_still(names):
-    names.works(FILE)
-    assert not names.is_doubtful(FILE)
+@pytest.mark.parametrize("node", [FILE, None])
+def test_who_was_sent_back_and_came_through_may_be_sent_back_again(names, node):
     names.lifetime(FUNCTION, "bar0", FILE)
-    assert names.is_doubtful(FILE)
-    names.works(FILE)
-    assert names.is_doubtful(FILE)
+    assert names.is_doubtful(FILE, 1)
+    names.has_come(2, node)
+    names.has_come(1, FUNCTION)
+    assert not names.is_doubtful(FILE, 1)
+    assert names.is_doubtful(FILE, 1)
+    names.has_come(1, node)
+    assert names.is_doubtful(FILE, 1)
 
 
-def test_what_was_told_before_a_change_is_stale_once(names):
+def test_what_was_told_before_a_change_is_stale_until_it_is_looked_up(names):
     names.lifetime(ROOT, "link", FUNCTION)
-    assert not names.is_stale(FUNCTION)
+    assert not names.is_stale(FUNCTION, 1)
     names.changed()
-    assert names.is_stale(FUNCTION)
-    assert not names.is_stale(FUNCTION)
+    assert names.is_stale(FUNCTION, 1)
+    assert names.is_stale(FUNCTION, 2)
+    assert not names.is_stale(FUNCTION, 1)
+    names.lifetime(ROOT, "link", FUNCTION)
+    assert not names.is_stale(FUNCTION, 3)
 
 
 def test_what_the_kernel_has_not_kept_so_long_is_forgotten(names, clock):
     names.lifetime(FUNCTION, "bar0", FILE)
     clock.now += 10 * LIFETIME
     names.lifetime(ROOT, "function", FUNCTION)
-    assert not names.is_doubtful(FILE)
+    assert not names.is_doubtful(FILE, 1)
 
 
 def test_so_many_are_kept_at_a_time(names, monkeypatch):
