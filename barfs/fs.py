@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from inspect import signature
 from itertools import count
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
@@ -196,13 +196,14 @@ class Operations(Unneeded):
         number = self._inodes.number(directory)
         pyfuse3.invalidate_entry_async(number, os.fsencode(name), ignore_enoent=True)
 
-    def _check_name(self, ctx: RequestContext, node: Node, error: Exception | None = None) -> None:
+    def _is_open(self, node: Node) -> bool:
+        if node.kind.type is Type.FILE:
+            return self._files.has_open(node.address)
+        return any(node == directory for directory, _ in self._listings.values())
+
+    def _check_name(self, ctx: RequestContext, node: Node, error: Exception) -> None:
         """FUSEError if the kernel is to look a name up again, because it has kept it too long."""
-        if error is None:
-            again = self._kept.is_stale(node, ctx.pid)
-        else:
-            again = isinstance(error, kept.NOT_THERE) and self._kept.is_doubtful(node, ctx.pid)
-        if again:
+        if isinstance(error, kept.NOT_THERE) and self._kept.is_doubtful(node, ctx.pid):
             raise FUSEError(errno.ESTALE) from None
 
     def let_go(self, address: PciAddress) -> None:
