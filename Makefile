@@ -1,6 +1,7 @@
 # make demo        mount a simulated machine and run a session on it
 # make install     install barfs for all users, as root; make uninstall removes it (PREFIX, DESTDIR)
 # make test        lint, types, and all tests; builds the test kernels once (half an hour)
+# make test-unit, make test-vm   one tier of them
 # make test-arm64-64k  what runs in a guest for arm64, on a kernel with pages of 64K
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
 # make performance the same, and write docs/performance.svg and the tables of docs/performance.md
@@ -17,9 +18,13 @@ SCRIPTS := tools/setup tools/launcher tools/install tools/article \
 INPUTS := pyproject.toml tools/setup tools/launcher $(wildcard barfs/access/*.[ch])
 
 
+PYTEST = $(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
+	$(if $(BARFS_VM_MACHINES),BARFS_VM_MACHINES=$(BARFS_VM_MACHINES)) \
+	.venv/bin/python -m pytest -p no:cacheprovider --durations=10
+
 export PREFIX DESTDIR
 
-.PHONY: demo install uninstall test test-arm64-64k bench performance generated clean
+.PHONY: demo install uninstall test test-unit test-vm test-arm64-64k bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -35,12 +40,21 @@ test: .venv/test
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	$(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
-		.venv/bin/python -m pytest -p no:cacheprovider --durations=10
+	$(MAKE) --no-print-directory -j 2 test-unit test-vm
+	$(PYTEST) tests/mounted
 
+# Beside a guest, which waits for most of the time. What it prints is shown at its end.
+test-unit: .venv/test
+	mkdir -p build
+	$(PYTEST) tests/unit >build/test-unit.log 2>&1 || { cat build/test-unit.log; exit 1; }
+	tail -n 14 build/test-unit.log
+
+test-vm: .venv/test
+	$(PYTEST) tests/vm
+
+test-arm64-64k: export BARFS_VM_MACHINES := arm64-64k
 test-arm64-64k: .venv/test
-	$(SUDO) env BARFS_REQUIRE=1 BARFS_VM_MACHINES=arm64-64k PYTHONDONTWRITEBYTECODE=1 \
-		.venv/bin/python -m pytest -p no:cacheprovider --durations=10 -m arm64 tests/vm
+	$(PYTEST) -m arm64 tests/vm
 
 bench: .venv/bench
 	$(SUDO) .venv/bin/python -m bench $(ARGS)

@@ -189,6 +189,12 @@ class NotDecoded(BarfsError):
     errno = errno.EIO
 
 
+class NotRecorded(BarfsError):
+    """It was not read when the machine was recorded, so nobody knows it."""
+
+    errno = errno.EIO
+
+
 class AccessFault(BarfsError):
     """An access was made, and it faulted."""
 
@@ -225,6 +231,12 @@ class NotBound(BarfsError):
     """Another driver than vfio-pci has the function, or others of its group, or none has it."""
 
     errno = errno.EBUSY
+
+
+class NotOffered(BarfsError):
+    """The kernel refuses the BAR, and the driver that has the function does not offer it either."""
+
+    errno = errno.EPERM
 
 
 class CombinedElsewhere(BarfsError):
@@ -275,6 +287,12 @@ class ReadOnly(BarfsError):
 
 class BadRequest(BarfsError):
     """A request can't be made of accesses."""
+
+    errno = errno.EINVAL
+
+
+class BadRecording(BarfsError):
+    """A file is no recording of a machine, or is damaged, or has what no recording has."""
 
     errno = errno.EINVAL
 

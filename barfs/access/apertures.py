@@ -8,7 +8,16 @@ from typing import Final, Protocol, TypeAlias, cast
 
 from barfs.access import _mmio
 from barfs.access.files import PAGE_SIZE, Buffer, StrPath, open_file, refusal, take_file
-from barfs.errors import Access, AccessFault, BarfsError, DeviceGone, Mmap, Verb, What
+from barfs.errors import (
+    Access,
+    AccessFault,
+    BarfsError,
+    CachingConflict,
+    DeviceGone,
+    Mmap,
+    Verb,
+    What,
+)
 
 # The most that is mapped at once, in bytes. A mapping of device memory costs page tables for all of
 # it when it is made: 2 MiB for each GiB. So a span of terabytes is mapped only where it is touched.
@@ -29,6 +38,8 @@ MOST_MAPPED: Final = 8 << 30
 # pages are gone for good. Then a driver has claimed the range (kernel/resource.c, revoke_iomem), or
 # the file was cut short. A memory error has another code, BUS_MCEERR_AR.
 _PAGES_GONE: Final = (signal.SIGBUS, 2)
+
+_Page: TypeAlias = Callable[[int, memoryview], None]  # an access in one page, and its offset
 
 # Makes an error of barfs when mmap(2) refused a mapping. It gets the thing that was to be mapped,
 # the part of it, the error of mmap(2), and the offset in the file where the mapping was to begin.
@@ -136,6 +147,9 @@ class MappedAperture:
     that is replaced or given up meanwhile is unmapped when the last access through it ends. When an
     access finds the mapping revoked, the aperture is given up: from then on a request raises
     DeviceGone and makes no access.
+
+    A request over pages that others have mapped in different caching types is made page by page. If
+    one of them can't be mapped, the accesses before it have been made.
     """
 
     max_width = _mmio.MAX_WIDTH
@@ -226,6 +240,18 @@ class MappedAperture:
             _WINDOWS.set(self, window)
             return window
 
+    def _by_pages(
+        self, conflict: CachingConflict, access: _Page, offset: int, data: Buffer
+    ) -> None:
+        """Make a request page by page. `conflict` is raised if it lies in a single page."""
+        with memoryview(data) as rest:
+            end = PAGE_SIZE - (self._start + offset) % PAGE_SIZE
+            if len(rest) <= end:
+                raise conflict
+            access(offset, rest[:end])
+            for at in range(end, len(rest), PAGE_SIZE):
+                access(offset + at, rest[at : at + PAGE_SIZE])
+
     def _fault(
         self, fault: _mmio.Fault, first: int, verb: Verb, width: int | None = None
     ) -> BarfsError:
@@ -246,7 +272,11 @@ class MappedAperture:
     # `del span` in each of these: the exception's traceback would keep the mapping alive.
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
-        span, first, _ = self._reach(offset, len(into))
+        try:
+            span, first, _ = self._reach(offset, len(into))
+        except CachingConflict as conflict:
+            self._by_pages(conflict, lambda at, part: self.load_run(at, width, part), offset, into)
+            return
         try:
             span.load_run(offset - first, width, into)
         except _mmio.Fault as fault:
@@ -254,7 +284,11 @@ class MappedAperture:
             raise self._fault(fault, first, "read", width) from fault
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
-        span, first, _ = self._reach(offset, len(data))
+        try:
+            span, first, _ = self._reach(offset, len(data))
+        except CachingConflict as conflict:
+            self._by_pages(conflict, lambda at, part: self.store_run(at, width, part), offset, data)
+            return
         try:
             span.store_run(offset - first, width, data)
         except _mmio.Fault as fault:
@@ -262,7 +296,11 @@ class MappedAperture:
             raise self._fault(fault, first, "write", width) from fault
 
     def copy_out(self, offset: int, into: Buffer) -> None:
-        span, first, _ = self._reach(offset, len(into))
+        try:
+            span, first, _ = self._reach(offset, len(into))
+        except CachingConflict as conflict:
+            self._by_pages(conflict, self.copy_out, offset, into)
+            return
         try:
             span.copy_out(offset - first, _mmio.COPY_WIDTH, into)
         except _mmio.Fault as fault:
@@ -270,7 +308,11 @@ class MappedAperture:
             raise self._fault(fault, first, "read") from fault
 
     def copy_in(self, offset: int, data: Buffer) -> None:
-        span, first, _ = self._reach(offset, len(data))
+        try:
+            span, first, _ = self._reach(offset, len(data))
+        except CachingConflict as conflict:
+            self._by_pages(conflict, self.copy_in, offset, data)
+            return
         try:
             span.copy_in(offset - first, _mmio.COPY_WIDTH, data)
         except _mmio.Fault as fault:

@@ -1,11 +1,12 @@
 """Files that stay open, and what the kernel's refusal of a system call means."""
 
+import contextlib
 import errno
 import os
 import resource
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, Protocol, TypeAlias
 
 from barfs.errors import (
@@ -61,33 +62,63 @@ def refusal(
 NONBLOCK: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
+class _Reserve(threading.local):
+    """Whether what a thread opens is for somebody who has to leave descriptors to root."""
+
+    for_root = False
+
+
+_RESERVE: Final = _Reserve()
+
+
+@contextlib.contextmanager
+def leaving_some() -> Iterator[None]:
+    """What this thread opens meanwhile leaves a quarter of all descriptors to root."""
+    _RESERVE.for_root = True
+    try:
+        yield
+    finally:
+        _RESERVE.for_root = False
+
+
+def _check_left(fd: int, what: What, path: StrPath | None = None) -> int:
+    """A descriptor that was opened. TooManyFiles, and it is closed, if too few others are left."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reserved = RESERVED_FILES + (limit // 4 if _RESERVE.for_root else 0)
+    if limit == resource.RLIM_INFINITY or fd < limit - reserved:
+        return fd
+    os.close(fd)
+    raise TooManyFiles(
+        f"the limit of {limit} open files is near; close some, or start barfs after ulimit -n"
+        " with more",
+        what=what,
+        during=None if path is None else Opening(os.fspath(path)),
+    )
+
+
 def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> int:
     """Open a file that stays open, and return its descriptor. Raises an error of barfs.
 
-    TooManyFiles is raised when fewer than RESERVED_FILES descriptors are left.
+    TooManyFiles is raised when fewer than RESERVED_FILES descriptors are left, and a quarter of
+    all inside `leaving_some`.
     """
     access = os.O_RDWR if writable else os.O_RDONLY
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         fd = os.open(path, NONBLOCK | access | flags)
     except OSError as error:
         raise refusal(what, Opening(os.fspath(path)), error) from error
-    if limit != resource.RLIM_INFINITY and fd >= limit - RESERVED_FILES:
-        os.close(fd)
-        raise TooManyFiles(
-            f"the limit of {limit} open files is near; close some, or start barfs after ulimit -n"
-            " with more",
-            what=what,
-            during=Opening(os.fspath(path)),
-        )
-    return fd
+    return _check_left(fd, what, path)
 
 
 def take_file(file: StrPath | int, what: What, *, writable: bool, flags: int = 0) -> int:
     """As open_file; of a descriptor that is open, a copy."""
-    if isinstance(file, int):
-        return os.dup(file)
-    return open_file(file, what, writable=writable, flags=flags)
+    if not isinstance(file, int):
+        return open_file(file, what, writable=writable, flags=flags)
+    try:
+        fd = os.dup(file)
+    except OSError as error:
+        raise refusal(what, None, error) from error
+    return _check_left(fd, what)
 
 
 def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:
@@ -109,6 +140,13 @@ class ReadFile(Protocol):
 
     def close(self) -> None:
         """Give it up."""
+
+
+class WriteFile(ReadFile, Protocol):
+    """One that the kernel writes, too."""
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Write `data`, and return how much of it was taken. Raises the domain's errors."""
 
 
 class SysfsFile:

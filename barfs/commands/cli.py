@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from barfs.commands import demo, doctor, ksym, log, ls, mount, mount_helper, regs, umount
+from barfs.commands import demo, doctor, ksym, log, ls, mount, mount_helper, regs, save, umount
 from barfs.commands.command import VERSION, Command, UsageError, help_of, near, parse
 from barfs.commands.ending import FORESEEN, ended_by
 from barfs.commands.output import complain, say
@@ -22,6 +22,7 @@ COMMANDS: Final = (
     ksym.COMMAND,
     log.COMMAND,
     regs.COMMAND,
+    save.COMMAND,
 )
 _BY_NAME: Final = {name: one for one in COMMANDS for name in (one.name, *one.aliases)}
 

@@ -6,9 +6,10 @@ from typing import Final
 
 from barfs.commands.command import Argument, Command
 from barfs.commands.ls import JSON
+from barfs.commands.machines import recorded
 from barfs.commands.output import look, say
 from barfs.daemon.mountpoint import absolute
-from barfs.daemon.settings import DEVMEM, PROC, SYSFS
+from barfs.daemon.settings import DEVMEM, MACHINE, PROC, SYSFS
 from barfs.devmem import REAL_DEVMEM
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
 
@@ -23,6 +24,7 @@ def run(arguments: argparse.Namespace) -> None:
         absolute(arguments.proc or REAL_PROC),
         absolute(arguments.devmem or REAL_DEVMEM),
         arguments.pattern,
+        machine=recorded(arguments, COMMAND),
     )
     say(doctor.as_json(found) if arguments.json else "\n".join(doctor.lines(found, look())))
     if doctor.is_hopeless(found, arguments.pattern):
@@ -37,7 +39,7 @@ COMMAND: Final = Command(
     "keeps it from those functions. It reads command registers, and needs no mount.",
     examples="  sudo barfs doctor\n  sudo barfs doctor 1af4:1110",
     run=run,
-    options=(JSON, SYSFS, PROC, DEVMEM),
+    options=(JSON, SYSFS, PROC, DEVMEM, MACHINE),
     arguments=(
         Argument(
             "PATTERN",

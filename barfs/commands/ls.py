@@ -5,9 +5,10 @@ from functools import partial
 from typing import Final
 
 from barfs.commands.command import Argument, Command
+from barfs.commands.machines import recorded
 from barfs.commands.output import look, say
 from barfs.daemon.options import Option, pattern
-from barfs.daemon.settings import SYSFS
+from barfs.daemon.settings import MACHINE, SYSFS
 from barfs.machine.patterns import Form
 from barfs.machine.source import REAL_SYSFS
 
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
             form,
             patterns=patterns,
             look=look(),
+            machine=recorded(arguments, COMMAND),
         )
     )
     if lines:
@@ -58,7 +60,7 @@ COMMAND: Final = Command(
     examples="  barfs ls\n  barfs ls 1af4:1110\n  barfs ls -v 00:03.0\n  barfs ls ethernet",
     run=run,
     exclusive=(VERBOSE, JSON),
-    options=(SLOT, DEVICE, SYSFS),
+    options=(SLOT, DEVICE, SYSFS, MACHINE),
     arguments=(
         Argument(
             "PATTERN",

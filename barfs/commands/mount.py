@@ -80,12 +80,17 @@ def notes_on(settings: Settings) -> Iterator[str]:
     """Notes on options that work, but were most likely not meant. Reads sysfs."""
     # The other commands do not need this, and start faster without it.
     from barfs.machine.functions import AllFunctions  # noqa: PLC0415
-    from barfs.machine.source import source_of  # noqa: PLC0415
+    from barfs.machine.recorded import source_at  # noqa: PLC0415
 
-    pci = AllFunctions(source_of(settings.sysfs))
-    for option in OPTIONS:
-        values = getattr(settings, option.name) if option.repeated else ()
-        for value in filter(lambda one: isinstance(one, DevicePattern), values):
+    patterns = [
+        (option, value)
+        for option in OPTIONS
+        for value in (getattr(settings, option.name) if option.repeated else ())
+        if isinstance(value, DevicePattern)
+    ]
+    if patterns:
+        pci = AllFunctions(source_at(settings.machine, settings.sysfs))
+        for option, value in patterns:
             names = (partial(pci.name, address) for address in pci.addresses())
             if not any(value.means(name, unknown=False) for name in names):
                 yield f"{option.spelled} {value} matches none of the functions that are there now"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from barfs.commands.command import Argument, Command, UsageError
 from barfs.commands.ls import JSON
+from barfs.commands.machines import recorded
 from barfs.commands.output import say
 from barfs.daemon.options import Option
-from barfs.daemon.settings import PROC, REGISTERS, SYSFS
+from barfs.daemon.settings import MACHINE, PROC, REGISTERS, SYSFS
 from barfs.errors import DeviceGone, NoSuchNode
 from barfs.machine.source import REAL_PROC, REAL_SYSFS
 from barfs.names import with_colons
@@ -84,13 +85,14 @@ def _tops(
     from barfs.devmem import PhysicalMemory  # noqa: PLC0415
     from barfs.machine.functions import AllFunctions  # noqa: PLC0415
     from barfs.machine.pciids import PATHS, PciIds  # noqa: PLC0415
-    from barfs.machine.source import source_of  # noqa: PLC0415
+    from barfs.machine.recorded import source_at  # noqa: PLC0415
     from barfs.registers.devices import DeviceMaps  # noqa: PLC0415
     from barfs.registers.files import DIRECTORIES, MapFiles  # noqa: PLC0415
     from barfs.report.listing import inspect_all  # noqa: PLC0415
     from barfs.report.selecting import select  # noqa: PLC0415
 
-    source = source_of(arguments.sysfs or REAL_SYSFS, arguments.proc or REAL_PROC)
+    machine = recorded(arguments, COMMAND)
+    source = source_at(machine, arguments.sysfs or REAL_SYSFS, arguments.proc or REAL_PROC)
     pci = AllFunctions(source)
     files = MapFiles((*(arguments.registers or ()), *DIRECTORIES))
     maps = DeviceMaps(pci, PhysicalMemory(source, Path("/dev/null")), files)
@@ -266,7 +268,7 @@ COMMAND: Final = Command(
     run=run,
     options=(
         *(JSON, OUTPUT, SUBJECT, BAR, OFFSET, INCLUDE, TOP, PERL),
-        *(REGISTERS, SYSFS, PROC),
+        *(REGISTERS, SYSFS, PROC, MACHINE),
     ),
     arguments=(
         Argument("ACTION", f"{', '.join(ACTIONS)}"),

@@ -33,13 +33,14 @@ from barfs.daemon.outlets import StandardError, log_to, notify
 from barfs.daemon.settings import Settings, check, group_id
 from barfs.devmem import REAL_DEVMEM, PhysicalMemory
 from barfs.diagnosis.causes import Machine
+from barfs.errors import BadRecording
 from barfs.fs import Operations
 from barfs.journal.logfile import LogFile
 from barfs.journal.records import Change, Journal
 from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.kcore import CoreFile
-from barfs.machine.source import REAL_PROC, REAL_SYSFS, is_no_data, source_of
-from barfs.machine.symbols import Symbols
+from barfs.machine.recorded import source_at, symbols_of
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, is_no_data
 from barfs.names import PciAddress
 from barfs.nodes import Tree
 from barfs.registers.devices import DeviceMaps
@@ -137,16 +138,23 @@ def _close(own: Mounted | None, loop: Loop) -> None:
 
 
 def machine_of(settings: Settings) -> Machine:
-    """The machine that the settings name."""
-    source = source_of(settings.sysfs, settings.proc)
+    """The machine that the settings name. MountError if it is recorded, and the recording bad."""
+    try:
+        source = source_at(settings.machine, settings.sysfs, settings.proc)
+    except BadRecording as error:
+        raise MountError(str(error)) from error
+    is_recorded = source.recording is not None
+    devmem = source.proc / "kcore" if is_recorded else settings.devmem
     pci = Allowed(AllFunctions(source), settings.rules)
-    memory = PhysicalMemory(source, settings.devmem, unclaimed=settings.unclaimed)
+    memory = PhysicalMemory(source, devmem, unclaimed=settings.unclaimed)
     maps = DeviceMaps(pci, memory, MapFiles(settings.map_directories))
     # They are opened here and kept, before rights are given up.
-    symbols = Symbols(source.proc) if settings.phys else None
-    core = CoreFile(source.proc) if settings.phys and settings.kcore else None
+    phys = settings.phys and not (is_recorded and not source.exists(source.proc / "iomem"))
+    symbols = symbols_of(source) if phys else None
+    core = CoreFile(source.proc) if phys and settings.kcore and not is_recorded else None
     via_devmem = settings.bars_via == "devmem"
-    return Machine(pci, memory, maps, settings.phys, via_devmem, symbols, core)
+    via_vfio = settings.bars_via == "vfio"
+    return Machine(pci, memory, maps, phys, via_devmem, symbols, core, via_vfio)
 
 
 def vfio_of(settings: Settings, machine: Machine, journal: Journal) -> VfioDevices | None:
@@ -284,11 +292,12 @@ def _give_up_rights(settings: Settings) -> None:
         return
     keep = confine.SERVING
     real = {REAL_SYSFS, REAL_PROC, REAL_DEVMEM}
+    # A tar stays open, and the files of a directory are opened when they are read.
+    of_others = settings.machine is not None and settings.machine.is_dir()
+    of_others |= not {settings.sysfs, settings.proc, settings.devmem} <= real
     log_directory = settings.log_file and os.path.dirname(settings.log_file)
     # The log is opened anew if it was moved away.
-    if not {settings.sysfs, settings.proc, settings.devmem} <= real or (
-        log_directory and not confine.may_enter(log_directory, keep, writing=True)
-    ):
+    if of_others or (log_directory and not confine.may_enter(log_directory, keep, writing=True)):
         keep |= confine.OTHER_PEOPLES_FILES
     mounted_in = os.path.dirname(resolve(settings.mountpoint, mount_table()))
     if not confine.may_enter(mounted_in, keep):

@@ -44,6 +44,12 @@ REGISTERS: Final = Option(
     repeated=True,
 )
 DEVMEM: Final = Option("--devmem", "instead of /dev/mem", takes="PATH", parse=Path)
+MACHINE: Final = Option(
+    "--machine",
+    "a recorded machine instead of this one: what barfs save wrote, or text of lspci",
+    takes="FILE|DIR",
+    parse=Path,
+)
 
 
 def _devices(spelling: str, what: str) -> Option:
@@ -70,6 +76,7 @@ class Settings:
     sysfs: Annotated[Path, SYSFS] = REAL_SYSFS
     proc: Annotated[Path, PROC] = REAL_PROC
     devmem: Annotated[Path, DEVMEM] = REAL_DEVMEM
+    machine: Annotated[Path | None, MACHINE] = None
     bars_via: Annotated[
         BarsVia,
         Option(
@@ -196,13 +203,15 @@ class Settings:
     @property
     def uses_devmem(self) -> bool:
         """Whether /dev/mem is read or mapped at all."""
-        return self.phys or self.bars_via == "devmem"
+        return self.machine is None and (self.phys or self.bars_via == "devmem")
 
     @property
     def read_only(self) -> bool:
         """Whether the whole mount is read-only. The last one of ro and rw counts, as in
-        mount(8).
+        mount(8). A recorded machine is always read-only.
         """
+        if self.machine is not None:
+            return True
         chosen = [option for option in self.options if option in ("ro", "rw")]
         return bool(chosen) and chosen[-1] == "ro"
 
@@ -224,8 +233,10 @@ def check(settings: Settings) -> None:
     _check_sharing(settings)
     check_free(settings.mountpoint, replace_dead=settings.force)
     maps = [one for one in settings.registers if isinstance(one, Path)]
-    directories = [("sysfs", settings.sysfs), *(("registers", one) for one in maps)]
-    directories += [("proc", settings.proc)] if settings.phys else []
+    directories = [("registers", one) for one in maps]
+    if settings.machine is None:
+        directories.append(("sysfs", settings.sysfs))
+        directories += [("proc", settings.proc)] if settings.phys else []
     for option, directory in directories:
         if not directory.is_dir():
             raise MountError(f"--{option} {directory} is not a directory")
@@ -234,7 +245,8 @@ def check(settings: Settings) -> None:
         devmem = settings.devmem if settings.uses_devmem else None
         # VFIO gives a function to whoever owns its file.
         by_vfio = settings.bars_via == "vfio" and not settings.uses_devmem
-        if (settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM) and not by_vfio:
+        is_real = settings.sysfs == REAL_SYSFS or devmem == REAL_DEVMEM
+        if is_real and not by_vfio and settings.machine is None:
             raise MountError(f"{ROOT_ONLY}; run it with sudo, or try: barfs demo")
         if shutil.which("fusermount3") is None:
             raise MountError(str(NO_FUSERMOUNT))
@@ -243,8 +255,22 @@ def check(settings: Settings) -> None:
         raise MountError(str(fuse.cause))
 
 
+# Fields that mean nothing for a recorded machine, which is reached in one way and only read.
+_WITHOUT_MACHINE: Final = (
+    *("sysfs", "proc", "devmem", "bars_via", "noiommu"),
+    *("write_combining", "enable", "unclaimed"),
+)
+
+
 def _check_ways(settings: Settings) -> None:
     """MountError for options that mean nothing together."""
+    if settings.machine is not None:
+        for name in _WITHOUT_MACHINE:
+            if getattr(settings, name) != getattr(Settings, name):
+                option = f"--{name.replace('_', '-')}"
+                raise MountError(
+                    f"--machine is a recorded one, which is only read; leave {option} out"
+                )
     if settings.write_combining and settings.bars_via != "resource":
         via = settings.bars_via
         raise MountError(f"--write-combining maps through sysfs; leave --bars-via {via} out")
@@ -282,9 +308,12 @@ def _check_covered(settings: Settings) -> None:
     """
     mounts = mount_table()
     mountpoint = resolve(settings.mountpoint, mounts)
-    paths = [settings.sysfs / "bus/pci/devices", *settings.map_directories]
-    if settings.phys:
-        paths.append(settings.proc / "iomem")
+    paths = [*settings.map_directories]
+    if settings.machine is not None:
+        paths.append(settings.machine)
+    else:
+        paths.append(settings.sysfs / "bus/pci/devices")
+        paths += [settings.proc / "iomem"] if settings.phys else []
     if settings.uses_devmem:
         paths.append(settings.devmem)
     for path in paths:

@@ -7,6 +7,7 @@ doctor` before it happens (checkup.py).
 import errno
 import logging
 import shlex
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from barfs.access.contract import overlap
@@ -54,10 +55,10 @@ ROOT_ONLY: Final = "device memory is for root only"
 NO_FUSERMOUNT: Final = Cause("fusermount3 is missing", "sudo apt install fuse3")
 
 _CACHING: Final = Cause("the kernel uses it in another caching type, and refuses a second one")
-_COMBINED: Final = Cause(
-    "a driver or another program has it mapped in another caching type, most likely "
-    "write-combining, and the kernel refuses a second one",
-    advice="close it there, or mount with --write-combining and open it for writing",
+_CACHED: Final = Cause(
+    "a driver or another program has it mapped in another caching type, most likely cached, and "
+    "the kernel refuses a second one",
+    advice="close it there, or keep to its other pages",
 )
 _CONFINED: Final = Cause(
     "something confines this process",
@@ -65,11 +66,22 @@ _CONFINED: Final = Cause(
 )
 
 
+NOT_VIABLE: Final = "its IOMMU group has functions that other drivers use"
+
+# What functions of a group may be bound to while another one is opened through VFIO
+# (drivers/iommu/iommu.c, driver_managed_dma).
+_HARMLESS: Final = frozenset((None, mends.VFIO_DRIVER, "pci-stub", "pcieport"))
+
+# drivers/uio/uio_pci_generic.c, probe
+UIO_OFFERS: Final = f"{mends.UIO_DRIVER} has 32-bit BARs only that are not prefetchable"
+
+
 class Machine(NamedTuple):
     """The machine that is looked at: this one, a saved copy, or the simulated one.
 
     `phys` tells whether the mount has `phys/`. `bars_via_devmem` tells whether memory BARs are
-    reached through /dev/mem. `symbols` and `core` are those of its kernel, if they are wanted.
+    reached through /dev/mem, and `bars_via_vfio` whether BARs are reached through VFIO. `symbols`
+    and `core` are those of its kernel, if they are wanted.
     """
 
     pci: Allowed
@@ -79,6 +91,7 @@ class Machine(NamedTuple):
     bars_via_devmem: bool = False
     symbols: Symbols | None = None
     core: CoreFile | None = None
+    bars_via_vfio: bool = False
 
     @property
     def source(self) -> Source:
@@ -150,6 +163,37 @@ def lacking(machine: Machine) -> Cause | None:
     return cause._replace(mend=None)
 
 
+def others_in_group(pci: Functions, address: PciAddress) -> list[tuple[PciAddress, str | None]]:
+    """The other functions of an IOMMU group, and their drivers. None if there is no group."""
+    everything = pci.everything
+    return [
+        (other, everything.driver(other)) for other in everything.group(address) if other != address
+    ]
+
+
+def named(functions: Iterable[tuple[PciAddress, str | None]]) -> str:
+    """Functions and their drivers, for a sentence."""
+    return ", ".join(f"{address} ({driver or 'no driver'})" for address, driver in functions)
+
+
+def not_bound(pci: Functions, address: PciAddress) -> Cause | None:
+    """Why a function does not open through VFIO, if its driver is another one."""
+    driver = pci.driver(address)
+    if driver == mends.VFIO_DRIVER:
+        return None
+    owner = "no driver" if driver is None else f"the driver {driver}"
+    return Cause(
+        f"{owner} has it, and --bars-via vfio takes {mends.VFIO_DRIVER}",
+        mends.bind(pci, address, mends.VFIO_DRIVER),
+    )
+
+
+def not_viable(pci: Functions, address: PciAddress) -> Cause | None:
+    """Why a function does not open through VFIO, if drivers use others of its IOMMU group."""
+    using = [one for one in others_in_group(pci, address) if one[1] not in _HARMLESS]
+    return Cause(f"{NOT_VIABLE}: {named(using)}") if using else None
+
+
 def devmem_missing(machine: Machine, facts: Kernel) -> Cause:
     """Why there is no /dev/mem."""
     sentence = f"{machine.memory.devmem} is missing"
@@ -212,7 +256,7 @@ def _cause(error: BarfsError, machine: Machine) -> Cause | None:
         case DriverOwns():
             return _why_owned(error, machine)
         case CachingConflict() if isinstance(error.what, FunctionPart):
-            return _COMBINED
+            return _CACHED
         case CachingConflict() | NotMappable():
             return _CACHING
         case KernelRefused() if error.system is not None:

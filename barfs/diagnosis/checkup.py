@@ -30,6 +30,9 @@ from barfs.names import PciAddress, quoted
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 
+# The subject of what is said of a recording.
+RECORDING: Final = "recording"
+
 # PCI Code and ID Assignment Specification: class and subclass of a PCI-to-PCI bridge.
 _BRIDGE: Final = "0x0604"
 
@@ -58,13 +61,15 @@ def examine(
     facts = machine.kernel()
     found = [*_about_machine(machine, facts, fuse)]
     for address in addresses:
+        found += _recorded(machine, address)
         try:
             found += _about_function(machine, facts, address)
             found += _around_lockdown(machine, facts, address)
         except DeviceGone:
             continue
     order = list(State)
-    return sorted(found, key=lambda finding: order.index(finding.state))
+    # Whose machine it is comes before what is the matter with it.
+    return sorted(found, key=lambda one: (one.subject != RECORDING, order.index(one.state)))
 
 
 def text(findings: Iterable[Finding]) -> str:
@@ -92,26 +97,53 @@ def status(machine: Machine) -> str:
 
 
 def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> Iterator[Finding]:
-    """How the BARs of a function can be reached though the kernel is locked down, if at all.
+    """How the memory BARs of a function can be reached though the kernel is locked down, if at all.
 
-    Only for a function that no driver uses: the others the system may need.
+    Nothing is said of a function that has a driver of its own, because the system may need that.
     """
     pci = machine.pci
-    group = pci.everything.group(address)
-    if facts.lockdown in {None, "none"} or not group or pci.driver(address) is not None:
+    bars = {index: bar for index, bar in pci.bars(address).items() if bar.is_memory}
+    if facts.lockdown in {None, "none"} or not bars:
         return
-    if all(not bar.is_memory for bar in pci.bars(address).values()):
-        return
-    others = [
-        f"{other} ({pci.everything.driver(other) or 'no driver'})"
-        for other in group
-        if other != address
-    ]
-    along = f"; its IOMMU group takes along {', '.join(others)}" if others else ""
-    sentence = f"lockdown leaves VFIO open: bind it to vfio-pci, which resets it{along}"
-    advice = "then mount with --bars-via vfio"
-    cause = Cause(sentence, mends.bind_to_vfio(pci, address), advice)
-    yield Finding(str(address), State.NOTE, cause, address)
+    match pci.driver(address):
+        case mends.VFIO_DRIVER:
+            cause = causes.not_viable(pci, address) or Cause(
+                f"lockdown leaves VFIO open, and it is bound to {mends.VFIO_DRIVER}",
+                advice="mount with --bars-via vfio",
+            )
+        case mends.UIO_DRIVER:
+            kept = [index for index, bar in bars.items() if not _through_uio(bar)]
+            if not kept:
+                return
+            names = ", ".join(f"bar{index}" for index in kept)
+            cause = _to_vfio(pci, address, f"{names}: {causes.UIO_OFFERS}")
+        case None if pci.everything.group(address):
+            others = causes.named(causes.others_in_group(pci, address))
+            along = f"; its IOMMU group takes along {others}" if others else ""
+            words = "lockdown leaves VFIO open: bind it to vfio-pci, which resets it"
+            cause = _to_vfio(pci, address, words + along)
+        case None if any(map(_through_uio, bars.values())):
+            cause = Cause(
+                f"lockdown leaves UIO open, without an IOMMU: bind it to {mends.UIO_DRIVER}",
+                mends.bind(pci, address, mends.UIO_DRIVER),
+            )
+        case _:
+            return
+    yield _note(address, cause)
+
+
+_VIA_VFIO: Final = "then mount with --bars-via vfio"
+
+
+def _through_uio(bar: Resource) -> bool:
+    return not (bar.is_64bit or bar.prefetchable)
+
+
+def _to_vfio(pci: Functions, address: PciAddress, sentence: str) -> Cause:
+    """A cause that VFIO mends, if there is an IOMMU for it."""
+    if not pci.everything.group(address):
+        return Cause(sentence)
+    return Cause(sentence, mends.bind(pci, address, mends.VFIO_DRIVER), _VIA_VFIO)
 
 
 # The whole machine
@@ -119,6 +151,10 @@ def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> It
 
 def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Finding]:
     source = machine.source
+    if source.recording is not None:
+        yield _ok(RECORDING, source.recording.about)
+        yield from _about_recorded(machine, facts)
+        return
     if source.exists(source.proc / "self/status"):
         yield _rights(machine)
     yield check_fuse(fuse)
@@ -133,6 +169,35 @@ def _about_machine(machine: Machine, facts: Kernel, fuse: Path) -> Iterator[Find
     if facts.config is not None or source.exists(source.proc / "sys/kernel/osrelease"):
         yield from _strictness(machine, facts)
         yield from _kernel_memory(machine)
+
+
+def _about_recorded(machine: Machine, facts: Kernel) -> Iterator[Finding]:
+    """What a recording tells of its machine. What this process may does not matter."""
+    source = machine.source
+    if machine.phys and source.exists(source.proc / "iomem"):
+        yield _iomem(machine)
+    if source.is_directory(source.sysfs / "kernel"):
+        yield _lockdown(machine, facts)
+    yield from _maps(machine)
+    if facts.config is not None:
+        yield from _strictness(machine, facts)
+
+
+def _recorded(machine: Machine, address: PciAddress) -> Iterator[Finding]:
+    """What a recording has of a function's BARs, and what it does not have, and why."""
+    recording = machine.source.recording
+    if recording is None or address not in recording.functions:
+        return
+    has = [
+        f"{name}@{extent}"
+        for name, part in recording.functions[address].parts.items()
+        if name != "config"
+        for extent in part.extents()
+    ]
+    if has:
+        yield _ok(str(address), f"recorded: {', '.join(has)}", address)
+    for why in recording.notes.get(address, ()):
+        yield _note(address, Cause(f"not recorded: {why}"))
 
 
 def _ok(subject: str, sentence: str, device: PciAddress | None = None) -> Finding:
@@ -273,7 +338,7 @@ def _about_function(machine: Machine, facts: Kernel, address: PciAddress) -> lis
     # This comes first, because what follows may wake the function.
     sleep = sleeping(pci, address)
     bars = pci.known(address, pci.bars) or {}  # a saved copy may not have them
-    found = [*_claims(machine, facts, address, bars)]
+    found = [*_claims(machine, facts, address, bars), *_binding(machine, address, bars)]
     if sleep is not None:
         found.append(_sleep(pci, address, sleep, bars))
         return [*found, *_silent(address, Look(pci, address), bars)]
@@ -306,6 +371,16 @@ def _silent(address: PciAddress, look: Look, bars: dict[int, Resource]) -> Itera
     """BARs that don't answer."""
     for names, cause in look.obstacles(bars):
         yield _trouble(address, cause._replace(sentence=f"{names}: {cause.sentence}"))
+
+
+def _binding(machine: Machine, address: PciAddress, bars: dict[int, Resource]) -> Iterator[Finding]:
+    """What keeps a function from being opened through VFIO, where BARs are reached that way."""
+    if not machine.bars_via_vfio or not bars:
+        return
+    pci = machine.pci
+    cause = causes.not_bound(pci, address) or causes.not_viable(pci, address)
+    if cause is not None:
+        yield _note(address, cause)
 
 
 def _claims(

@@ -1,11 +1,19 @@
 """Commands for root's shell that mend what keeps a device from answering. Touches no device."""
 
 import shlex
+from typing import Final
 
 from barfs.machine.configspace import PowerControl
 from barfs.machine.functions import Functions
 from barfs.machine.resources import Resource
 from barfs.names import PciAddress
+
+# The drivers of the two ways to BARs that lockdown leaves open.
+VFIO_DRIVER: Final = "vfio-pci"
+UIO_DRIVER: Final = "uio_pci_generic"
+
+# Drivers that functions are given to by hand. The kernel forgets that along with the function.
+_GIVEN_BY_HAND: Final = frozenset((VFIO_DRIVER, UIO_DRIVER, "pci-stub"))
 
 
 def _quoted(pci: Functions, address: PciAddress, name: str) -> str:
@@ -49,18 +57,36 @@ def wake(pci: Functions, address: PciAddress) -> str:
     return _setpci(pci, address, "CAP_PM+4.w=0:3")
 
 
-def wake_unknown(pci: Functions, address: PciAddress, control: PowerControl) -> str:
+def wake_unknown(
+    pci: Functions, sleeper: PciAddress, control: PowerControl, wanted: PciAddress
+) -> str:
     """The command that wakes up a function of which the kernel does not know that it sleeps.
 
-    One that does not keep its settings has lost its addresses then, and is looked for anew.
+    It is `wanted` itself or a bridge above. One that does not keep its settings has lost its
+    addresses then, and is looked for anew.
     """
-    power_on = _setpci(pci, address, "CAP_PM+4.w=0:3")
-    return power_on if control.keeps_settings else f"{power_on} && {look_anew(pci, address)}"
+    power_on = _setpci(pci, sleeper, "CAP_PM+4.w=0:3")
+    if control.keeps_settings:
+        return power_on
+    return f"{power_on} && {look_anew_after_reset(pci, sleeper, wanted)}"
 
 
 def look_anew(pci: Functions, address: PciAddress) -> str:
     """The command that has the kernel forget a function, and look for it anew."""
     return f"echo 1 > {_quoted(pci, address, 'remove')} && {look_for_functions(pci)}"
+
+
+def look_anew_after_reset(pci: Functions, forgotten: PciAddress, wanted: PciAddress) -> str:
+    """The command that has the kernel look anew for a function whose decoding a reset turned off.
+
+    `forgotten` is `wanted` itself or a bridge above. Looking for a function does not turn decoding
+    on; its driver does that.
+    """
+    command = look_anew(pci, forgotten)
+    driver = pci.driver(wanted)
+    if driver is not None and driver not in _GIVEN_BY_HAND:
+        return command
+    return f"{command} && echo 1 > {_quoted(pci, wanted, 'enable')}"
 
 
 def look_for_functions(pci: Functions) -> str:
@@ -73,12 +99,12 @@ def take_from_driver(pci: Functions, address: PciAddress) -> str:
     return f"echo {address} > {_quoted(pci, address, 'driver/unbind')}"
 
 
-def bind_to_vfio(pci: Functions, address: PciAddress) -> str:
-    """The command that binds a function to vfio-pci, which takes it from its driver."""
+def bind(pci: Functions, address: PciAddress, driver: str) -> str:
+    """The command that binds a function to a driver, and takes it from the one that it has."""
     unbind = f" && {take_from_driver(pci, address)}" if pci.driver(address) is not None else ""
     probe = shlex.quote(str(pci.source.sysfs / "bus/pci/drivers_probe"))
     override = _quoted(pci, address, "driver_override")
-    return f"echo vfio-pci > {override}{unbind} && echo {address} > {probe}"
+    return f"echo {driver} > {override}{unbind} && echo {address} > {probe}"
 
 
 def open_window(pci: Functions, bridge: PciAddress, window: Resource, first: int) -> str:

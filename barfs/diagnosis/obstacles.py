@@ -120,9 +120,13 @@ class Look:
                     mends.turn_decoding_on(pci.everything, bridge, bit),
                 )
         if self.lost(index, resource):
+            if header.command & bit:
+                mend = mends.look_anew(pci, address)
+            else:
+                mend = mends.look_anew_after_reset(pci, address, address)
             yield Cause(
                 "its BARs are not where the kernel put them (has it been reset, or loaded again?)",
-                mends.look_anew(pci, address),
+                mend,
             )
         if not header.command & bit and not pci.is_virtual(address):
             yield Cause(
@@ -219,7 +223,7 @@ class Obstacles:
         layout = self._layout(address)
         above = []
         for bridge in layout.above:
-            said = self._bridge(bridge, layout)
+            said = self._bridge(bridge, address, layout)
             if isinstance(said, Cause):
                 return Look(pci, address, cause=said)
             above.append(Bridge(bridge, said))
@@ -231,7 +235,7 @@ class Obstacles:
         if control is not None and control.state != "D0":
             asleep = Cause(
                 f"the device sleeps ({control.state}), which the kernel does not know",
-                mends.wake_unknown(pci, address, control),
+                mends.wake_unknown(pci, address, control, address),
             )
         return Look(pci, address, cause=asleep, header=header, above=above)
 
@@ -244,8 +248,11 @@ class Obstacles:
         self._layouts[address] = (stamp, layout)
         return layout
 
-    def _bridge(self, bridge: PciAddress, layout: _Layout) -> Header | Cause:
-        """What a bridge's config space says; or what keeps all behind it from answering."""
+    def _bridge(self, bridge: PciAddress, below: PciAddress, layout: _Layout) -> Header | Cause:
+        """What a bridge's config space says; or what keeps all behind it from answering.
+
+        `below` is the function behind it that is to answer.
+        """
         everything = self._pci.everything
         name = f"the bridge {bridge} above it"
         state = low_power(everything, bridge)
@@ -256,18 +263,18 @@ class Obstacles:
             return Cause(
                 f"{name} does not answer, its config space reads all ones: its link is down or its "
                 "power off",
-                mends.look_anew(everything, bridge),
+                mends.look_anew_after_reset(everything, bridge, below),
             )
         if header.is_bridge and header.secondary_bus == 0:
             return Cause(
                 f"{name} has lost its settings (has it been reset?)",
-                mends.look_anew(everything, bridge),
+                mends.look_anew_after_reset(everything, bridge, below),
             )
         control = self._power_control(everything, bridge, header, layout)
         if control is not None and control.state != "D0":
             return Cause(
                 f"{name} sleeps ({control.state}), which the kernel does not know",
-                mends.wake_unknown(everything, bridge, control),
+                mends.wake_unknown(everything, bridge, control, below),
             )
         return header
 
@@ -296,9 +303,12 @@ class Obstacles:
 
 def silence(pci: Functions, address: PciAddress) -> Cause:
     """Why config space of a function reads all ones. Touches no device."""
-    asleep = sleeping(pci, address)
+    if sleeping(pci, address):
+        mend = mends.wake(pci, address)
+    else:
+        mend = mends.look_anew_after_reset(pci, address, address)
     return Cause(
         "the device does not answer, its config space reads all ones: its link is down or its "
         "power off",
-        mends.wake(pci, address) if asleep else mends.look_anew(pci, address),
+        mend,
     )

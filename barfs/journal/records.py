@@ -41,6 +41,10 @@ class Caller(NamedTuple):
         yield from zip(self._fields, self, strict=True)
 
 
+# What lines say about addresses that /proc/iomem does not have.
+UNCLAIMED: Final = "on some machines such an access hangs the machine"
+
+
 class Subject(NamedTuple):
     """The thing that is asked for: a path in the mount, and its function and BAR, if it has them.
 
@@ -54,7 +58,7 @@ class Subject(NamedTuple):
     start: int = 0
     is_text: bool = False
     unit: Literal["address", "offset"] = "offset"
-    unclaimed: bool = False  # addresses that /proc/iomem does not have: they may hang the machine
+    unclaimed: bool = False  # whether some of its addresses are in no line of /proc/iomem
     register: str | None = None
     field: str | None = None
 
@@ -68,7 +72,7 @@ class Subject(NamedTuple):
         if self.bar is not None:
             yield "bar", self.bar
         if self.unclaimed:
-            yield "unclaimed", True
+            yield "unclaimed", UNCLAIMED
         if self.register is not None:
             yield "register", self.register
         if self.field is not None:

@@ -26,6 +26,7 @@ _TYPE_BRIDGE: Final = 1
 _N_BARS: Final = {0: 6, _TYPE_BRIDGE: 2, 2: 1}  # by the layout of the header
 
 CAPABILITY_POWER: Final = 0x01
+CAPABILITY_EXPRESS: Final = 0x10
 _CAPABILITIES_BEGIN: Final = 0x40
 _MOST_CAPABILITIES: Final = 48  # that have room in 256 bytes
 

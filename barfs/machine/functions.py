@@ -9,7 +9,7 @@ from functools import partial
 from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from barfs.access.contract import overlap
-from barfs.access.files import PAGE_SIZE, SysfsFile, refusal
+from barfs.access.files import PAGE_SIZE, ReadFile, WriteFile, refusal
 from barfs.errors import DeviceGone, FunctionPart, PhysicalSpan, ReadOnly, What, excerpt
 from barfs.machine.index import IdIndex
 from barfs.machine.patterns import NO_RULES, Form, Rules
@@ -120,6 +120,11 @@ class Functions(Protocol):
         target = self.known(address, self._driver)
         return None if target is None else os.path.basename(target)
 
+    def knows_driver(self, address: PciAddress) -> bool:
+        """Whether no driver means that there is none. A recording may not tell."""
+        recording = self.source.recording
+        return recording is None or recording.functions[address].driver_known
+
     def group(self, address: PciAddress) -> list[PciAddress]:
         """The functions of its IOMMU group, itself among them; none where there is no IOMMU."""
         try:
@@ -226,7 +231,7 @@ class Functions(Protocol):
         except (OSError, DeviceGone):
             return None
 
-    def open_rom(self, address: PciAddress) -> SysfsFile:
+    def open_rom(self, address: PciAddress) -> ReadFile:
         """The expansion ROM through sysfs, read-only."""
         return self.source.open_rom(self.path(address, "rom"), FunctionPart(address, "rom"))
 
@@ -251,7 +256,7 @@ class Functions(Protocol):
         """
         return self._bytes(address, "config", length, offset)
 
-    def open_config(self, address: PciAddress, *, writable: bool) -> SysfsFile:
+    def open_config(self, address: PciAddress, *, writable: bool) -> WriteFile:
         """Config space through sysfs. Raises ReadOnly."""
         path = self.path(address, "config")
         what = FunctionPart(address, "config")

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from barfs.access.files import OFFSET_END
 from barfs.errors import FunctionPart, NoSuchAddress, NoSuchNode, What, excerpt
-from barfs.names import PciAddress
+from barfs.names import AddressRange, PciAddress, ViewKind
 
 log = logging.getLogger(__name__)
 
@@ -157,3 +157,17 @@ def check_window(what: What, offset: int, size: int, whole: int) -> None:
     if offset + size > whole:
         sentence = f"{size:#x} bytes at {offset:#x}, but it ends at {whole:#x}"
         raise NoSuchAddress(sentence, what=what)
+
+
+def size_in_window(what: What, window: AddressRange, view: ViewKind, whole: int) -> int:
+    """The size of a window into `whole` bytes. NoSuchAddress if it is not inside them.
+
+    A window without an end goes to the end of the whole, and in a text view it is one register.
+    """
+    start, last = window
+    if last is None:
+        limit = start + view.width if view.is_text else whole
+        last = max(start, min(limit, whole) - 1)
+    size = last + 1 - start
+    check_window(what, start, size, whole)
+    return size

@@ -12,10 +12,20 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, Protocol
 
-from barfs.access.files import NONBLOCK, PAGE_SIZE, RomFile, StrPath, SysfsFile, read_file
+from barfs.access.files import (
+    NONBLOCK,
+    PAGE_SIZE,
+    ReadFile,
+    RomFile,
+    StrPath,
+    SysfsFile,
+    WriteFile,
+    read_file,
+)
 from barfs.errors import What
 from barfs.machine.changes import Changes
 from barfs.machine.presence import PlainPresence, Presence, settled
+from barfs.machine.recording import Recording
 from barfs.machine.uevents import Watch
 from barfs.names import PciAddress
 
@@ -41,6 +51,7 @@ class Source(Protocol):
     boot: Path
     watch: Watch | None  # tells of functions that come and go; None if nothing tells of them
     changes: Changes  # tells of changes of ordinary files, while it runs
+    recording: Recording | None = None  # what it is from, if it is a machine that was recorded
 
     def read(self, path: StrPath, length: int = PAGE_SIZE, offset: int = 0) -> bytes:
         """Up to `length` bytes of a file from `offset`, in one read."""
@@ -81,10 +92,10 @@ class Source(Protocol):
     def presence(self, path: StrPath, address: PciAddress) -> Presence:
         """A watch over a function. `path` is that of its `resource`. Raises DeviceGone."""
 
-    def open_config(self, path: StrPath, what: What, *, writable: bool) -> SysfsFile:
+    def open_config(self, path: StrPath, what: What, *, writable: bool) -> WriteFile:
         """A function's config space. Raises what open_file does."""
 
-    def open_rom(self, path: StrPath, what: What) -> SysfsFile:
+    def open_rom(self, path: StrPath, what: What) -> ReadFile:
         """A function's expansion ROM, for reading. Raises what open_file does."""
 
     def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:

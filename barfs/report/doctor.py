@@ -1,5 +1,6 @@
 """What `barfs doctor` prints: what works on a machine, what does not, and how to mend it."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from barfs.errors import NoSuchNode
 from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.kcore import CoreFile
 from barfs.machine.pciids import PATHS, PciIds
-from barfs.machine.source import BOOT, source_of
+from barfs.machine.recorded import source_at
+from barfs.machine.source import BOOT, Source, source_of
 from barfs.machine.symbols import Symbols
 from barfs.registers.devices import DeviceMaps
 from barfs.registers.files import MapFiles
@@ -28,6 +30,7 @@ def findings(
     devmem: Path,
     pattern: str | None,
     *,
+    machine: Path | None = None,
     boot: Path = BOOT,
     fuse: Path = FUSE_DEVICE,
     pci_ids: Iterable[Path] = PATHS,
@@ -35,23 +38,44 @@ def findings(
     """The findings about a machine and its functions, or those that match `pattern`, worst first.
 
     Reads the command registers of functions that don't sleep. NoSuchNode if nothing matches, or if
-    there is no such directory.
+    there is no such directory. `machine` is a recorded one, and then the paths do not count.
+    BadRecording.
     """
     for option, path in (("--sysfs", sysfs), ("--proc", proc)):
-        if not path.is_dir():
+        if machine is None and not path.is_dir():
             raise NoSuchNode(f"{option} {path} is not a directory")
-    source = source_of(sysfs, proc, boot)
+    source = source_at(machine, sysfs, proc, boot)
     pci = Allowed(AllFunctions(source))
     addresses = pci.addresses()
     if pattern is not None:
         found = select(inspect_all(pci, PciIds(pci_ids)), pattern)
         addresses = [function.address for function in found]
-    symbols, core = Symbols(source.proc), CoreFile(source.proc)
+    with _complete(source, pci, devmem) as looked_at:
+        return examine(looked_at, addresses, fuse)
+
+
+@contextlib.contextmanager
+def machine_at(sysfs: Path, proc: Path, devmem: Path, boot: Path = BOOT) -> Iterator[Machine]:
+    """The machine that some paths name, for a block. NoSuchNode if there is no such directory."""
+    for option, path in (("--sysfs", sysfs), ("--proc", proc)):
+        if not path.is_dir():
+            raise NoSuchNode(f"{option} {path} is not a directory")
+    source = source_of(sysfs, proc, boot)
+    with _complete(source, Allowed(AllFunctions(source)), devmem) as machine:
+        yield machine
+
+
+@contextlib.contextmanager
+def _complete(source: Source, pci: Allowed, devmem: Path) -> Iterator[Machine]:
+    """A machine with its kernel's symbols and memory, for a block. A recorded one has neither."""
     memory = PhysicalMemory(source, devmem)
-    maps = DeviceMaps(pci, memory, MapFiles())
-    machine = Machine(pci, memory, maps, symbols=symbols, core=core)
+    machine = Machine(pci, memory, DeviceMaps(pci, memory, MapFiles()))
+    if source.recording is not None:
+        yield machine
+        return
+    symbols, core = Symbols(source.proc), CoreFile(source.proc)
     try:
-        return examine(machine, addresses, fuse)
+        yield machine._replace(symbols=symbols, core=core)
     finally:
         symbols.close()
         core.close()

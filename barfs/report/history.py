@@ -60,7 +60,9 @@ def _user(uid: object) -> str:
 def _what(record: dict[str, Any]) -> str:
     event = str(record.get("event"))
     if event == "open":
-        return f"opened {_path(record)} {_MODES.get(str(record.get('mode')), '')}".rstrip()
+        opened = f"opened {_path(record)} {_MODES.get(str(record.get('mode')), '')}".rstrip()
+        warning = record.get("unclaimed")
+        return f"{opened}, which nobody has claimed: {warning}" if warning else opened
     if event in _VERBS:
         verb, preposition = _VERBS[event]
         return f"{verb} {_data(record)} {preposition} {_place(record)}"

@@ -132,7 +132,9 @@ def _class(asked: Asked) -> Class | None:
 
 def _driver(asked: Asked) -> str | None:
     driver = asked.pci.driver(asked.address)
-    return None if driver is None else printable(driver)
+    if driver is None:
+        return None if asked.pci.knows_driver(asked.address) else UNKNOWN
+    return printable(driver)
 
 
 def _numa_node(asked: Asked) -> int | None:
@@ -270,7 +272,9 @@ SUBSYSTEM: Final = Field[Identity](
 CLASS: Final = Field[Class](
     "class", _class, {"class": lambda it: f"{it.code:06x}", "class_name": lambda it: it.name}
 )
-DRIVER: Final = Field[str]("driver", _driver, {"driver": str}, unknown="none")
+DRIVER: Final = Field[str](
+    "driver", _driver, {"driver": lambda it: None if it == UNKNOWN else it}, unknown="none"
+)
 PARTS: Final = Field[list[Part]](
     "BARs",
     _parts,

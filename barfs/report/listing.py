@@ -9,8 +9,8 @@ from barfs.errors import DeviceGone, NoSuchNode
 from barfs.machine.functions import AllFunctions, Functions
 from barfs.machine.patterns import DevicePattern
 from barfs.machine.pciids import PATHS, PciIds
+from barfs.machine.recorded import source_at
 from barfs.machine.resources import Resource
-from barfs.machine.source import source_of
 from barfs.registers.devices import DeviceMaps
 from barfs.registers.files import MapFiles
 from barfs.report import info
@@ -29,18 +29,21 @@ def show(
     *,
     patterns: Iterable[DevicePattern] = (),
     look: Look = PLAIN,
+    machine: Path | None = None,
 ) -> Iterator[str]:
     """The lines to print of the functions that a word and all patterns mean.
 
     A table needs only what sysfs has files for. `text`, which is that of `info`, and `json` also
     read the command registers of the functions that they show. A function that vanishes meanwhile
-    is left out. NoSuchNode if nothing matches, or if there is no such directory.
+    is left out. NoSuchNode if nothing matches, or if there is no such directory. `machine` is a
+    recorded one, and then `sysfs` does not count. BadRecording.
     """
-    if not sysfs.is_dir():
+    if machine is None and not sysfs.is_dir():
         raise NoSuchNode(f"--sysfs {sysfs} is not a directory")
-    if not (sysfs / "bus/pci/devices").is_dir():
+    source = source_at(machine, sysfs)
+    if not source.is_directory(source.sysfs / "bus/pci/devices"):
         raise NoSuchNode(f"{sysfs} shows no PCI functions: it has no bus/pci/devices")
-    pci = AllFunctions(source_of(sysfs))
+    pci = AllFunctions(source)
     ids = PciIds(pci_ids)
     found = list(inspect_all(pci, ids))
     if word is not None:

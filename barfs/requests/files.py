@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from time import perf_counter
@@ -10,7 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from barfs.access.files import Buffer
+from barfs.access.files import Buffer, leaving_some
 from barfs.errors import BadRequest, BarfsError, NoThreads, PastEnd
 from barfs.journal.records import Caller, Journal, Open, Opened, Transfer
 from barfs.names import PciAddress
@@ -18,6 +19,7 @@ from barfs.nodes import Allocate, Kind, Node, Tree, View
 from barfs.requests.bounce import Bounce
 from barfs.requests.pieces import Fresh, Line, Typed
 from barfs.requests.refusals import Asked, Asking
+from barfs.requests.shares import Shares
 from barfs.requests.workers import AT_ONCE, Device, Never, Pace, Place, Workers
 from barfs.spans.views import GoneView
 
@@ -205,6 +207,7 @@ class OpenFiles:
         self._devices: defaultdict[PciAddress | Kind, Device] = defaultdict(Device)
         self._files: dict[int, OpenFile] = {}
         self._truncated: dict[int, tuple[Node, int, Fresh]] = {}
+        self._shares = Shares()
         self._handles = count(1)
         self._bounce = Bounce()
 
@@ -217,13 +220,22 @@ class OpenFiles:
         fresh = Fresh(0) if flags & os.O_TRUNC else None
         device = self._devices[node.address or node.kind]
 
+        leaving = leaving_some if self._shares.is_limited(caller.uid) else nullcontext
+
         def call() -> tuple[View, float]:
             started = perf_counter()
-            return self._tree.open(node, writable=mode != os.O_RDONLY), perf_counter() - started
+            with leaving():
+                view = self._tree.open(node, writable=mode != os.O_RDONLY)
+            return view, perf_counter() - started
 
         is_awake = device.is_awake
         device.fall_asleep()  # unless it is opened fast again
-        view, took = call() if is_awake else await self._in_thread(call, device, caller)
+        self._shares.take(caller.uid)
+        try:
+            view, took = call() if is_awake else await self._in_thread(call, device, caller)
+        except BaseException:
+            self._shares.give(caller.uid)
+            raise
         try:
             device.note_open(took)
             opened = Opened(caller, self._tree.subject(node))
@@ -234,6 +246,7 @@ class OpenFiles:
             if view.text_size:
                 await self._tell_size(node, handle, view.text_size, device, caller)
         except BaseException:
+            self._shares.give(caller.uid)
             view.close()
             raise
         self._files[handle] = file
@@ -401,6 +414,7 @@ class OpenFiles:
         """Close a file."""
         self._truncated.pop(handle, None)
         file = self._files.pop(handle)
+        self._shares.give(file.opened.caller.uid)
         self._drop_text(file.node, handle)
         file.give_up()
 

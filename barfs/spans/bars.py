@@ -62,6 +62,8 @@ def check_answers(ways: Ways, address: PciAddress, index: int, resource: Resourc
 
     Reads config space, unless the function sleeps.
     """
+    if ways.pci.source.recording is not None:
+        return  # what was recorded had answered
     cause = ways.obstacles.of_bar(address, index, resource)
     if cause is not None:
         raise NotDecoded(str(cause), what=FunctionPart(address, BarName(index)))

@@ -1,11 +1,12 @@
 """The kernel's own memory by name: the place of a symbol, a field of it, or a window into it."""
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Final, NamedTuple, TypeAlias
 
 from barfs.access.core import CoreAperture
 from barfs.access.files import OFFSET_END
-from barfs.devmem import PhysicalMemory
+from barfs.devmem import IomemRange, PhysicalMemory
 from barfs.errors import BadRequest, NoSuchAddress, NoSuchNode, ReadOnly
 from barfs.machine import kernel
 from barfs.machine.btf import read_types
@@ -17,7 +18,7 @@ from barfs.machine.kcore import (
     to_physical,
     virtual_pieces,
 )
-from barfs.machine.resources import check_window
+from barfs.machine.resources import check_window, size_in_window
 from barfs.machine.symbols import Symbol, Symbols
 from barfs.names import SymbolName, ViewKind
 from barfs.nodes import View
@@ -37,14 +38,20 @@ _ONLY_READ: Final = " is outside of the kernel's image, where memory is only rea
 
 
 class Extent(NamedTuple):
-    """`size` bytes at a virtual address.
+    """`size` bytes at a virtual address, and at a physical one; None if nothing tells that.
 
     `elements` is the number of elements of an array that is no text. It is 0 for everything else.
     """
 
     virtual: int
+    physical: int | None
     size: int
     elements: int = 0
+
+
+# The physical address of `size` bytes at a virtual address, by what was told at one moment. None if
+# nothing tells it.
+_Locate: TypeAlias = Callable[[int, int], int | None]
 
 
 class KernelMemory:
@@ -66,8 +73,9 @@ class KernelMemory:
         """
         symbol = self._symbols.find(name.symbol)
         segments = self._segments()
+        locate = self._locator(segments)
         room = room_after(segments, symbol.address)
-        if not room and (segments or self._by_text(Extent(symbol.address, 1)) is None):
+        if not room and (segments or locate(symbol.address, 1) is None):
             raise self._no_memory(symbol.address, symbol.name)
         start, size, elements = symbol.address, symbol.size or room, 0
         if room:
@@ -81,15 +89,11 @@ class KernelMemory:
             start, size = start + field.offset, field.size
             elements = field.elements if field.element_size != 1 else 0
         if name.window is not None:
-            begin, end = name.window
-            if end is None:
-                limit = begin + view.width if view.is_text else size
-                end = max(begin, min(limit, size) - 1)
-            check_window(str(name), begin, end + 1 - begin, size)
-            return Extent(start + begin, end + 1 - begin)
+            size = size_in_window(str(name), name.window, view, size)
+            start, elements = start + name.window.start, 0
         if not size:
             raise NoSuchAddress("nothing says how large it is", what=symbol.name)
-        return Extent(start, size, elements)
+        return Extent(start, locate(start, size), size, elements)
 
     def _segments(self) -> Sequence[Segment]:
         """The segments of the core file. There are none without it."""
@@ -100,37 +104,44 @@ class KernelMemory:
         except (OSError, BadCore):
             return ()
 
-    def physical(self, extent: Extent) -> int | None:
-        """The physical address of a whole extent. None if nothing tells it."""
-        segments = self._segments()
-        return _physical(segments, extent) if segments else self._by_text(extent)
-
     def located(self, pattern: str) -> Iterator[tuple[Symbol, int | None]]:
         """The symbols that match a shell pattern, and their physical addresses. Raises
         NoSuchNode.
         """
-        segments = self._segments()
+        locate = self._locator(self._segments())
         for symbol in self._symbols.matching(pattern):
-            extent = Extent(symbol.address, 1)
-            yield symbol, _physical(segments, extent) if segments else self._by_text(extent)
+            yield symbol, locate(symbol.address, 1)
 
-    def _by_text(self, extent: Extent) -> int | None:
-        """The physical address by the distance from `_text`, if "Kernel code" begins there."""
+    def _locator(self, segments: Sequence[Segment]) -> _Locate:
+        """What tells physical addresses: the core file, or without it the distance from `_text`."""
+        return partial(_by_core, segments) if segments else self._by_text()
+
+    def _by_text(self) -> _Locate:
+        """It tells physical addresses by the distance from `_text`.
+
+        That holds where "Kernel code" begins at `_text`. Raises NoSuchNode.
+        """
         source = self._memory.source
-        if kernel.architecture(source) not in _BEGINS_AT_TEXT:
-            return None
-        ranges = self._memory.within(0, OFFSET_END)
-        own = [entry for entry in ranges if entry.name.startswith(_KERNEL)]
+        own: list[IomemRange] = []
+        if kernel.architecture(source) in _BEGINS_AT_TEXT:
+            ranges = self._memory.within(0, OFFSET_END)
+            own = [entry for entry in ranges if entry.name.startswith(_KERNEL)]
         code = next((entry for entry in own if entry.name == _CODE), None)
         if code is None:
-            return None
-        start = code.start + extent.virtual - self._symbols.find("_text").address
-        inside = any(entry.start <= start and start + extent.size - 1 <= entry.end for entry in own)
-        return start if inside else None
+            return lambda _virtual, _size: None
+        offset = code.start - self._symbols.find("_text").address
+
+        def locate(virtual: int, size: int) -> int | None:
+            start = virtual + offset
+            last = start + size - 1
+            inside = any(entry.start <= start and last <= entry.end for entry in own)
+            return start if inside else None
+
+        return locate
 
     def why_read_only(self, name: SymbolName, what: str) -> ReadOnly | None:
         """Why an extent may not be written. None if it may."""
-        return ReadOnly(_ONLY_READ, what=what) if self.physical(self.extent(name)) is None else None
+        return ReadOnly(_ONLY_READ, what=what) if self.extent(name).physical is None else None
 
     def open_elsewhere(self, extent: Extent, view: ViewKind, *, writable: bool, what: str) -> View:
         """Open an extent without a physical address, through the core file.
@@ -161,10 +172,10 @@ class KernelMemory:
         )
 
 
-def _physical(segments: Sequence[Segment], extent: Extent) -> int | None:
+def _by_core(segments: Sequence[Segment], virtual: int, size: int) -> int | None:
     """The physical address of a whole extent, by the core file."""
-    last = extent.size - 1
-    start, end = (to_physical(segments, extent.virtual + at) for at in (0, last))
+    last = size - 1
+    start, end = (to_physical(segments, virtual + at) for at in (0, last))
     return start if start is not None and end == start + last else None
 
 
@@ -186,7 +197,6 @@ def open_symbol(
     extent = memory.extent(name, view)
     if view.is_text and extent.size < view.width:
         raise BadRequest(f"{extent.size} bytes hold no register of {view.width}", what=what)
-    start = memory.physical(extent)
-    if start is None:
+    if extent.physical is None:
         return memory.open_elsewhere(extent, view, writable=writable, what=what)
-    return spans.physical(start, extent.size, view, writable=writable, what=what)
+    return spans.physical(extent.physical, extent.size, view, writable=writable, what=what)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.access.files import Buffer, SysfsFile
+from barfs.access.files import Buffer, WriteFile
 from barfs.errors import Access, BadRequest, KernelRefused, NoSuchNode, NotAllowed
 from barfs.nodes import Allocate, Lines
 from barfs.registers import texts
@@ -231,7 +231,7 @@ class ConfigAperture:
     max_width = 4
     way = ""
 
-    def __init__(self, file: SysfsFile, start: int, size: int) -> None:
+    def __init__(self, file: WriteFile, start: int, size: int) -> None:
         self.base = start
         self.size = size
         self._file = file

@@ -6,12 +6,14 @@ from typing import Final
 
 from barfs.access.apertures import Aperture, MappedAperture
 from barfs.access.files import PAGE_SIZE
-from barfs.errors import KernelRefused
+from barfs.diagnosis.causes import UIO_OFFERS
+from barfs.diagnosis.mends import UIO_DRIVER
+from barfs.errors import NotOffered
 from barfs.machine.functions import Allowed
 from barfs.machine.resources import parse_hex
 from barfs.spans.ways import BarPart, Place, Refused
 
-DRIVER: Final = "uio_pci_generic"
+DRIVER: Final = UIO_DRIVER
 DEV: Final = Path("/dev")
 
 
@@ -36,8 +38,7 @@ class Uio:
             return None
         found = self._map_of(place)
         if found is None:
-            sentence = f"{DRIVER} has 32-bit BARs only that are not prefetchable, and not this one"
-            raise KernelRefused(sentence, what=place.what)
+            raise NotOffered(f"{UIO_OFFERS}, and not this one", what=place.what) from refused
         device, number, begin = found
         return MappedAperture(
             self._dev / device,

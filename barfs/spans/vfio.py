@@ -26,7 +26,7 @@ from barfs.access.vfio import (
     open_device,
     place_of,
 )
-from barfs.diagnosis import mends
+from barfs.diagnosis import causes
 from barfs.errors import (
     BarfsError,
     DeviceGone,
@@ -44,12 +44,7 @@ from barfs.spans.ways import BarPart, Place, Refused
 
 log = logging.getLogger(__name__)
 
-DRIVER: Final = "vfio-pci"
 DEV: Final = Path("/dev")
-
-# How often it is looked whether a function has been opened that the kernel may want back, in
-# seconds. A file that becomes readable is heard of at once.
-_SOON: Final = 1.0
 
 
 class VfioDevices:
@@ -90,19 +85,15 @@ class VfioDevices:
 
     def _open(self, address: PciAddress) -> Device:
         what = FunctionPart(address)
-        driver = self._pci.driver(address)
-        if driver != DRIVER:
-            owner = "no driver" if driver is None else f"the driver {driver}"
-            mend = mends.bind_to_vfio(self._pci, address)
-            raise NotBound(f"{owner} has it, and --bars-via vfio takes {DRIVER}; {mend}", what=what)
+        unbound = causes.not_bound(self._pci, address)
+        if unbound is not None:
+            raise NotBound(str(unbound), what=what)
         place = place_of(Path(self._pci.path(address, "")), self._dev)
         try:
             return open_device(str(address), place, self._dev, noiommu=self._noiommu)
         except NotViable as error:
-            sentence = (
-                f"its IOMMU group has functions that other drivers use: {self._others(address)}"
-            )
-            raise NotBound(sentence, what=what, system=error) from error
+            cause = causes.not_viable(self._pci, address) or causes.NOT_VIABLE
+            raise NotBound(str(cause), what=what, system=error) from error
         except PermissionError as error:
             if error.errno == errno.EACCES:
                 files = " ".join(str(path) for path in (place.group, place.cdev) if path)
@@ -115,14 +106,6 @@ class VfioDevices:
             raise KernelRefused(sentence, what=what, system=error) from error
         except OSError as error:
             raise refusal(what, Opening(f"{self._dev}/vfio"), error) from error
-
-    def _others(self, address: PciAddress) -> str:
-        """The other functions of a group, and their drivers."""
-        return ", ".join(
-            f"{other} ({self._pci.everything.driver(other) or 'no driver'})"
-            for other in self._pci.everything.group(address)
-            if other != address
-        )
 
     def _listen(self, address: PciAddress, device: Device) -> None:
         try:
@@ -186,8 +169,8 @@ class VfioDevices:
         `give_up` has to let go of all that is mapped of a function.
         """
         while True:
-            with trio.move_on_after(_SOON):
-                await trio.lowlevel.wait_readable(self._requests.fileno())
+            # It is readable, too, when a function that was opened meanwhile is wanted back.
+            await trio.lowlevel.wait_readable(self._requests.fileno())
             for event, _ in self._requests.poll(0):
                 address = self._wanted.get(event)
                 if address is not None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from barfs.access import contract
 from barfs.access.apertures import Aperture
-from barfs.access.files import Buffer, ReadFile, SysfsFile
+from barfs.access.files import Buffer, ReadFile, WriteFile
 from barfs.errors import DeviceGone, KernelRefused, Request
 from barfs.nodes import Allocate, Lines, View
 
@@ -325,7 +325,7 @@ class SysfsView(View):
 class ConfigView(SysfsView):
     """Config space, of which the kernel shows 64 bytes to those without CAP_SYS_ADMIN."""
 
-    def __init__(self, file: SysfsFile) -> None:
+    def __init__(self, file: WriteFile) -> None:
         super().__init__(file)
         self._config = file
 

@@ -6,7 +6,7 @@ from typing import Final
 from barfs.errors import DeviceGone, FunctionPart, NoSuchNode, ReadOnly
 from barfs.journal.records import Subject
 from barfs.machine.functions import Functions
-from barfs.machine.resources import Resource, bar_of, check_window
+from barfs.machine.resources import Resource, bar_of, size_in_window
 from barfs.names import BarName, ViewKind
 from barfs.nodes import Attributes, Branch, Found, Kind, Lasting, Node, Share, View
 from barfs.spans.opening import Spans
@@ -46,13 +46,9 @@ class Bars(Branch):
             raise NoSuchNode(sentence, what=FunctionPart(directory.function, BarName(wanted.bar)))
         node = Node(BAR, directory.address, wanted.bar, directory.view)
         if wanted.window is not None:
-            start, end = wanted.window
-            if end is None:
-                limit = start + directory.view.width if directory.view.is_text else resource.size
-                end = max(start, min(limit, resource.size) - 1)
-            node = node._replace(start=start, size=end + 1 - start)
             what = f"{directory_of(directory)}/{name}"
-            check_window(what, start, node.size, resource.size)
+            size = size_in_window(what, wanted.window, directory.view, resource.size)
+            node = node._replace(start=wanted.window.start, size=size)
         return Found(node, self._attributes(node, resources))
 
     def path(self, node: Node) -> str:

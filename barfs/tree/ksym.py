@@ -105,9 +105,8 @@ class KernelSymbols(Branch):
     def subject(self, node: Node) -> Subject:
         """The log has its physical address, or the virtual one if there is none."""
         extent = self._memory.extent(_name_of(node), node.view)
-        start = self._memory.physical(extent)
-        found = super().subject(node)
-        return found._replace(start=extent.virtual if start is None else start, unit="address")
+        start = extent.virtual if extent.physical is None else extent.physical
+        return super().subject(node)._replace(start=start, unit="address")
 
     def why_read_only(self, node: Node) -> ReadOnly | None:
         return self._memory.why_read_only(_name_of(node), _path(node))

@@ -1,15 +1,16 @@
 # Made by tools/completion with shtab; docs/install.md says where it goes.
 
-_shtab_barfs_subparsers=(mount umount demo ls doctor ksym log regs)
+_shtab_barfs_subparsers=(mount umount demo ls doctor ksym log regs save)
 
-_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --memory --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_mount_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --machine --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --memory --registers --no-phys --no-kcore --read-only)
 _shtab_barfs_umount_option_strings=(-h --help -q --quiet --dead)
-_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --memory --registers --no-phys --no-kcore --read-only)
-_shtab_barfs_ls_option_strings=(-h --help -v --verbose --json -s -d --sysfs)
-_shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem)
+_shtab_barfs_demo_option_strings=(-h --help -f --foreground -o --force --sysfs --proc --devmem --machine --bars-via --noiommu --write-combining --enable --unclaimed --log --log-reads --loop --group --mode --allow-device --read-only-device --memory --registers --no-phys --no-kcore --read-only)
+_shtab_barfs_ls_option_strings=(-h --help -v --verbose --json -s -d --sysfs --machine)
+_shtab_barfs_doctor_option_strings=(-h --help --json --sysfs --proc --devmem --machine)
 _shtab_barfs_ksym_option_strings=(-h --help --json --sysfs --proc --devmem)
 _shtab_barfs_log_option_strings=(-h --help -f --follow)
-_shtab_barfs_regs_option_strings=(-h --help --json -o --output --for --bar --offset --include --top --perl --registers --sysfs --proc)
+_shtab_barfs_regs_option_strings=(-h --help --json -o --output --for --bar --offset --include --top --perl --registers --sysfs --proc --machine)
+_shtab_barfs_save_option_strings=(-h --help -o --output --read --registers --redact --sysfs --proc --devmem)
 _shtab_barfs_option_strings=(-h --help --version)
 
 _shtab_barfs_mount_pos_0_COMPGEN=_shtab_compgen_dirs
@@ -50,13 +51,19 @@ _shtab_barfs_regs___include_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_regs___registers_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_regs___sysfs_COMPGEN=_shtab_compgen_dirs
 _shtab_barfs_regs___proc_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_save_pos_0_COMPGEN=_barfs_compgen_functions
+_shtab_barfs_save__o_COMPGEN=_shtab_compgen_files
+_shtab_barfs_save___output_COMPGEN=_shtab_compgen_files
+_shtab_barfs_save___sysfs_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_save___proc_COMPGEN=_shtab_compgen_dirs
+_shtab_barfs_save___devmem_COMPGEN=_shtab_compgen_files
 
 _shtab_barfs_mount___bars_via_choices=(resource devmem vfio)
 _shtab_barfs_mount___loop_choices=(fast stock)
 _shtab_barfs_demo___bars_via_choices=(resource devmem vfio)
 _shtab_barfs_demo___loop_choices=(fast stock)
 _shtab_barfs_regs___bar_choices=(0 1 2 3 4 5)
-_shtab_barfs_pos_0_choices=(mount umount demo ls doctor ksym log regs)
+_shtab_barfs_pos_0_choices=(mount umount demo ls doctor ksym log regs save)
 
 _shtab_barfs_mount__h_nargs=0
 _shtab_barfs_mount___help_nargs=0
@@ -109,6 +116,11 @@ _shtab_barfs_regs__h_nargs=0
 _shtab_barfs_regs___help_nargs=0
 _shtab_barfs_regs___json_nargs=0
 _shtab_barfs_regs___perl_nargs=0
+_shtab_barfs_save_pos_0_nargs='*'
+_shtab_barfs_save__h_nargs=0
+_shtab_barfs_save___help_nargs=0
+_shtab_barfs_save___registers_nargs=0
+_shtab_barfs_save___redact_nargs=0
 _shtab_barfs_pos_0_nargs=A...
 _shtab_barfs__h_nargs=0
 _shtab_barfs___help_nargs=0

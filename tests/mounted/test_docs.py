@@ -37,7 +37,7 @@ def run(commands, where, under=()):
     script = f"cd {where}\n" + "".join(f"{command}\necho '{END}'\n" for command in commands)
     done = subprocess.run(
         [*under, "bash", "--norc", "-c", script],
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+        env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -109,6 +109,8 @@ def test_the_tour(toured):
     for block in BLOCKS:
         said = steps(block)
         commands = [command for command, _ in said]
+        if under and any(command.startswith("barfs ") for command in commands):
+            continue  # root has run it; nobody else may be let in to where the interpreter lies
         for (command, expected), printed in zip(said, run(commands, where, under), strict=True):
             if not fits(expected, printed):
                 wrong += [f"$ {command}", *printed, "-- but docs/tour.md says", *expected, ""]

@@ -106,6 +106,17 @@ def test_a_file_that_was_written(seen, tmp_path):
     assert barfs("log", torn).stdout.splitlines() == said(seen)
 
 
+def test_an_address_that_nobody_has_claimed_is_told_to_be_dangerous(seen, tmp_path):
+    where = tmp_path / "file"
+    lines = (seen.path / "log").read_text().splitlines()
+    opened = next(text for text in lines if '"event": "open"' in text and '"phys/' in text)
+    warning = "on some machines such an access hangs the machine"
+    record = {**json.loads(opened), "unclaimed": warning}
+    where.write_text(f"{opened}\n{json.dumps(record)}\n")
+    plain, marked = barfs("log", where).stdout.splitlines()
+    assert marked == f"{plain}, which nobody has claimed: {warning}"
+
+
 def test_a_gap_is_said(seen, tmp_path):
     lines = (seen.path / "log").read_text().splitlines(keepends=True)
     gap = tmp_path / "gap"

@@ -13,6 +13,7 @@ import barfs
 COLUMN = (
     "__main__",
     "commands",
+    "saving",
     "daemon",
     "fs",
     "requests",

@@ -9,7 +9,7 @@ from vm.conftest import MOUNTS
 from vm.machine import COMMAND_TIMEOUT, MIB, Region, program_line
 
 ROUNDS = 50
-ROUNDS_BY_QEMU = 3
+ROUNDS_BY_QEMU = 2
 ASKED = "/run/by-qemu"
 BACKEND = {"qom-type": "memory-backend-file", "id": "slot2", "size": MIB, "share": True}
 # As in guest/unplug_load.py.

@@ -20,6 +20,7 @@ from barfs.access.files import PAGE_SIZE, RomFile, SysfsFile
 from barfs.errors import (
     AccessFault,
     BarfsError,
+    CachingConflict,
     DeviceGone,
     KernelRefused,
     NotAllowed,
@@ -576,16 +577,40 @@ def test_not_more_than_so_much_is_mapped(sparse, monkeypatch):
     assert mapped(sparse) == []
 
 
+@contextlib.contextmanager
+def during_a_long_read(path, use):
+    """What `use` gives of a span while a thread reads a whole window through it, and the span.
+
+    The read may end too early on a busy machine. Then both are done again.
+    """
+    for _ in range(100):
+        with contextlib.closing(open_mapped(path)) as span:
+            data = bytearray(b"\xff") * WINDOW
+            thread = threading.Thread(target=span.load_run, args=(0, 1, data))
+            thread.start()
+            while data[0]:
+                assert thread.is_alive()
+            seen = use(span)
+            is_under_way = bool(data[-1])
+            thread.join()
+            assert data == bytes(WINDOW)
+            if is_under_way:
+                yield span, seen
+                return
+    pytest.fail("each read has ended too early")
+
+
 def test_a_window_that_is_given_up_stays_mapped_until_its_last_access_ends(sparse, monkeypatch):
     monkeypatch.setattr(apertures, "MOST_WINDOWS", 1)
-    span = open_mapped(sparse)
-    with long_read(span, WINDOW):
-        other = open_mapped(sparse)
-        assert sorted(mapped(sparse)) == [GLANCE, WINDOW]
-    assert mapped(sparse) == [GLANCE]
-    other.close()
-    span.copy_out(0, bytearray(4))
-    span.close()
+
+    def use(_span):
+        with contextlib.closing(open_mapped(sparse)):
+            return sorted(mapped(sparse))
+
+    with during_a_long_read(sparse, use) as (span, seen):
+        assert seen == [GLANCE, WINDOW]
+        assert mapped(sparse) == []
+        span.copy_out(0, bytearray(4))
     assert mapped(sparse) == []
 
 
@@ -682,6 +707,74 @@ def test_a_refused_mapping_keeps_its_errno_and_the_window_before_it(
         access(4)
     span.close()
     assert mapped(sparse) == []
+
+
+@pytest.mark.parametrize("start", [0, 0x1234])
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, 8 * PAGE_SIZE), (PAGE_SIZE - 8, 16), (0x10, 5 * PAGE_SIZE), (3 * PAGE_SIZE, 0x2000)],
+)
+@pytest.mark.parametrize("kind", ["run", "copy"])
+def test_pages_that_others_have_in_different_caching_types_are_mapped_one_by_one(
+    sparse, monkeypatch, start, offset, length, kind
+):
+    """As x86 has it (arch/x86/mm/pat/memtype.c): a mapping of two types is refused."""
+    real, made = apertures._mmio.Span, []
+
+    def span(fd, at, extent, writable):
+        pages = range(at // PAGE_SIZE, -(-(at + extent) // PAGE_SIZE))
+        if len({page % 2 for page in pages}) != 1:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        made.append(pages)
+        return real(fd, at, extent, writable)
+
+    monkeypatch.setattr(apertures._mmio, "Span", span)
+
+    def refuse(what, during, error, _):
+        return CachingConflict(what=what, during=during, system=error)
+
+    span = open_mapped(sparse, start, refuse=refuse)
+    data = bytes((at * 7 + at // PAGE_SIZE) & 0xFF for at in range(length))
+    got = bytearray(length)
+    made.clear()
+    if kind == "run":
+        span.store_run(offset, 4, data)
+        span.load_run(offset, 4, got)
+    else:
+        span.copy_in(offset, data)
+        span.copy_out(offset, got)
+    assert on_disk(sparse, start + offset, length) == data == got
+    first = (start + offset) // PAGE_SIZE
+    wanted = [
+        range(page, page + 1) for page in range(first, -(-(start + offset + length) // PAGE_SIZE))
+    ]
+    assert made[-len(wanted) :] == wanted
+    span.close()
+    assert mapped(sparse) == []
+
+
+def test_a_page_that_can_not_be_mapped_ends_the_request_there(sparse, monkeypatch):
+    real = apertures._mmio.Span
+
+    def span(fd, at, extent, writable):
+        if at + extent > 2 * PAGE_SIZE:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(fd, at, extent, writable)
+
+    monkeypatch.setattr(apertures._mmio, "Span", span)
+
+    def refuse(what, during, error, _):
+        return CachingConflict(what=what, during=during, system=error)
+
+    span = open_mapped(sparse, refuse=refuse)
+    with pytest.raises(
+        CachingConflict, match=f"mapping {PAGE_SIZE:#x} bytes at {2 * PAGE_SIZE:#x}"
+    ):
+        span.store_run(PAGE_SIZE, 4, b"done" * (2 * PAGE_SIZE // 4))
+    assert on_disk(sparse, 0, 3 * PAGE_SIZE) == (
+        bytes(PAGE_SIZE) + b"done" * (PAGE_SIZE // 4) + bytes(PAGE_SIZE)
+    )
+    span.close()
 
 
 def test_what_a_refusal_means_is_for_the_caller_to_add(sparse, monkeypatch):
@@ -844,43 +937,31 @@ def test_any_other_fault_is_one_of_that_access(sparse, monkeypatch, offset, sign
 # Several threads
 
 
-@contextlib.contextmanager
-def long_read(span, length):
-    """A read in a thread of its own; under way when this begins, ended when this ends."""
-    data = bytearray(b"\xff") * length
-    thread = threading.Thread(target=span.load_run, args=(0, 1, data))
-    thread.start()
-    while data[0]:
-        assert thread.is_alive()
-    try:
-        yield
-        assert data[-1], "it ended too early to show anything"
-    finally:
-        thread.join()
-    assert not any(data)
-
-
 def test_a_window_that_is_replaced_stays_mapped_until_its_last_access_ends(sparse):
-    span = open_mapped(sparse)
-    with long_read(span, WINDOW):
+    def use(span):
         span.copy_in(WINDOW, b"abcd")
-        assert sorted(mapped(sparse)) == [GLANCE, WINDOW]
+        both = sorted(mapped(sparse))
         span.copy_out(WINDOW, data := bytearray(4))
-        assert data == b"abcd"
-    assert mapped(sparse) == [GLANCE]
-    span.close()
-    assert mapped(sparse) == []
+        return both, data
+
+    with during_a_long_read(sparse, use) as (span, seen):
+        assert seen == ([GLANCE, WINDOW], b"abcd")
+        assert mapped(sparse) == [GLANCE]
+        span.close()
+        assert mapped(sparse) == []
 
 
 def test_closing_lets_an_access_end_and_then_unmaps(sparse):
-    span = open_mapped(sparse)
-    with long_read(span, WINDOW):
+    def use(span):
         span.close()
-        assert mapped(sparse) == [WINDOW]
+        return mapped(sparse)
+
+    with during_a_long_read(sparse, use) as (span, seen):
+        assert seen == [WINDOW]
+        assert mapped(sparse) == []
         for access, _ in accesses(span, 0):
             with pytest.raises(ValueError, match="after it was closed"):
                 access()
-    assert mapped(sparse) == []
 
 
 def in_threads(*works):

@@ -329,7 +329,8 @@ def test_the_boot_directory_is_the_machines(fixture):
 def test_the_sleep_of_what_does_not_answer(fixture):
     pci, address = fixture.machine.pci, PciAddress.parse(FIRST)
     rescan = f"echo 1 > {fixture.paths.sysfs}/bus/pci/rescan"
-    anew = f"echo 1 > {fixture.devices}/{FIRST}/remove && {rescan}"
+    device = f"{fixture.devices}/{FIRST}"
+    anew = f"echo 1 > {device}/remove && {rescan} && echo 1 > {device}/enable"
     for state, runtime, sleep in (
         *(("D0", "active", None), ("D0", "suspended", "suspended"), ("D3cold", "active", "D3cold")),
         *(("D0", "suspending", "suspending"), ("unknown", "unsupported", None)),

@@ -219,6 +219,130 @@ def test_iomem(fixture, content, sentence):
     assert said.startswith(sentence.format(iomem))
 
 
+def bound_to(fixture, address, driver):
+    link = fixture.devices / address / "driver"
+    link.unlink(missing_ok=True)
+    if driver is not None:
+        link.symlink_to(fixture.directory / "drivers" / driver)
+
+
+def in_group(fixture, *addresses):
+    """Put functions in one IOMMU group."""
+    group = fixture.directory / "groups/7"
+    (group / "devices").mkdir(parents=True)
+    for address in addresses:
+        (group / "devices" / address).touch()
+        (fixture.devices / address / "iommu_group").symlink_to(group)
+
+
+def bind(fixture, address, driver):
+    bus = fixture.paths.sysfs / "bus/pci"
+    path = f"{bus}/devices/{address}"
+    return f"echo {driver} > {path}/driver_override", f"echo {address} > {bus}/drivers_probe"
+
+
+TO_VFIO = "lockdown leaves VFIO open: bind it to vfio-pci, which resets it"
+BY_UIO = "uio_pci_generic has 32-bit BARs only that are not prefetchable"
+VIA_VFIO = "then mount with --bars-via vfio"
+
+
+@pytest.mark.parametrize(
+    ("driver", "group", "words", "mend", "advice"),
+    [
+        (
+            None,
+            (),
+            "lockdown leaves UIO open, without an IOMMU: bind it to uio_pci_generic",
+            "uio_pci_generic",
+            None,
+        ),
+        (None, (FIRST,), TO_VFIO, "vfio-pci", VIA_VFIO),
+        (
+            None,
+            (FIRST, SECOND),
+            f"{TO_VFIO}; its IOMMU group takes along {SECOND} (no driver)",
+            "vfio-pci",
+            VIA_VFIO,
+        ),
+        (
+            None,
+            (FIRST, E1000),
+            f"{TO_VFIO}; its IOMMU group takes along {E1000} (e1000)",
+            "vfio-pci",
+            VIA_VFIO,
+        ),
+        (
+            "vfio-pci",
+            (FIRST,),
+            "lockdown leaves VFIO open, and it is bound to vfio-pci",
+            None,
+            VIA_VFIO.removeprefix("then "),
+        ),
+        (
+            "vfio-pci",
+            (FIRST, SECOND, E1000),
+            f"its IOMMU group has functions that other drivers use: {E1000} (e1000)",
+            None,
+            None,
+        ),
+        ("uio_pci_generic", (), f"bar2: {BY_UIO}", None, None),
+        ("uio_pci_generic", (FIRST,), f"bar2: {BY_UIO}", "vfio-pci", VIA_VFIO),
+    ],
+)
+def test_the_ways_that_lockdown_leaves_open(fixture, driver, group, words, mend, advice):
+    """BAR 0 of the function has 32 bits, and BAR 2 has 64 and is prefetchable."""
+    bound_to(fixture, E1000, "e1000")
+    bound_to(fixture, FIRST, driver)
+    in_group(fixture, *group)
+    said = {found.cause.sentence for found in findings(fixture)}
+    assert words not in said, "lockdown is not in force"
+    fixture.set_lockdown("none [integrity] confidentiality")
+    (found,) = [one for one in findings(fixture) if one.subject == FIRST and one.state is NOTE]
+    assert (found.cause.sentence, found.cause.advice) == (words, advice)
+    if mend is None:
+        assert found.cause.mend is None
+    else:
+        first, last = bind(fixture, FIRST, mend)
+        taken = f" && echo {FIRST} > {fixture.devices}/{FIRST}/driver/unbind" if driver else ""
+        assert found.cause.mend == f"{first}{taken} && {last}"
+
+
+@pytest.mark.parametrize("driver", ["e1000", "uio_pci_generic"])
+def test_nothing_is_said_of_what_lockdown_does_not_keep_or_a_driver_needs(fixture, driver):
+    fixture.set_attribute(FIRST, "resource", "0xfeb20000 0xfeb200ff 0x40200")
+    bound_to(fixture, FIRST, driver)
+    in_group(fixture, FIRST)
+    fixture.set_lockdown("none [integrity] confidentiality")
+    assert about(fixture, FIRST)[:1] == (OK,)
+
+
+@pytest.mark.parametrize(
+    ("driver", "words", "mend"),
+    [
+        (None, "no driver has it, and --bars-via vfio takes vfio-pci", True),
+        ("e1000", "the driver e1000 has it, and --bars-via vfio takes vfio-pci", True),
+        (
+            "vfio-pci",
+            f"its IOMMU group has functions that other drivers use: {E1000} (e1000)",
+            False,
+        ),
+    ],
+)
+def test_a_mount_through_vfio_says_what_it_will_not_open(fixture, driver, words, mend):
+    bound_to(fixture, E1000, "e1000")
+    bound_to(fixture, FIRST, driver)
+    in_group(fixture, FIRST, E1000)
+    machine = fixture.machine._replace(bars_via_vfio=True)
+    found = examine(machine, machine.pci.addresses(), fixture.fuse)
+    (one,) = [one for one in found if one.subject == FIRST]
+    assert (one.state, one.cause.sentence) == (NOTE, words)
+    assert (one.cause.mend is not None) == mend
+    bound_to(fixture, FIRST, "vfio-pci")
+    bound_to(fixture, E1000, "pcieport")  # does no DMA of its own
+    found = examine(machine, machine.pci.addresses(), fixture.fuse)
+    assert {one.state for one in found if one.subject == FIRST} == {OK}
+
+
 def test_lockdown(fixture):
     fixture.set_lockdown("none [integrity] confidentiality")
     state, sentence, mend, advice = about(fixture, "lockdown")
@@ -324,7 +448,8 @@ def test_a_virtual_function_has_no_decode_bits_of_its_own(fixture):
 def test_a_function_that_does_not_answer(fixture):
     fixture.set_command(FIRST, 0xFFFF)
     rescan = f"echo 1 > {fixture.paths.sysfs}/bus/pci/rescan"
-    anew = f"echo 1 > {fixture.devices}/{FIRST}/remove && {rescan}"
+    device = f"{fixture.devices}/{FIRST}"
+    anew = f"echo 1 > {device}/remove && {rescan} && echo 1 > {device}/enable"
     state, sentence, mend, _ = about(fixture, FIRST)
     assert (state, mend) == (TROUBLE, anew)
     assert sentence.startswith("the device does not answer, its config space reads all ones")

@@ -102,6 +102,15 @@ class Hierarchy:
         bus = self.sysfs / "bus/pci"
         return f"echo 1 > {bus}/devices/{address}/remove && echo 1 > {bus}/rescan"
 
+    def after_reset(self, address, wanted):
+        """What had no driver before is not decoded once it is found again."""
+        return f"{self.anew(address)} && echo 1 > {self.entries}/{wanted}/enable"
+
+    def give_driver(self, address, driver):
+        link = self.entries / str(address) / "driver"
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"../../../bus/pci/drivers/{driver}")
+
 
 @pytest.fixture
 def machine(tmp_path):
@@ -204,7 +213,7 @@ def test_a_bridge_that_does_not_answer(machine, bridge):
     machine.set(bridge, 0, b"\xff" * 64)
     cause = machine.cause(NVME)
     assert cause.sentence.startswith(f"the bridge {bridge} above it does not answer")
-    assert cause.mend == machine.anew(bridge)
+    assert cause.mend == machine.after_reset(bridge, NVME)
 
 
 @pytest.mark.parametrize("bridge", [UPPER, LOWER])
@@ -223,6 +232,8 @@ def test_a_bridge_that_sleeps(machine, bridge):
     words = f"the bridge {bridge} above it sleeps (D3hot), which the kernel does not know"
     assert cause.sentence == words
     assert cause.mend == machine.setpci(bridge, "CAP_PM+4.w=0:3")
+    machine.give_power_control(bridge, 3)  # which resets the bus behind it, too
+    assert machine.cause(NVME).mend == f"{cause.mend} && {machine.after_reset(bridge, NVME)}"
 
 
 @pytest.mark.parametrize("address", [FIRST, NVME])
@@ -230,7 +241,8 @@ def test_a_bridge_that_sleeps(machine, bridge):
 def test_sleep_that_the_kernel_does_not_know_of(machine, address, state):
     name = ("D0", "D1", "D2", "D3hot")[state]
     power_on = machine.setpci(address, "CAP_PM+4.w=0:3")
-    for keeps, mend in ((8, power_on), (0, f"{power_on} && {machine.anew(address)}")):
+    anew = machine.after_reset(address, address)
+    for keeps, mend in ((8, power_on), (0, f"{power_on} && {anew}")):
         machine.give_power_control(address, state | keeps)
         for said in ("D0", "unknown"):
             machine.attribute(address, "power_state", said)
@@ -259,7 +271,7 @@ def test_the_mend_of_sleep_that_the_kernel_knows_of(machine, control, driver, co
     if control is not None:
         machine.attribute(FIRST, "power/control", control)
     if driver:
-        (machine.entries / str(FIRST) / "driver").symlink_to("../../../bus/pci/drivers/vfio-pci")
+        machine.give_driver(FIRST, "vfio-pci")
     cause = machine.cause(FIRST)
     assert cause.sentence == "the device sleeps (D3hot)"
     directory = machine.entries / str(FIRST)
@@ -271,7 +283,7 @@ def test_the_mend_of_sleep_that_the_kernel_knows_of(machine, control, driver, co
 def test_a_driver_that_only_holds_it_keeps_enable_from_others(machine, driver):
     machine.set(FIRST, 4, bytes(2))
     machine.attribute(FIRST, "enable", "0")
-    (machine.entries / str(FIRST) / "driver").symlink_to(f"../../../bus/pci/drivers/{driver}")
+    machine.give_driver(FIRST, driver)
     assert machine.cause(FIRST).mend == machine.setpci(FIRST, "COMMAND=2:2")
 
 
@@ -288,8 +300,18 @@ def test_a_driver_that_only_holds_it_keeps_enable_from_others(machine, driver):
 def test_a_device_that_has_lost_its_addresses(machine, address, index, registers, command):
     machine.set(address, 0x10 + 4 * index, registers)
     machine.set(address, 4, struct.pack("<H", command))
-    cause = machine.cause(address, index)
-    assert (cause.sentence, cause.mend) == (LOST, machine.anew(address))
+    anew, after_reset = machine.anew(address), machine.after_reset(address, address)
+    for driver, mend in (
+        (None, after_reset),
+        *((held, after_reset) for held in ("vfio-pci", "uio_pci_generic", "pci-stub")),
+        *((used, anew) for used in ("nvme", "e1000", "pcieport")),
+    ):
+        if driver is None:
+            (machine.entries / str(address) / "driver").unlink(missing_ok=True)
+        else:
+            machine.give_driver(address, driver)
+        cause = machine.cause(address, index)
+        assert (cause.sentence, cause.mend) == (LOST, anew if command else mend)
 
 
 def test_all_bars_lost_is_one_cause(machine):

@@ -497,6 +497,7 @@ def test_what_is_not_allowed_is_to_no_method_there(machine):
         lambda: Obstacles(bus).of_bar(IVSHMEM, 0, bar),
         lambda: mends.wake(bus, IVSHMEM),
         lambda: mends.look_anew(bus, IVSHMEM),
+        lambda: mends.look_anew_after_reset(bus, IVSHMEM, IVSHMEM),
         lambda: mends.turn_decoding_on(bus, IVSHMEM, 2),
         lambda: mends.take_from_driver(bus, IVSHMEM),
         lambda: bars.can_combine(bus, IVSHMEM, 2),

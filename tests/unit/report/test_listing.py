@@ -254,11 +254,12 @@ def test_a_bar_without_an_address(ls, devices):
 def test_a_table_reads_no_config_space_and_the_others_only_that_of_what_they_show(ls, monkeypatch):
     sources = []
 
-    def witness(sysfs):
+    def witness(machine, sysfs):
+        assert machine is None
         sources.append(Witness(sysfs))
         return sources[-1]
 
-    monkeypatch.setattr(listing, "source_of", witness)
+    monkeypatch.setattr(listing, "source_at", witness)
     ls()
     assert sources.pop().touched() == []
     for form in ("text", "json"):

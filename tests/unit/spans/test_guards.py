@@ -15,6 +15,7 @@ class Behind:
     way = "resource"
     raw = None
     lines = None
+    text_size = None
 
     def __init__(self):
         self.made = []

@@ -15,6 +15,7 @@ from barfs.machine.kcore import CoreFile
 from barfs.machine.simulated import NODENAME_ADDRESS, UTSNAME_ADDRESS
 from barfs.machine.symbols import Symbols
 from barfs.names import VIEWS
+from barfs.spans.kernel import KernelMemory
 from barfs.tree.ksym import ELEMENTS, SYMBOL
 
 TEXT = 0xFFFFFFFF81000000
@@ -246,3 +247,51 @@ def test_arrays_are_directories_but_for_text(make, tmp_path, require):
     assert contents(tree, "ksym/u32/init_uts_ns:whole.grid/0/1") == whole[96:100]
     with pytest.raises(NoSuchNode, match="elements 0 to 2, not 3"):
         find(tree, "ksym/init_uts_ns:whole.parts/3")
+
+
+@pytest.mark.parametrize("kcore", [True, False])
+def test_a_look_up_asks_once_where_things_lie(make, monkeypatch, kcore):
+    """Both the core file and /proc/iomem are made anew by the kernel each time they are read."""
+    tree = make((TEXT + 0xE10000, CODE + 0xE10000, DATA)) if kcore else make()
+    asked = []
+    segments, within = CoreFile.segments, PhysicalMemory.within
+
+    def ask_core(core):
+        asked.append("core")
+        return segments(core)
+
+    def ask_iomem(memory, *where):
+        asked.append("iomem")
+        return within(memory, *where)
+
+    find(tree, "ksym/init_uts_ns")
+    monkeypatch.setattr(CoreFile, "segments", ask_core)
+    monkeypatch.setattr(PhysicalMemory, "within", ask_iomem)
+    node = find(tree, "ksym/init_uts_ns")
+    assert asked.count("core") == 1
+    assert asked.count("iomem") == (not kcore)
+    asked.clear()
+    tree.attributes(node)
+    assert asked.count("core") == 1
+    assert asked.count("iomem") == (not kcore)
+
+
+def test_a_list_of_symbols_asks_once_where_things_lie(tmp_path, monkeypatch):
+    paths = simulated.build(tmp_path)
+    (paths.proc / "kallsyms").write_text(SYMBOLS)
+    read = PhysicalMemory.within
+    asked = []
+
+    def ask(memory, *where):
+        asked.append(where)
+        return read(memory, *where)
+
+    monkeypatch.setattr(PhysicalMemory, "within", ask)
+    symbols = Symbols(paths.proc)
+    try:
+        found = list(KernelMemory(machine_of(paths).memory, symbols, None).located("*"))
+    finally:
+        symbols.close()
+    assert len(found) > 4
+    assert {address for _, address in found} > {None}
+    assert len(asked) == 1

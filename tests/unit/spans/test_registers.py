@@ -116,7 +116,7 @@ def test_a_name_is_read_and_written():
 def test_sampled_text_is_made_when_it_is_read_from_its_beginning():
     made = []
     memory = Recorder()
-    view = SampledText(memory, lambda _: made.append(1) or "abcdef", range(4), 4)
+    view = SampledText(memory, lambda _: made.append(1) or "abcdef", range(4), 4, 6)
     assert (view.read(0, 3), view.read(3, 10), view.read(6, 10)) == (b"abc", b"def", b"")
     assert made == [1]
     assert list(view.reach(0, 1, writing=False)) == [0, 1, 2, 3]

@@ -146,5 +146,5 @@ def test_a_mapping_that_is_refused_for_its_caching_type(
     assert type(caught.value) is kind
     if kind is CachingConflict:
         words = explain(caught.value, machine)
-        assert "has it mapped in another caching type, most likely write-combining" in words
+        assert "has it mapped in another caching type, most likely cached, and" in words
         assert "iomem=relaxed" not in words

@@ -1,0 +1,1 @@
+"""Saving a machine: its facts, and what somebody asked for of its BARs, in one tar."""
