@@ -106,7 +106,7 @@ class Operations(Unneeded):
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
         self._kept = kept.Kept(machine.source, machine.maps.files.directories, self._drop)
-        self._listings: dict[int, tuple[Node, list[tuple[str, Node]]]] = {}
+        self._listings: dict[int, tuple[Node, int, list[tuple[str, Node]]]] = {}
         self._handles = count(1)
         self._started = time.time_ns()
 
@@ -196,10 +196,11 @@ class Operations(Unneeded):
         number = self._inodes.number(directory)
         pyfuse3.invalidate_entry_async(number, os.fsencode(name), ignore_enoent=True)
 
-    def _is_open(self, node: Node) -> bool:
+    def _is_open(self, ctx: RequestContext, node: Node) -> bool:
+        """Whether it may be fstat that asks: of any file, or of a directory that is listed."""
         if node.kind.type is Type.FILE:
             return self._files.has_open(node.address)
-        return any(node == directory for directory, _ in self._listings.values())
+        return any((node, ctx.pid) == listing[:2] for listing in self._listings.values())
 
     def _check_name(self, ctx: RequestContext, node: Node, error: Exception) -> None:
         """FUSEError if the kernel is to look a name up again, because it has kept it too long."""
@@ -253,7 +254,7 @@ class Operations(Unneeded):
         try:
             entry = self._entry_to(ctx, node)
         except BarfsError as error:
-            if not self._is_open(node):  # else it may be fstat, which does not ask again
+            if not self._is_open(ctx, node):  # fstat does not ask again
                 self._check_name(ctx, node, error)
             raise
         self._kept.has_come(ctx.pid, node)
@@ -320,13 +321,13 @@ class Operations(Unneeded):
             self._check_name(ctx, node, error)
             raise
         handle = next(self._handles)
-        self._listings[handle] = node, list(self._tree.entries(node))
+        self._listings[handle] = node, ctx.pid, list(self._tree.entries(node))
         return handle
 
     @boundary
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """See pyfuse3.Operations. Names that have vanished since opendir are left out."""
-        directory, listing = self._listings[fh]
+        directory, _, listing = self._listings[fh]
         for index in range(start_id, len(listing)):
             name, node = listing[index]
             try:
