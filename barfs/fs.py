@@ -80,7 +80,7 @@ def _refusing(operation: str, words: str, *, name: int = 1) -> Any:
     async def refusing(self: "Operations", *args: Any) -> NoReturn:
         try:
             refuse(f"{words} {args[name]!a}")
-        except Unsupported as error:
+        except Exception as error:
             raise self._answer(operation, error, self._of_context, args[-1]) from None
 
     return refusing
