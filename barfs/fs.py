@@ -16,6 +16,7 @@ from functools import partial
 from inspect import signature
 from itertools import count
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
@@ -24,7 +25,7 @@ from barfs.access.files import Buffer
 from barfs.diagnosis.causes import Machine, explain
 from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.journal.records import Change, Journal
-from barfs.names import PciAddress
+from barfs.names import PciAddress, quoted
 from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
 from barfs.requests import kept
 from barfs.requests.callers import caller_of
@@ -66,6 +67,11 @@ def _errno_of(error: Exception) -> int:
     return number if number in errno.errorcode and number != errno.ENOSYS else errno.EIO
 
 
+def _shown(name: bytes) -> str:
+    """A name for a message, quoted as for a shell."""
+    return quoted(os.fsdecode(name))
+
+
 def refuse(what: str) -> NoReturn:
     """Refuse an operation that would change the tree. Only the machine changes it."""
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
@@ -79,11 +85,15 @@ def _refusing(operation: str, words: str, *, name: int = 1) -> Any:
 
     async def refusing(self: "Operations", *args: Any) -> NoReturn:
         try:
-            refuse(f"{words} {args[name]!a}")
+            refuse(f"{words} {_shown(args[name])}")
         except Exception as error:
             raise self._answer(operation, error, self._of_context, args[-1]) from None
 
     return refusing
+
+
+class _Listing(list[tuple[str, Node]]):
+    """The names in a directory and their nodes."""
 
 
 class Operations(Unneeded):
@@ -106,7 +116,8 @@ class Operations(Unneeded):
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
         self._kept = kept.Kept(machine.source, machine.maps.files.directories, self._drop)
-        self._listings: dict[int, tuple[Node, int, list[tuple[str, Node]]]] = {}
+        self._listings: dict[int, tuple[Node, int, _Listing]] = {}
+        self._last: WeakValueDictionary[int, _Listing] = WeakValueDictionary()  # of each directory
         self._handles = count(1)
         self._started = time.time_ns()
 
@@ -236,7 +247,9 @@ class Operations(Unneeded):
             raise
         entry = self._entry_to(ctx, node, attributes)
         entry.entry_timeout = self._kept.lifetime(parent, file, node)
-        self._inodes.remember(entry.st_ino)
+        surplus = self._inodes.remember(entry.st_ino, (parent_inode, name))
+        if surplus is not None:
+            pyfuse3.invalidate_entry_async(*surplus, ignore_enoent=True)
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -313,15 +326,22 @@ class Operations(Unneeded):
 
     @boundary
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """List the directory as it is now. readdir goes through this listing."""
+        """List the directory as it is now. readdir goes through this listing.
+
+        All who have listed it since it last changed share one listing.
+        """
         node = self._inodes.node(inode)
         try:
             self._tree.attributes(node)
         except BarfsError as error:
             self._check_name(ctx, node, error)
             raise
+        listing = _Listing(self._tree.entries(node))
+        last = self._last.get(inode)
+        if last is None or last != listing:
+            last = self._last[inode] = listing
         handle = next(self._handles)
-        self._listings[handle] = node, ctx.pid, list(self._tree.entries(node))
+        self._listings[handle] = node, ctx.pid, last
         return handle
 
     @boundary

@@ -337,12 +337,22 @@ _NUMBERED: Final = 1 << 31  # if it is set, all other bits are a count
 _DOMAIN: Final = 32
 
 
+# How many names of numbered nodes the kernel may know. Each takes some 600 bytes here.
+MOST_NAMED: Final = 1 << 13
+
+# The number of a directory, and a name in it.
+Name: TypeAlias = tuple[int, bytes]
+
+
 class InodeNumbers:
     """Nodes to numbers and back. The first of the `kinds` is that of the root, whose number is 1.
 
     A number is computed from kind, view, BAR and PCI address. A node with a start, a size or a name
     does not fit. Such nodes are numbered in the order in which they are met. No number is given
     twice, and a number is kept as long as the kernel knows the node.
+
+    There is no end to names with a start and a size, and the kernel forgets names only when it
+    needs memory. So it has to be told of the oldest ones beyond MOST_NAMED: see `remember`.
     """
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
@@ -355,6 +365,7 @@ class InodeNumbers:
         self._numbers: dict[Node, int] = {}
         self._nodes: dict[int, Node] = {}
         self._lookups: Counter[int] = Counter()
+        self._names: dict[int, Name] = {}  # of numbered nodes, the oldest first
 
     @staticmethod
     def _nth(index: int) -> int:
@@ -404,10 +415,18 @@ class InodeNumbers:
                 raise NoSuchNode(f"inode {number:#x} is not known") from None
         return self._computed(number)
 
-    def remember(self, number: int) -> None:
-        """Note that the kernel was told of a node once more."""
+    def remember(self, number: int, name: Name | None = None) -> Name | None:
+        """Note that the kernel was told of a node once more, by a name if it asked for one.
+
+        Returns a name that it is to forget now, if it was told of too many.
+        """
         if number & _NUMBERED:
             self._lookups[number] += 1
+            if name is not None:
+                self._names[number] = name
+                if len(self._names) > MOST_NAMED:
+                    return self._names.pop(next(iter(self._names)))
+        return None
 
     def forget(self, number: int, times: int) -> None:
         """Note that the kernel has forgotten so many of the times that it was told."""
@@ -419,6 +438,7 @@ class InodeNumbers:
         """Drop a node that the kernel does not know."""
         if number & _NUMBERED and self._lookups[number] <= 0:
             del self._lookups[number]
+            self._names.pop(number, None)
             node = self._nodes.pop(number, None)
             if node is not None:
                 del self._numbers[node]

@@ -139,6 +139,7 @@ CHANGE: Final = (
     Tool("cp $W/changed bar0", "coreutils"),
     Tool("cat $W/changed > bar0", "coreutils"),
     Tool(r"sed -i 's/\x04/\x55/' bar0", "sed"),
+    Tool(r"perl -p -i -e 's/\x04/\x55/' bar0", "perl-base"),
     Tool(r"printf '\x55' | busybox dd of=bar0 bs=1 seek=9", "busybox"),
     Tool(r"printf '\x55' | busybox dd of=bar0 bs=1 seek=9 conv=notrunc", "busybox"),
     Tool("busybox cp $W/changed bar0", "busybox"),

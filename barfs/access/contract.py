@@ -7,6 +7,7 @@ import re
 from typing import Final, NamedTuple
 
 from barfs.errors import Access, BadRequest, PastEnd
+from barfs.names import quoted
 
 # The widest access, in bytes, of a request that is not itself one access. Registers have 32 bits
 # far more often than 64. A device that wants 64 bits at once gets them from a request of just 8
@@ -141,7 +142,7 @@ def _numbers(form: re.Pattern[str], text: bytes, width: int) -> list[int]:
     if len(text) > TEXT_LIMIT:
         raise BadRequest(f"{len(text)} bytes are no number: a text has {TEXT_LIMIT} at the most")
     match = form.fullmatch(text.decode("latin-1"))
-    shown = f"{text[:_SHOWN]!a}{'...' if len(text) > _SHOWN else ''}"
+    shown = shown_text(text)
     if match is None:
         raise BadRequest(f"{shown} is no number (42, 0x2a, 0b101010), nor value:mask")
     begun = match[4] if form is _BEGINNING and match[4] != "0" else None
@@ -150,8 +151,18 @@ def _numbers(form: re.Pattern[str], text: bytes, width: int) -> list[int]:
     words = filter(None, match.groups())
     numbers = [int(word, 0) for word in words if re.fullmatch(_NUMBER, word)]
     if max(numbers, default=0) >> 8 * width:
-        raise BadRequest(f"{shown} is too big for a width of {width}")
+        raise BadRequest(f"{shown} is too big for {8 * width} bits")
+    if form is _LINE and len(numbers) == 2 and numbers[0] & ~numbers[1]:
+        outside = numbers[0] & ~numbers[1]
+        raise BadRequest(f"{shown}: the mask leaves out bits of the value ({outside:#x})")
     return numbers
+
+
+def shown_text(text: bytes) -> str:
+    """A text that was written, for a message: without its newline, quoted as for a shell."""
+    line = text.removesuffix(b"\n")
+    shown = quoted(line[:_SHOWN].decode("ascii", "surrogateescape"))
+    return f"{shown}..." if len(line) > _SHOWN else shown
 
 
 class Numbers(NamedTuple):
@@ -167,9 +178,10 @@ class Numbers(NamedTuple):
 def parse_update(text: bytes, width: int) -> Update:
     """What one line of text says: `value` or `value:mask`, each decimal, 0x or 0b.
 
-    With a mask only its bits change, as in setpci. A decimal with a 0 in front is refused, since it
-    could be meant as octal. So is a decimal mask, since setpci takes it for hex. BadRequest tells
-    what is wrong with a text. A text longer than TEXT_LIMIT is refused whatever it is.
+    With a mask only its bits change, as in setpci. Bits of the value outside of it are refused,
+    since they would not be written. A decimal with a 0 in front is refused, since it could be meant
+    as octal. So is a decimal mask, since setpci takes it for hex. BadRequest tells what is wrong
+    with a text. A text longer than TEXT_LIMIT is refused whatever it is.
     """
     numbers = _numbers(_LINE, text, width)
     return Update(numbers[0], numbers[1] if len(numbers) == 2 else None)

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif action == "show":
         if len(words) != 1:
             raise UsageError("show takes one NAME", COMMAND)
-        say("\n".join(_show(words[0], arguments)).rstrip("\n"))
+        _show(words[0], arguments)
     else:
         raise UsageError(f"there is no action {action!r}, but {', '.join(ACTIONS)}", COMMAND)
 
@@ -164,11 +164,16 @@ def _access(register: "Register") -> str:
     return f"{access or '-'}{'!' if effects_of_reading(register) else ''}"
 
 
-def _as_object(owner: str, register: "Register") -> dict[str, object]:
-    """A register for JSON. Offset and widths are in bytes. Bits count from 0."""
+def _as_object(
+    owner: str, register: "Register", fields: "Sequence[Field] | None" = None
+) -> dict[str, object]:
+    """A register for JSON, with some of its fields or all. Offset and widths are in bytes. Bits
+    count from 0.
+    """
     from barfs.registers.texts import how_written  # noqa: PLC0415
 
     place = register.place
+    fields = register.fields if fields is None else fields
     return {
         "owner": owner,
         "name": register.path,
@@ -181,8 +186,8 @@ def _as_object(owner: str, register: "Register") -> dict[str, object]:
         "access": _access(register).rstrip("!"),
         "read_has_effect": _access(register).endswith("!"),
         "description": register.description,
-        "fields": [_field_object(register, field) for field in register.fields],
-        "writes": {field.name: how_written(register, field) for field in register.fields},
+        "fields": [_field_object(register, field) for field in fields],
+        "writes": {field.name: how_written(register, field) for field in fields},
     }
 
 
@@ -202,24 +207,34 @@ def _field_object(register: "Register", field: "Field") -> dict[str, object]:
     }
 
 
-def _show(name: str, arguments: argparse.Namespace) -> Iterator[str]:
-    """The datasheets of a register or a field, from each map that has it."""
-    from barfs.registers.maps import Register, find  # noqa: PLC0415
+def _show(name: str, arguments: argparse.Namespace) -> None:
+    """Print the datasheets of a register or a field, from each map that has it."""
     from barfs.registers.texts import datasheet  # noqa: PLC0415
 
+    found: dict[str, tuple[str, Register, list[Field]]] = {}
+    for one in _named(name, arguments):
+        found.setdefault(datasheet(*one[1:]), one)
+    if not found:
+        raise NoSuchNode(f"no map has {name!a}")
+    if arguments.json:
+        say(json.dumps([_as_object(*one) for one in found.values()], indent=2))
+    else:
+        say("\n".join(f"{one[0]} {text}" for text, one in found.items()).rstrip("\n"))
+
+
+def _named(
+    name: str, arguments: argparse.Namespace
+) -> "Iterator[tuple[str, Register, list[Field]]]":
+    """The registers of a name, whose they are, and their fields, or the one that is named."""
+    from barfs.registers.maps import Register, find  # noqa: PLC0415
+
     path, dot, last = name.removeprefix("regs/").partition(".")
-    seen = set()
     for owner, top in _tops(None, arguments, config=path.startswith("config/")):
         entry = find(top, path.removeprefix(f"{top.path}/") if top.path else path)
-        if not isinstance(entry, Register):
-            continue
-        fields = [field for field in entry.fields if not dot or field.name == last]
-        text = datasheet(entry, fields)
-        if (fields or not dot) and text not in seen:
-            seen.add(text)
-            yield f"{owner} {text}"
-    if not seen:
-        raise NoSuchNode(f"no map has {name!a}")
+        if isinstance(entry, Register):
+            fields = [field for field in entry.fields if not dot or field.name == last]
+            if fields or not dot:
+                yield owner, entry, fields
 
 
 def _compile(files: Sequence[Path], arguments: argparse.Namespace) -> None:

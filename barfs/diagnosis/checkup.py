@@ -27,6 +27,7 @@ from barfs.machine.power import sleeping
 from barfs.machine.resources import Resource
 from barfs.machine.source import REAL_PROC
 from barfs.names import PciAddress, quoted
+from barfs.registers.files import BUILT_IN
 
 FUSE_DEVICE: Final = Path("/dev/fuse")
 
@@ -269,11 +270,15 @@ def _lockdown(machine: Machine, facts: Kernel) -> Finding:
 
 
 def _maps(machine: Machine) -> Iterator[Finding]:
-    """Maps of registers that are none."""
+    """Maps of registers that are none. One that barfs brings does not fit where BARs are missing.
+
+    The kernel may have given them no addresses. That is no trouble of the map.
+    """
     for concerned, found in machine.maps.refused():
         cause = Cause(f"the map {found.file} is refused: {found.refusal}")
         device = concerned if isinstance(concerned, PciAddress) else None
-        yield Finding(str(concerned), State.TROUBLE, cause, device)
+        state = State.NOTE if found.file.parent == BUILT_IN else State.TROUBLE
+        yield Finding(str(concerned), state, cause, device)
 
 
 def _strictness(machine: Machine, facts: Kernel) -> Iterator[Finding]:

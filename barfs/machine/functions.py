@@ -3,7 +3,7 @@
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
@@ -11,7 +11,7 @@ from typing import Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 from barfs.access.contract import overlap
 from barfs.access.files import PAGE_SIZE, ReadFile, WriteFile, refusal
 from barfs.errors import DeviceGone, FunctionPart, PhysicalSpan, ReadOnly, What, excerpt
-from barfs.machine.index import IdIndex
+from barfs.machine.index import Index
 from barfs.machine.patterns import NO_RULES, Form, Rules
 from barfs.machine.presence import Presence
 from barfs.machine.reading import Reading, reading_of
@@ -55,10 +55,12 @@ class Functions(Protocol):
     def exists(self, address: PciAddress) -> bool:
         """Whether there is such a function now."""
 
-    def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterable[PciAddress]:
-        """The functions that had an id when ids were last read, lowest address first.
+    def with_id(
+        self, device: DeviceId, subsystem: DeviceId | None = None, *, fresh: bool = False
+    ) -> Iterable[PciAddress]:
+        """The functions that had these ids when ids were last read, lowest address first.
 
-        The ids are read now if `fresh`, or if functions may have come or gone since.
+        The ids are read now if functions may have come or gone since, and some of them if `fresh`.
         """
 
     def path(self, address: PciAddress, name: str) -> str:
@@ -290,7 +292,8 @@ class AllFunctions(Functions):
         self.source = source
         self.everything = self
         self._devices = os.path.join(source.sysfs, "bus/pci/devices")
-        self._index = IdIndex(self._ids, source.stamp)
+        self._by_id = Index(self.addresses, self._id_of, source.stamp)
+        self._by_ids = Index(self.addresses, self._ids_of, source.stamp)
 
     def addresses(self) -> list[PciAddress]:
         try:
@@ -302,17 +305,24 @@ class AllFunctions(Functions):
     def exists(self, address: PciAddress) -> bool:
         return self.source.is_directory(f"{self._devices}/{address}")
 
-    def _ids(self) -> Iterator[tuple[PciAddress, DeviceId]]:
-        for address in self.addresses():
-            try:
-                found = self.id(address)
-            except DeviceGone:
-                continue
-            if found is not None:
-                yield address, found
+    def _id_of(self, address: PciAddress) -> DeviceId | None:
+        try:
+            return self.id(address)
+        except DeviceGone:
+            return None
 
-    def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterable[PciAddress]:
-        return self._index.find(device, fresh=fresh)
+    def _ids_of(self, address: PciAddress) -> tuple[DeviceId | None, DeviceId | None] | None:
+        try:
+            return self.id(address), self.subsystem(address)
+        except DeviceGone:
+            return None
+
+    def with_id(
+        self, device: DeviceId, subsystem: DeviceId | None = None, *, fresh: bool = False
+    ) -> Iterable[PciAddress]:
+        if subsystem is None:
+            return self._by_id.find(device, fresh=fresh)
+        return self._by_ids.find((device, subsystem), fresh=fresh)
 
     def path(self, address: PciAddress, name: str) -> str:
         """The path of an attribute, whether there is such a function or not."""
@@ -345,8 +355,10 @@ class Allowed(Functions):
     def exists(self, address: PciAddress) -> bool:
         return self.everything.exists(address) and self._is_allowed(address)
 
-    def with_id(self, device: DeviceId, *, fresh: bool = False) -> Iterable[PciAddress]:
-        found = self.everything.with_id(device, fresh=fresh)
+    def with_id(
+        self, device: DeviceId, subsystem: DeviceId | None = None, *, fresh: bool = False
+    ) -> Iterable[PciAddress]:
+        found = self.everything.with_id(device, subsystem, fresh=fresh)
         return filter(self._is_allowed, found) if self._rules.allow else found
 
     def path(self, address: PciAddress, name: str) -> str:

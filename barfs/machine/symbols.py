@@ -127,7 +127,9 @@ class Symbols:
 def _parse(line: bytes) -> Symbol:
     match = _LINE.fullmatch(line)
     if match is None:
-        raise NoSuchNode(f"kallsyms has a line that is no symbol: {line[:80]!a}")
+        raise NoSuchNode(
+            f"kallsyms has a line that is no symbol: {line[:80].decode(errors='replace')!a}"
+        )
     address, kind, name, module = match.groups()
     owner = None if module is None else module.decode(errors="replace")
     return Symbol(os.fsdecode(name), int(address, 16), 0, kind.decode("latin-1"), owner)

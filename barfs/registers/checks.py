@@ -4,6 +4,7 @@ A check of 16,000 fields takes well under 0.1 s. So it looks at plain dictionari
 nothing. The message that tells what is wrong, and where, is made only if something is wrong.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -65,9 +66,14 @@ class _At(Exception):
 _WRONG: Final = (_At, TypeError)
 
 
+def _shown(value: Any) -> str:
+    """A value as the map has it, or the beginning of it."""
+    return json.dumps(value, default=str)[:80]
+
+
 def _keys(what: Mapping[str, Any], allowed: frozenset[str], *needed: str) -> None:
     if type(what) is not dict:
-        raise _At(f"{what!a:.80} is not an object")
+        raise _At(f"{_shown(what)} is not an object")
     for key in what.keys() - allowed:
         raise _At(f"there is no {key!a} here")
     for key in needed:
@@ -78,8 +84,10 @@ def _keys(what: Mapping[str, Any], allowed: frozenset[str], *needed: str) -> Non
 def _number(what: Mapping[str, Any], key: str, default: int | None = None, least: int = 0) -> int:
     """A whole number of at most 64 bits."""
     value = what.get(key, default)
+    if value is None and key not in what:
+        raise _At(f"it has no {key!a}")
     if type(value) is not int or not least <= value < 1 << 64:
-        raise _At(f"{key!a} is {value!a:.80}, not a whole number from {least} on")
+        raise _At(f"{key!a} is {_shown(value)}, not a whole number from {least} on")
     return value
 
 
@@ -111,7 +119,7 @@ def _array(item: Mapping[str, Any], extent: int) -> tuple[int, int]:
     """The number of elements, and the end of the last one, or of the first with `fit`."""
     counts = counts_of(item)
     if type(counts) is not list or any(type(n) is not int or n < 1 for n in counts):
-        raise _At(f"'count' is {counts!a:.80}, not a whole number from 1 on, nor a list of such")
+        raise _At(f"'count' is {_shown(counts)}, not a whole number from 1 on, nor a list of such")
     if type(item.get("fit", False)) is not bool:
         raise _At("'fit' is neither true nor false")
     if not counts:
@@ -161,7 +169,7 @@ def _more(field: Mapping[str, Any], most: int) -> None:
         raise _At("'description' is not a text")
     reset = get("reset", 0)
     if type(reset) is not int or not 0 <= reset <= most:
-        raise _At(f"'reset' is {reset!a:.80}, which does not fit")
+        raise _At(f"'reset' is {_shown(reset)}, which does not fit")
     if "enum" in field:
         _enum(field["enum"], most)
 
@@ -178,7 +186,7 @@ def _enum(enum: Any, most: int) -> None:
         if re.match(r"[-+0-9]", name) or ":" in name:
             raise _At(f"{name!a:.80} could be taken for a number")
         if type(value) is not int or not 0 <= value <= most:
-            raise _At(f"the value {value!a:.80} of {name} does not fit")
+            raise _At(f"the value {_shown(value)} of {name} does not fit")
 
 
 def _register(item: dict[str, Any]) -> tuple[int, int]:
@@ -338,7 +346,7 @@ def _top(content: Any) -> None:
     """Check what a map is, and what it is for."""
     _keys(content, _TOP, "format", "for", "parts")
     if content["format"] != FORMAT:
-        raise _At(f"'format' is {content['format']!a:.80}, not {FORMAT!a}")
+        raise _At(f"'format' is {_shown(content['format'])}, not {FORMAT!a}")
     _text(content, "name", "description")
     for key in ("for", "revision", "source", "parts"):
         if type(content.get(key, [])) is not list:
@@ -353,7 +361,7 @@ def _top(content: Any) -> None:
             )
     for revision in content.get("revision", ()):
         if type(revision) is not int or not 0 <= revision <= 0xFF:
-            raise _At(f"'revision' has {revision!a:.80}, not a number from 0 to 255")
+            raise _At(f"'revision' has {_shown(revision)}, not a number from 0 to 255")
     for file in content.get("source", ()):
         _keys(file, frozenset(("file", "sha256")), "file", "sha256")
         _text(file, "file", "sha256")

@@ -70,7 +70,8 @@ def parse_field(text: bytes, field: Field) -> Update:
             raise
         raise BadRequest(f"{error}, nor one of {', '.join(field.values)}") from error
     if max(update.value, update.mask or 0) >> field.width:
-        raise BadRequest(f"{name!a} is too big for {field.width} bits")
+        bits = "1 bit" if field.width == 1 else f"{field.width} bits"
+        raise BadRequest(f"{contract.shown_text(text)} is too big for a field of {bits}")
     return update
 
 

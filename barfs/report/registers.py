@@ -31,9 +31,11 @@ def _readme(found: Found | None, top: Block) -> Iterator[str]:
         for source in found.map.source:
             yield f"made of: {source['file']}, SHA-256 {source['sha256']}"
     unlisted = [(r.path, effects) for r in registers(top) if (effects := effects_of_reading(r))]
-    if not unlisted:
-        return
-    yield ""
-    yield "These registers open by their names, but are not listed, as reading them has an effect:"
+    if unlisted:
+        yield ""
+        yield "These registers open by their names. They are not listed, as reading has an effect:"
     for path, effects in unlisted:
         yield f"  {path}: {reason_of(effects)}"
+    yield ""
+    yield "Capabilities of config space open by their names, too: config/CAP_PM/CTRL. They are not"
+    yield "listed, as config space would have to be read for that. barfs regs list shows them."

@@ -67,15 +67,20 @@ class Kept:
         """How long the kernel may keep a name that it has just looked up, in seconds."""
         if node.kind.steady:
             return LIFETIME
-        if node.kind.lasting is Lasting.NOT_KNOWN or not self._is_told_of(node):
-            return 0
-        self._turn()
-        if len(self._nodes) >= MOST or len(self._names) >= MOST:
+        if not self._may_keep(node):
+            if self._told(node) is not None:  # it may be kept under another name
+                self._nodes[node] = self._changes
             return 0
         self._nodes[node] = self._changes
         if directory.address is None:
             self._names.add((directory, name))
         return LIFETIME
+
+    def _may_keep(self, node: Node) -> bool:
+        if node.kind.lasting is Lasting.NOT_KNOWN or not self._is_told_of(node):
+            return False
+        self._turn()
+        return len(self._nodes) < MOST and len(self._names) < MOST
 
     def _is_told_of(self, node: Node) -> bool:
         """Whether a change of a node's name would be told of."""

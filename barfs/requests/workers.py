@@ -17,6 +17,7 @@ from barfs.access.contract import overlap
 from barfs.errors import MountEnded, NoThreads, TooManyRequests
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 # How long a request may hold up all others, in seconds.
 AT_ONCE: Final = 0.001
@@ -38,14 +39,17 @@ LARGEST: Final = 2 << 20
 PER_DEVICE: Final = 4
 THREADS: Final = 64
 
-# How many requests may wait or be under way: those of one user, of all users but root, and of root.
-# Each holds one of the loop's tasks (barfs.daemon.loop.MAX_TASKS), and there have to be some left.
+# How many requests may wait or be under way: those of one user, of all users but root for one
+# device and in all, and of root. Each holds one of the loop's tasks (barfs.daemon.loop.MAX_TASKS),
+# and there have to be some left. The users of one device leave half of it to those of others.
 PER_USER: Final = 32
+AT_ONE_DEVICE: Final = 64
 OF_USERS: Final = 128
 OF_ROOT: Final = 192
 
 # The same for files that are being opened, so that who waits for a slow device may open others.
 OPENS_PER_USER: Final = 16
+OPENS_AT_ONE_DEVICE: Final = 24
 OPENS_OF_USERS: Final = 48
 OPENS_OF_ROOT: Final = 48
 
@@ -132,32 +136,46 @@ class Place(NamedTuple):
 class _Crowd:
     """The requests that wait or are under way, and how many there may be."""
 
-    def __init__(self, per_user: int, of_users: int, of_root: int) -> None:
-        self._per_user, self._of_users, self._of_root = per_user, of_users, of_root
+    def __init__(self, per_user: int, at_one_device: int, of_users: int, of_root: int) -> None:
+        self._per_user, self._at_one_device = per_user, at_one_device
+        self._of_users, self._of_root = of_users, of_root
         self._requests: Counter[int] = Counter()  # by user
+        self._at: Counter[Device] = Counter()  # those of all but root
         self._data: Counter[int] = Counter()  # by user, in bytes
 
     @contextmanager
     def admitted(self, place: Place) -> Iterator[None]:
         """Count a request; TooManyRequests."""
         uid = place.uid
-        mine = self._requests[uid]
+        mine, at_it = self._requests[uid], self._at[place.device]
         if uid:
             others = self._requests.total() - self._requests[0]
-            full = mine >= self._per_user or others >= self._of_users
+            full = (
+                mine >= self._per_user or at_it >= self._at_one_device or others >= self._of_users
+            )
         else:
             full = mine >= self._of_root
         if full or (place.data and self._data[uid] + place.data > DATA_PER_USER):
-            raise TooManyRequests(f"{mine} requests of user {uid} wait already; try again later")
+            raise TooManyRequests(
+                f"{mine} requests of user {uid} wait already, and {at_it} of users for the device;"
+                " try again later"
+            )
         self._requests[uid] += 1
         self._data[uid] += place.data
+        self._at[place.device] += bool(uid)
         try:
             yield
         finally:
-            for counter, amount in ((self._requests, 1), (self._data, place.data)):
-                counter[uid] -= amount
-                if not counter[uid]:
-                    del counter[uid]
+            _take(self._requests, uid, 1)
+            _take(self._data, uid, place.data)
+            _take(self._at, place.device, int(bool(uid)))
+
+
+def _take(counter: Counter[K], key: K, amount: int) -> None:
+    """Take from a counter, and leave no zeros in it."""
+    counter[key] -= amount
+    if not counter[key]:
+        del counter[key]
 
 
 class _Claim:
@@ -185,8 +203,8 @@ class Workers:
         self._changed = trio.Event()
         self._threads = trio.CapacityLimiter(THREADS)
         self._roots_threads = trio.CapacityLimiter(THREADS)
-        self._requests = _Crowd(PER_USER, OF_USERS, OF_ROOT)
-        self._opens = _Crowd(OPENS_PER_USER, OPENS_OF_USERS, OPENS_OF_ROOT)
+        self._requests = _Crowd(PER_USER, AT_ONE_DEVICE, OF_USERS, OF_ROOT)
+        self._opens = _Crowd(OPENS_PER_USER, OPENS_AT_ONE_DEVICE, OPENS_OF_USERS, OPENS_OF_ROOT)
         self._waiting: set[trio.CancelScope] = set()
         self._ended = False
 

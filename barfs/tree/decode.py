@@ -24,7 +24,7 @@ from barfs.nodes import (
 )
 from barfs.registers import texts
 from barfs.registers.devices import CONFIG
-from barfs.registers.maps import Block, Entry, Register, Space, registers
+from barfs.registers.maps import Entry, Register, Space, registers
 from barfs.registers.plans import effects_of_reading, words
 from barfs.spans.opening import Spans
 from barfs.spans.registers import Cells, ConfigAperture, SampledText, locate
@@ -128,7 +128,7 @@ class Decode(Branch):
             return
         if not directory.name:
             yield CONFIG, Node(DECODE, address, name=CONFIG)
-        entry = self._maps.in_function(address, directory.name, listing=True)
+        entry = self._maps.in_function(address, directory.name)
         if entry is None or isinstance(entry, Register):
             return
         for name, child in entry.children():
@@ -194,8 +194,7 @@ class All(Single):
     def open(self, node: Node, *, writable: bool) -> View:
         """Open the text. The registers are read when the text is read."""
         del writable
-        tops = [self._maps.in_function(node.function, path, listing=True) for path in ("", CONFIG)]
-        found = [r for top in tops if isinstance(top, Block) for r in registers(top)]
+        found = [r for top in self._maps.all_in(node.function) for r in registers(top)]
         left_out = []
         places: dict[tuple[Space, int | None], list[Register]] = {}
         for register in found:

@@ -4,8 +4,7 @@ Names with the subsystem, `1af4:1110:1af4:1100`, are not listed, nor are names w
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
 from typing import Final
 
 from barfs.errors import DeviceGone, NoSuchNode
@@ -46,31 +45,20 @@ class Links(Branch):
         if wanted is None:
             return None
         for fresh in (False, True):
-            found = self._meant(wanted, fresh=fresh)
-            if found is not None:
+            named = list(self._pci.with_id(wanted.id, wanted.subsystem, fresh=fresh))
+            found = named[wanted.instance] if wanted.instance < len(named) else None
+            if found is not None and self._is(found, wanted):
                 return Found(Node(LINK, found))
-        others = sum(1 for _ in self._named(wanted, fresh=False))
-        raise NoSuchNode(f"there is no device {name} ({others} of that name)")
+        raise NoSuchNode(f"there is no device {name} ({len(named)} of that name)")
 
-    def _meant(self, wanted: LinkName, *, fresh: bool) -> PciAddress | None:
-        """The function of a link's name. None if there is none, or if it has another id by now."""
-        found = next(islice(self._named(wanted, fresh=fresh), wanted.instance, None), None)
+    def _is(self, address: PciAddress, wanted: LinkName) -> bool:
+        """Whether a function has the ids of a link's name now."""
         try:
-            return found if found and self._pci.id(found) == wanted.id else None
+            return self._pci.id(address) == wanted.id and (
+                wanted.subsystem is None or self._pci.subsystem(address) == wanted.subsystem
+            )
         except DeviceGone:
-            return None
-
-    def _named(self, wanted: LinkName, *, fresh: bool) -> Iterable[PciAddress]:
-        """The functions of a link's name, whatever its instance."""
-
-        def fits(address: PciAddress) -> bool:
-            try:
-                return self._pci.subsystem(address) == wanted.subsystem
-            except DeviceGone:
-                return False
-
-        candidates = self._pci.with_id(wanted.id, fresh=fresh)
-        return filter(fits, candidates) if wanted.subsystem else candidates
+            return False
 
     def path(self, node: Node) -> str:
         return directory_of(node)

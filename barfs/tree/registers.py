@@ -17,7 +17,7 @@ from barfs.names import BarName, PciAddress, ViewKind
 from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Kind, Lasting, Node, Share, Type, View
 from barfs.registers import texts
 from barfs.registers.devices import CONFIG, DeviceMaps
-from barfs.registers.maps import Entry, Field, Register, Space, find
+from barfs.registers.maps import Block, Entry, Field, Register, Space, find
 from barfs.registers.plans import effects_of_reading
 from barfs.report.registers import readme
 from barfs.spans.opening import Spans
@@ -47,21 +47,26 @@ class Maps:
         self.pci = pci
         self.device = maps
 
-    def in_function(self, address: PciAddress, path: str, *, listing: bool = False) -> Entry | None:
+    def in_function(self, address: PciAddress, path: str) -> Entry | None:
         """The entry of a path in a function's registers. An empty path leads to all of them.
 
-        Reads config space for the names of capabilities, and for a `listing` of them unless that
-        would wake the function up. Raises DeviceGone.
+        Reads config space for the names of capabilities only, so `config` itself has none of them.
+        Raises DeviceGone.
         """
         first, _, rest = path.partition("/")
         if first != CONFIG:
             top = self.device.top(address)
             return find(top, path) if path else top
-        capabilities = rest.startswith(("CAP_", "ECAP_"))
-        if listing and not rest:
-            capabilities = self.pci.attribute(address, "power_state") != "D3cold"
-        top = self.device.config(address, capabilities=capabilities)
+        top = self.device.config(address, capabilities=rest.startswith(("CAP_", "ECAP_")))
         return find(top, rest) if rest else top
+
+    def all_in(self, address: PciAddress) -> list[Block]:
+        """All registers of a function. Raises DeviceGone.
+
+        Reads config space, unless that would wake the function up. Capabilities are left out then.
+        """
+        awake = self.pci.attribute(address, "power_state") != "D3cold"
+        return [self.device.top(address), self.device.config(address, capabilities=awake)]
 
     def in_physical_range(self, path: str) -> Entry | None:
         """The entry of a path that begins with the name of a range."""
@@ -79,8 +84,8 @@ class Registers(Branch):
     directory: ClassVar[Kind]
     _looked_at: tuple[Node, tuple[Register, Field | None]] | tuple[None, None] = (None, None)
 
-    def _entry(self, node: Node, path: str, *, listing: bool = False) -> Entry | None:
-        raise NotImplementedError(node, path, listing)
+    def _entry(self, node: Node, path: str) -> Entry | None:
+        raise NotImplementedError(node, path)
 
     def _file(self, parent: Node, register: Register, field: Field | None) -> Node:
         raise NotImplementedError(parent, register, field)
@@ -96,7 +101,7 @@ class Registers(Branch):
 
     def _listed(self, directory: Node) -> Iterator[tuple[str, Node]]:
         """The names in a directory of registers."""
-        entry = self._entry(directory, directory.name, listing=True)
+        entry = self._entry(directory, directory.name)
         if entry is None or isinstance(entry, Register):
             return
         for name, child in entry.children():
@@ -196,8 +201,8 @@ class FunctionRegisters(Registers):
         # The places that registers told of others. They are for the log, which asks no device.
         self._offsets: dict[tuple[PciAddress, str], int] = {}
 
-    def _entry(self, node: Node, path: str, *, listing: bool = False) -> Entry | None:
-        return self._maps.in_function(node.function, path, listing=listing)
+    def _entry(self, node: Node, path: str) -> Entry | None:
+        return self._maps.in_function(node.function, path)
 
     def _file(self, parent: Node, register: Register, field: Field | None) -> Node:
         kind = CONFIG_REGISTER if register.place.space is Space.CONFIG else REGISTER
@@ -314,8 +319,8 @@ class PhysicalRegisters(Registers):
         self._maps = maps
         self._spans = spans
 
-    def _entry(self, node: Node, path: str, *, listing: bool = False) -> Entry | None:
-        del node, listing
+    def _entry(self, node: Node, path: str) -> Entry | None:
+        del node
         return self._maps.in_physical_range(path)
 
     def _file(self, parent: Node, register: Register, field: Field | None) -> Node:

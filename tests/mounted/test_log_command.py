@@ -58,7 +58,7 @@ def test_when_who_what_and_why(seen):
     text = "\n".join(lines)
     for words in (
         rf"root bash\[\d+\]  wrote 0x2a \(32 bits\) to {FIRST} bar0 at 0x8",
-        rf"root bash\[\d+\]  write refused: pci/{FIRST}/x32/bar0@8\+4: b'hello\\n' is no number",
+        rf"root bash\[\d+\]  write refused: pci/{FIRST}/x32/bar0@8\+4: hello is no number",
         r"\(EINVAL\)",
         rf"root dd\[\d+\]  wrote 3 bytes \(61 62 63\) to {SECOND} bar0 at 0x0",
         rf"root dd\[\d+\]  wrote 0x64636261 \(32 bits\) to {SECOND} bar0 at 0x8",

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from barfs import nodes
 from barfs.errors import BadRequest, BarfsError, DeviceGone, NoSuchNode, OnlyRead, ReadOnly
 from barfs.names import PciAddress, ViewKind
 from barfs.nodes import (
@@ -300,3 +301,25 @@ def test_a_window_is_kept_while_the_kernel_knows_it_and_is_not_its_bar():
     with pytest.raises(NoSuchNode):
         inodes.node(number)
     assert inodes.number(whole) not in numbers
+
+
+def test_names_beyond_some_thousands_are_to_be_forgotten_the_oldest_first(monkeypatch):
+    monkeypatch.setattr(nodes, "MOST_NAMED", 3)
+    inodes = InodeNumbers(KINDS)
+    numbers = [inodes.number(part(0, 4 + n)) for n in range(5)]
+
+    def name(n):
+        return 1, b"0+%d" % n
+
+    told = [inodes.remember(numbers[n], name(n)) for n in range(3)]
+    assert told == [None] * 3
+    assert inodes.remember(numbers[1], name(1)) is None  # once more
+    assert inodes.remember(inodes.number(Node(BOOK, FIRST)), (1, b"book")) is None
+    assert inodes.remember(numbers[3], name(3)) == name(0)
+    assert inodes.remember(numbers[4], name(4)) == name(1)
+    # The kernel does so, but for those that are in use.
+    inodes.forget(numbers[0], 1)
+    assert len(inodes) == 4
+    # One that it has forgotten by itself leaves room.
+    inodes.forget(numbers[2], 1)
+    assert inodes.remember(numbers[0], name(0)) is None

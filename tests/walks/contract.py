@@ -108,7 +108,7 @@ def number(text):
     return int(text)
 
 
-def update(text, width):
+def update(text, width, *, ends=True):
     """Value and mask that a line in a text view means, the mask None if all; None if not valid."""
     words = text.removesuffix(b"\n").strip(b" \t").split(b":")
     numbers = [number(word) for word in words]
@@ -116,13 +116,15 @@ def update(text, width):
         return None
     if len(words) == 2 and words[1][:2].lower() not in {b"0x", b"0b"}:
         return None
+    if ends and len(numbers) == 2 and numbers[0] & ~numbers[1]:
+        return None
     return numbers[0], numbers[1] if len(numbers) == 2 else None
 
 
 def begins(text, width):
     """Whether a valid line can go on from a text."""
     return b"\n" not in text and any(
-        update(text + more, width) for more in (b"", b"0", b"x0", b"0x0")
+        update(text + more, width, ends=False) for more in (b"", b"0", b"x0", b"0x0")
     )
 
 

@@ -681,3 +681,9 @@ def test_a_function_that_is_not_there(fixture):
     machine = fixture.machine
     with pytest.raises(DeviceGone):
         checkup._about_function(machine, machine.kernel(), PciAddress(9, 9, 9, 0))
+
+
+def test_a_map_that_barfs_brings_is_no_trouble_where_bars_have_no_addresses(fixture):
+    (fixture.devices / str(FIRST) / "resource").write_text("0x0 0x0 0x0\n" * 7)
+    concerned = [one for one in findings(fixture) if "is refused" in one.cause.sentence]
+    assert [(str(one.device), one.state) for one in concerned] == [(FIRST, NOTE)]

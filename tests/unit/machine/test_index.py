@@ -4,11 +4,11 @@ import os
 import time
 
 import pytest
-from machines import ROOT, Witness, machine_of, tree_of
+from machines import ROOT, Witness, find, machine_of, tree_of
 
 from barfs.errors import NoSuchNode
 from barfs.machine import simulated
-from barfs.machine.index import IdIndex
+from barfs.machine.index import SOME, Index
 from barfs.machine.source import PlainSource
 from barfs.names import DeviceId, PciAddress
 
@@ -18,41 +18,63 @@ PLACES = [PciAddress(0, 0, slot, 0) for slot in range(4)]
 
 
 class Machine:
-    def __init__(self):
-        self.functions = [(PLACES[0], IVSHMEM), (PLACES[1], NVME), (PLACES[2], IVSHMEM)]
-        self.stamp, self.scans = 1, 0
+    def __init__(self, functions=None):
+        self.functions = functions or {PLACES[0]: IVSHMEM, PLACES[1]: NVME, PLACES[2]: IVSHMEM}
+        self.stamp, self.reads = 1, 0
 
-    def scan(self):
-        self.scans += 1
-        return iter(self.functions)
+    @property
+    def index(self):
+        return Index(lambda: sorted(self.functions), self.read, lambda: self.stamp)
+
+    def read(self, address):
+        self.reads += 1
+        return self.functions[address]
 
 
-def test_a_scan_holds_for_as_long_as_the_stamp():
+def test_what_was_read_holds_for_as_long_as_the_stamp():
     machine = Machine()
-    index = IdIndex(machine.scan, lambda: machine.stamp)
+    index = machine.index
     for _ in range(3):
         assert index.find(IVSHMEM) == [PLACES[0], PLACES[2]]
         assert index.find(NVME) == [PLACES[1]]
         assert list(index.find(DeviceId(1, 2))) == []
-    assert machine.scans == 1
-    del machine.functions[0]
+    assert machine.reads == 3
+    del machine.functions[PLACES[0]]
     machine.stamp = 2
     assert index.find(IVSHMEM) == [PLACES[2]]
-    assert machine.scans == 2
+    assert machine.reads == 5
 
 
-def test_without_a_stamp_or_when_asked_for_each_look_up_scans():
+def test_without_a_stamp_each_look_up_reads_all_but_only_once():
     machine = Machine()
-    index = IdIndex(machine.scan, lambda: machine.stamp)
+    index = machine.index
     machine.stamp = None
     index.find(IVSHMEM)
     index.find(IVSHMEM)
-    assert machine.scans == 2
-    machine.stamp = 1
+    assert machine.reads == 6
     index.find(IVSHMEM, fresh=True)
-    assert machine.scans == 3
+    assert machine.reads == 6
+    machine.stamp = 1
     index.find(IVSHMEM)
-    assert machine.scans == 3
+    assert machine.reads == 9
+
+
+def test_asked_again_it_reads_some_and_finds_what_was_changed_in_the_end():
+    many = 5 * SOME // 2
+    machine = Machine({PciAddress(0, 0, 0, n): NVME for n in range(many)})
+    index = machine.index
+    assert not index.find(IVSHMEM)
+    machine.functions[PciAddress(0, 0, 0, 2 * SOME)] = IVSHMEM
+    for turn in range(2):
+        assert not index.find(IVSHMEM, fresh=True)
+        assert machine.reads == many + (turn + 1) * SOME
+    for _ in range(3):
+        assert index.find(IVSHMEM, fresh=True) == [PciAddress(0, 0, 0, 2 * SOME)]
+    machine.functions[PciAddress(0, 0, 0, 2 * SOME)] = None
+    for _ in range(3):
+        index.find(IVSHMEM, fresh=True)
+    assert not index.find(IVSHMEM)
+    assert len(index.find(NVME)) == many - 1
 
 
 def test_a_directory_that_may_just_have_changed_has_no_stamp(tmp_path):
@@ -122,3 +144,17 @@ def test_a_look_up_reads_the_ids_of_what_it_finds_only(tree, machine, tmp_path):
     assert machine.source.seen == [
         ("read", f"0000:01:00.0/{name}") for name in ("vendor", "device")
     ]
+
+
+def test_listing_registers_of_config_space_reads_none_of_it(machine, tree):
+    for path in (
+        "pci/0000:00:04.0/regs",
+        "pci/0000:01:00.0/regs/config",
+        "pci/0000:00:03.0/decode/config",
+    ):
+        directory = find(tree, path)
+        machine.source.seen.clear()
+        names = [name for name, node in tree.entries(directory) if tree.attributes(node)]
+        assert names
+        assert machine.source.touched() == []
+    assert "COMMAND" in names

@@ -144,7 +144,7 @@ def one(**field):
 BAD = [
     ({}, "it has no 'format'"),
     ([], r"\[\] is not an object"),
-    (GOOD | {"format": "barfs registers 2"}, "'format' is 'barfs registers 2'"),
+    (GOOD | {"format": "barfs registers 2"}, "'format' is \"barfs registers 2\""),
     (GOOD | {"surprise": 1}, "there is no 'surprise' here"),
     (GOOD | {"for": []}, "it is for nothing"),
     (GOOD | {"for": ["8086:100E"]}, "'for' has '8086:100E'"),
@@ -166,7 +166,7 @@ BAD = [
     (content(reg("A", 2)), "A: offset 0x2 is no multiple of 4 bytes"),
     (content(reg("A", -4)), "A: 'offset' is -4"),
     (content(reg("A", 4.0)), "it is no JSON: 4.0 is no whole number"),
-    (content(reg("A", True)), "A: 'offset' is True"),
+    (content(reg("A", True)), "A: 'offset' is true"),
     (content(reg("A", width=24)), "A: a register can't be 24 bits wide"),
     (content(reg("A", access_width=64)), "A: a register of 32 bits can't be accessed 64"),
     (content(reg("A", count=2, stride=2)), "A: elements of 0x4 bytes every 0x2 bytes overlap"),

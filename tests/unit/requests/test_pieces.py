@@ -37,10 +37,10 @@ def cuts(text):
             (1, b"42\n"),
             (1, b"0xff\n"),
             (4, b"0x1f:0xff\n"),
-            (2, b" 0b1:0x2 \n"),
+            (2, b" 0b10:0x2 \n"),
             (8, b"0X0:0B1\t\n"),
         ),
-        *((4, b"0\n"), (1, b"\t255\n"), (4, b"1:0b0\n")),
+        *((4, b"0\n"), (1, b"\t255\n"), (4, b"0:0b0\n")),
     ],
 )
 def test_a_line_in_any_pieces_is_one_line(width, text):

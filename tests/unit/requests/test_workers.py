@@ -13,11 +13,13 @@ from barfs.daemon.loop import MAX_TASKS
 from barfs.errors import BarfsError, MountEnded, NoThreads, TooManyRequests
 from barfs.requests.workers import (
     AT_ONCE,
+    AT_ONE_DEVICE,
     DATA_PER_USER,
     FIRST_TRY,
     LARGEST,
     OF_ROOT,
     OF_USERS,
+    OPENS_AT_ONE_DEVICE,
     OPENS_OF_ROOT,
     OPENS_OF_USERS,
     OPENS_PER_USER,
@@ -381,6 +383,25 @@ def test_many_users_leave_room_for_root():
         assert refused == [0] * (len(users) - 1) + [PER_USER]
         assert await crowd.come(0, OF_ROOT + 1) == 1
         assert OF_USERS + OF_ROOT + OPENS_OF_USERS + OPENS_OF_ROOT < MAX_TASKS - 50
+
+    crowded(scenario)
+
+
+def test_the_users_of_one_device_leave_room_for_those_of_others():
+    async def scenario(crowd):
+        device = Device()
+        users = range(1, 2 + AT_ONE_DEVICE // PER_USER)
+        refused = [await crowd.come(uid, PER_USER, device=device) for uid in users]
+        assert refused == [0] * (len(users) - 1) + [PER_USER]
+        assert await crowd.come(0, PER_USER, device=device) == 0
+        assert await crowd.come(99, PER_USER) == 0
+        opening = [await crowd.come(uid, 9, device=device, opening=True) for uid in range(200, 204)]
+        assert sum(opening) == 4 * 9 - OPENS_AT_ONE_DEVICE
+        assert await crowd.come(204, OPENS_PER_USER, opening=True) == 0
+        crowd.go_on.set()
+        await until(lambda: len(crowd.outcomes[1]) == PER_USER)
+        assert await crowd.come(98, 1, device=device) == 1
+        assert crowd.outcomes[98] == ["done"], "as others have gone"
 
     crowded(scenario)
 

@@ -313,7 +313,7 @@ def test_a_text_view_read_past_its_line_touches_nothing(width):
         *((b"0", 0xFF, 0, 0), (b"0xff\n", 0, 0xFF, 0)),
         *(
             (b"0x01:0x0f", 0xFF, 0xF1, 1),
-            (b"0xff:0x10\n", 0x01, 0x11, 1),
+            (b"0x10:0x10\n", 0x01, 0x11, 1),
             (b"0:0x0", 0xA5, 0xA5, 1),
         ),
         (b"0x5a:0xff", 0xA5, 0x5A, 1),
@@ -337,7 +337,7 @@ def test_a_text_view_writes_each_byte_of_its_width_with_and_without_a_mask(width
     mask = int.from_bytes(bytes([0xF0] * width), "big")
     for text, new in (
         (f"{value:#x}", value),
-        (f"{value:#x}:{mask:#x}", value & mask | top & ~mask),
+        (f"{value & mask:#x}:{mask:#x}", value & mask | top & ~mask),
     ):
         aperture = Recorder(width)
         aperture.memory[:] = top.to_bytes(width, sys.byteorder)
