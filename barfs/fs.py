@@ -16,7 +16,6 @@ from functools import partial
 from inspect import signature
 from itertools import count
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
-from weakref import WeakValueDictionary
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
@@ -30,6 +29,7 @@ from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
 from barfs.requests import kept
 from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
+from barfs.requests.listings import Listings
 from barfs.requests.policy import Policy
 from barfs.requests.refusals import Asked, Asking, Refusals
 from barfs.requests.unneeded import Unneeded
@@ -92,10 +92,6 @@ def _refusing(operation: str, words: str, *, name: int = 1) -> Any:
     return refusing
 
 
-class _Listing(list[tuple[str, Node]]):
-    """The names in a directory and their nodes."""
-
-
 class Operations(Unneeded):
     """The tree over FUSE, for the users that the policy allows. `machine` explains refusals.
 
@@ -116,8 +112,7 @@ class Operations(Unneeded):
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
         self._kept = kept.Kept(machine.source, machine.maps.files.directories, self._drop)
-        self._listings: dict[int, tuple[Node, int, _Listing]] = {}
-        self._last: WeakValueDictionary[int, _Listing] = WeakValueDictionary()  # of each directory
+        self._listings = Listings()
         self._handles = count(1)
         self._started = time.time_ns()
 
@@ -211,7 +206,7 @@ class Operations(Unneeded):
         """Whether it may be fstat that asks: of any file, or of a directory that is listed."""
         if node.kind.type is Type.FILE:
             return self._files.has_open(node.address)
-        return any((node, ctx.pid) == listing[:2] for listing in self._listings.values())
+        return self._listings.has(node, ctx.pid)
 
     def _check_name(self, ctx: RequestContext, node: Node, error: Exception) -> None:
         """FUSEError if the kernel is to look a name up again, because it has kept it too long."""
@@ -326,22 +321,15 @@ class Operations(Unneeded):
 
     @boundary
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """List the directory as it is now. readdir goes through this listing.
-
-        All who have listed it since it last changed share one listing.
-        """
+        """List the directory as it is now. readdir goes through this listing."""
         node = self._inodes.node(inode)
         try:
             self._tree.attributes(node)
         except BarfsError as error:
             self._check_name(ctx, node, error)
             raise
-        listing = _Listing(self._tree.entries(node))
-        last = self._last.get(inode)
-        if last is None or last != listing:
-            last = self._last[inode] = listing
         handle = next(self._handles)
-        self._listings[handle] = node, ctx.pid, last
+        self._listings.begin(handle, node, ctx.pid, self._tree.entries(node))
         return handle
 
     @boundary

@@ -16,7 +16,7 @@ from barfs.nodes import Kind, Lasting, Node, Type
 
 # How long the kernel may keep a name, in seconds, and how many of each kind it keeps at a time.
 LIFETIME: Final = 1
-MOST: Final = 4096
+MOST: Final = 1024
 
 # How long it is remembered at least that the kernel may have kept a name, in seconds. The kernel
 # rounds times up to its clock's ticks.
