@@ -1,8 +1,11 @@
 # make demo        mount a simulated machine and run a session on it
 # make install     install barfs for all users, as root; make uninstall removes it (PREFIX, DESTDIR)
+# make deb         build the package for Debian 13, build/barfs_*.deb (ARCH=arm64 cross-compiles it)
 # make test        lint, types, and all tests; builds the test kernels once (half an hour)
 # make test-unit, make test-vm   one tier of them
+# make test-deb    build the package, and run all of tests/mounted on it in a fresh Debian 13
 # make test-arm64-64k  what runs in a guest for arm64, on a kernel with pages of 64K
+# make soak        all that users may do at once, for ten minutes; prints what the daemons held
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
 # make performance the same, and write docs/performance.svg and the tables of docs/performance.md
 # make generated   what is committed but made: docs/session.svg, docs/rooms.svg, the tables of
@@ -11,7 +14,7 @@
 
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SCRIPTS := tools/setup tools/launcher tools/install tools/article \
+SCRIPTS := tools/setup tools/launcher tools/install tools/article tools/chroot tools/deb \
 	tests/vm/build-kernel tests/vm/make-root tests/vm/guest_init .ci/run
 
 # What the virtual environment was made of.
@@ -20,11 +23,13 @@ INPUTS := pyproject.toml tools/setup tools/launcher $(wildcard barfs/access/*.[c
 
 PYTEST = $(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(if $(BARFS_VM_MACHINES),BARFS_VM_MACHINES=$(BARFS_VM_MACHINES)) \
+	$(if $(BARFS_PACKAGE),BARFS_PACKAGE=$(BARFS_PACKAGE)) \
 	.venv/bin/python -m pytest -p no:cacheprovider --durations=10
 
 export PREFIX DESTDIR
 
-.PHONY: demo install uninstall test test-unit test-vm test-arm64-64k bench performance generated clean
+.PHONY: demo install uninstall deb test test-unit test-vm test-deb test-arm64-64k soak \
+	bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -35,13 +40,16 @@ install:
 uninstall:
 	tools/install --remove
 
+deb:
+	$(SUDO) tools/deb $(ARCH)
+
 test: .venv/test
 	shellcheck $(SCRIPTS)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	$(MAKE) --no-print-directory -j 2 test-unit test-vm
-	$(PYTEST) tests/mounted
+	$(PYTEST) tests/mounted tests/package
 
 # Beside a guest, which waits for most of the time. What it prints is shown at its end.
 test-unit: .venv/test
@@ -52,9 +60,17 @@ test-unit: .venv/test
 test-vm: .venv/test
 	$(PYTEST) tests/vm
 
+test-deb: export BARFS_PACKAGE := make
+test-deb: .venv/test
+	$(PYTEST) tests/package
+
 test-arm64-64k: export BARFS_VM_MACHINES := arm64-64k
 test-arm64-64k: .venv/test
 	$(PYTEST) -m arm64 tests/vm
+
+soak: .venv/test
+	$(SUDO) env BARFS_REQUIRE=1 BARFS_SOAK_SECONDS=600 PYTHONDONTWRITEBYTECODE=1 \
+		.venv/bin/python -m pytest -p no:cacheprovider tests/mounted/test_soak.py
 
 bench: .venv/bench
 	$(SUDO) .venv/bin/python -m bench $(ARGS)
@@ -74,5 +90,7 @@ generated: .venv/test
 	touch $@
 
 clean:
-	rm -rf .venv build barfs.egg-info barfs/*/*.so .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist barfs.egg-info barfs/*/*.so .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .pybuild debian/.debhelper debian/barfs debian/files debian/*.substvars \
+		debian/*.debhelper debian/debhelper-build-stamp
 	find . -name __pycache__ -prune -exec rm -rf {} +

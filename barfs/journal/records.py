@@ -20,10 +20,6 @@ STREAM_BYTES: Final = 1 << 20
 REFUSALS: Final = 1024
 REFUSAL_BYTES: Final = 1 << 18
 
-# The kernel reads ahead for sendfile, and its requests may change places on their way. So many
-# bytes apart, at the most.
-READ_AHEAD: Final = 1 << 20
-
 # How many bytes of data a record shows.
 VALUE_BYTES: Final = 8
 TEXT_BYTES: Final = 64  # the longest value:mask has 64 binary digits, and is cut
@@ -335,7 +331,6 @@ class LogView:
         self._text = b""
         self._start = 0  # offset of that text in the file, as its reader sees it
         self._last = 0  # number of the last line in it
-        self._is_new = True
 
     def read(self, offset: int, length: int, _: object = None, /) -> bytes:
         """Up to `length` bytes at `offset`. There are none at the present end."""
@@ -344,9 +339,6 @@ class LogView:
             self._text, self._last = b"", 0
             kept = sum(len(line.text) for line in self._stream.after(0))
             self._start = min(offset, self._stream.size - kept)
-            if self._is_new and self._start < READ_AHEAD:
-                self._start = 0
-            self._is_new = False
         if offset + length > self._start + len(self._text):
             self._follow(offset)
         begin = offset - self._start
@@ -359,8 +351,8 @@ class LogView:
             return
         self._text += b"".join(line.text for line in lines)
         self._last = lines[-1].number
-        # The kernel's reads ahead need not come in their order.
-        excess = min(len(self._text) - STREAM_BYTES, offset - READ_AHEAD - self._start)
+        # The kernel reads ahead for sendfile, and its requests may change places on their way.
+        excess = offset - STREAM_BYTES // 2 - self._start
         if excess > 0:
             drop = self._text.rfind(b"\n", 0, excess) + 1
             self._text = self._text[drop:]

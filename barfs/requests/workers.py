@@ -143,15 +143,15 @@ class _Crowd:
         self._at: Counter[Device] = Counter()  # those of all but root
         self._data: Counter[int] = Counter()  # by user, in bytes
 
-    @contextmanager
-    def admitted(self, place: Place) -> Iterator[None]:
-        """Count a request; TooManyRequests."""
+    def check(self, place: Place) -> None:
+        """TooManyRequests if there are too many already. Fast, since a crowd meets it."""
         uid = place.uid
-        mine, at_it = self._requests[uid], self._at[place.device]
+        mine, at_it = self._requests.get(uid, 0), self._at.get(place.device, 0)
         if uid:
-            others = self._requests.total() - self._requests[0]
             full = (
-                mine >= self._per_user or at_it >= self._at_one_device or others >= self._of_users
+                mine >= self._per_user
+                or at_it >= self._at_one_device
+                or self._requests.total() - self._requests.get(0, 0) >= self._of_users
             )
         else:
             full = mine >= self._of_root
@@ -160,6 +160,11 @@ class _Crowd:
                 f"{mine} requests of user {uid} wait already, and {at_it} of users for the device;"
                 " try again later"
             )
+
+    @contextmanager
+    def counted(self, place: Place) -> Iterator[None]:
+        """Count a request that has been checked."""
+        uid = place.uid
         self._requests[uid] += 1
         self._data[uid] += place.data
         self._at[place.device] += bool(uid)
@@ -231,10 +236,11 @@ class Workers:
         left to itself: that happens at the end of the mount only.
         """
         self.check()
-        admitted = (self._opens if place.opening else self._requests).admitted(place)
+        crowd = self._opens if place.opening else self._requests
+        crowd.check(place)
         claimed = self._claimed(place.reach, alone=alone)
         threads_for = place.device.threads_for(place.uid, opening=place.opening)
-        with admitted, self._away(), claimed as earlier, threads_for as threads:
+        with crowd.counted(place), self._away(), claimed as earlier, threads_for as threads:
             with trio.CancelScope() as scope:
                 self._waiting.add(scope)
                 try:

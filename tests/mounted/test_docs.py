@@ -59,13 +59,14 @@ def fits(said, printed):
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in printed)) is not None
 
 
-# The interpreter may lie where nobody else can look, so all is loaded before it changes its user.
+# As nobody, whom each system knows by name, for which fusermount3 asks. The interpreter may lie
+# where only root can look, so all is loaded before it changes its user.
 BECOME_USER = """
 import os
 import barfs.commands.cli, barfs.commands.drawing, barfs.daemon.background, barfs.machine.simulated
 os.setgroups([])
-os.setresgid(1000, 1000, 1000)
-os.setresuid(1000, 1000, 1000)
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
 barfs.commands.cli.main()
 """
 
@@ -82,7 +83,7 @@ def toured(fuse, request):
         where.mkdir()
         command = [*BARFS, "demo", "-f", where]
         if request.param == "user":
-            os.chown(where, 1000, 1000)
+            os.chown(where, 65534, 65534)
             mounts_of_its_own = ["unshare", "--mount", "--propagation=private"]
             program = [sys.executable, "-c", BECOME_USER, "demo", "-f", where]
             command = [*mounts_of_its_own, "bash", "-c", OPEN_FUSE, "bash", *program]
@@ -91,7 +92,7 @@ def toured(fuse, request):
                 command, stdout=subprocess.DEVNULL, stderr=log, cwd=directory
             )
         enter = ["nsenter", f"--target={process.pid}", "--mount", "setpriv", "--clear-groups"]
-        enter += ["--reuid=1000", "--regid=1000"]
+        enter += ["--reuid=65534", "--regid=65534"]
         table = Path(f"/proc/{process.pid}/mounts")
         try:
             wait_until(lambda: f" {where} fuse.barfs " in table.read_text(), "no mount")

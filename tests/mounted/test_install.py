@@ -162,7 +162,7 @@ def test_into_another_place(system):
     assert system("readlink /tmp/staged/usr/bin/barfs") == "/opt/barfs/bin/barfs\n"
     # It does not say where it was made.
     assert system("grep -rlI /tmp/staged /tmp/staged || :") == ""
-    assert "ExecStart=/usr/bin/barfs" in system(
+    assert " sh /usr/bin/barfs mount -f" in system(
         "cat /tmp/staged/usr/lib/systemd/system/barfs.service"
     )
     system("DESTDIR=/tmp/staged PREFIX=/usr make -C /home/dev uninstall", USER)

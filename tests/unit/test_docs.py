@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -131,11 +132,12 @@ def test_neither_has_an_option_that_is_none():
         assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text)) <= known
 
 
-def test_the_version_is_that_of_the_package_and_of_the_man_page():
+def test_the_version_is_that_of_the_packages_and_of_the_man_page():
     for program in ("barfs", "mount.barfs"):
         done = run(Path(sys.executable).with_name(program), "--version")
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == f"barfs {version('barfs')}\n"
+    assert (ROOT / "debian/changelog").read_text().startswith(f"barfs ({version('barfs')}) ")
     assert f'"barfs {version("barfs")}"' in MAN.read_text().splitlines()[0]
     assert "--version" in "\n".join(man_tags("OPTIONS"))
     assert "barfs --version\n" in man_part("SYNOPSIS")
@@ -276,25 +278,47 @@ def test_zsh_can_read_its_script():
     assert run("zsh", "-n", COMPLETION / "_barfs").returncode == 0
 
 
-def test_the_wheel_brings_man_page_and_completion(tmp_path):
-    """And what only tests need is not asked for by it."""
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("barfs", "docs", "contrib"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index"]
-    done = run(*pip, "-w", tmp_path / "wheels", tmp_path)
+def test_sdist_and_wheel_are_whole(tmp_path):
+    """The sdist is the repository, and the wheel, built from it, has more than the modules.
+
+    And what only tests need is not asked for by the wheel. All of it without the network.
+    """
+    sources = tmp_path / "sources"
+    made = ("build", "dist", "__pycache__", "*.so", "*.egg-info", ".pybuild", ".debhelper")
+    hidden = (".git", ".venv", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, sources, ignore=shutil.ignore_patterns(*made, *hidden))
+    files = {str(path.relative_to(sources)) for path in sources.rglob("*") if path.is_file()}
+    assert {"contrib/systemd/barfs.service", "docs/barfs.8", "debian/rules", ".ci/run"} <= files
+
+    out = tmp_path / "dist"
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, sources)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = (tmp_path / "wheels").iterdir()
+    done = run(sys.executable, "-m", "twine", "check", "--strict", *out.iterdir())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
+
+    (sdist,) = out.glob("*.tar.gz")
+    with tarfile.open(sdist) as content:
+        names = {one.name.partition("/")[2] for one in content.getmembers() if one.isfile()}
+    assert files <= names
+    assert {name.split("/")[0] for name in names - files} == {
+        "PKG-INFO",
+        "barfs.egg-info",
+        "setup.cfg",
+    }
+    (wheel,) = out.glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
-        names = {name.partition(".data/data/")[2] for name in content.namelist()}
+        data = {name.partition(".data/data/")[2] for name in content.namelist()}
+        modules = {name for name in content.namelist() if name.startswith("barfs/")}
         (metadata,) = (name for name in content.namelist() if name.endswith("/METADATA"))
         wants = re.findall(r"^Requires-Dist: (\S+)$", content.read(metadata).decode(), re.MULTILINE)
-    assert names - {""} == {
+    assert data - {""} == {
         "share/man/man8/barfs.8",
         "share/bash-completion/completions/barfs.bash",
         "share/zsh/site-functions/_barfs",
+        *(f"share/doc/barfs/systemd/barfs.{kind}" for kind in ("conf", "default", "service")),
     }
+    assert {name for name in files if name.startswith("barfs/")} <= modules
     assert {re.match(r"[\w.-]+?(?=[><=~])", want)[0] for want in wants} == {
         "pyfuse3",
         "pyudev",
