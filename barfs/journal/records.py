@@ -345,14 +345,15 @@ class LogView:
     raw: int | None = None
 
     def __init__(self, stream: Stream) -> None:
-        stream.enter()
         self._stream = stream
+        self._begun = False
         self._text = b""
         self._start = 0  # offset of that text in the file, as its reader sees it
         self._last = 0  # number of the last line in it
 
     def read(self, offset: int, length: int, _: object = None, /) -> bytes:
         """Up to `length` bytes at `offset`. There are none at the present end."""
+        self._begin()
         self._stream.refresh()
         if not self._start <= offset <= self._start + len(self._text):
             self._text, self._last = b"", 0
@@ -362,9 +363,28 @@ class LogView:
         begin = offset - self._start
         return self._text[begin : begin + length]
 
+    def _begin(self) -> None:
+        """Take what is kept now, when the file is read for the first time, or its size asked for.
+
+        Not when it is opened: that is done in a thread, and the stream is the loop's.
+        """
+        if not self._begun:
+            self._begun = True
+            self._stream.enter()
+            self._start = self._stream.size - self._stream.kept
+            self._follow(0)
+
+    @property
+    def text_size(self) -> int:
+        """See View. It grows."""
+        self._begin()
+        return self._stream.size
+
     def close(self) -> None:
         """See View."""
-        self._stream.leave()
+        if self._begun:
+            self._begun = False
+            self._stream.leave()
 
     def _follow(self, offset: int) -> None:
         """Add new lines to the text, and drop the excess before an offset."""
