@@ -20,7 +20,7 @@ from barfs.requests.bounce import Bounce
 from barfs.requests.pieces import Fresh, Line, Typed
 from barfs.requests.refusals import Asked, Asking
 from barfs.requests.shares import Shares
-from barfs.requests.workers import AT_ONCE, Always, Device, Never, Pace, Place, Workers
+from barfs.requests.workers import AT_ONCE, Device, Never, Pace, Place, Workers
 from barfs.spans.views import GoneView
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
@@ -53,8 +53,6 @@ class OpenFile:
         self._pace = device.paces[node.kind, node.bar] if node.address else Pace()
         if node.kind.waits:
             self._pace = Never()
-        elif node.kind.grows:
-            self._pace = Always()
         self._workers = workers
         self.is_text = node.view.is_text
         self.typed = None if view.lines is None else Typed(view.lines)

@@ -85,17 +85,6 @@ class Never(Pace):
         """It is so whatever is measured."""
 
 
-class Always(Pace):
-    """Everything is done at once: the mount has it in memory, and other threads keep off it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.at_once = LARGEST
-
-    def note(self, length: int, took: float, *, done: bool = True) -> None:
-        """It is so whatever is measured."""
-
-
 class Device:
     """What the requests of one device share: its threads, and how fast each of its parts is."""
 
