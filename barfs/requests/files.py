@@ -272,7 +272,7 @@ class OpenFiles:
 
     def text_size(self, node: Node) -> int | None:
         """How long a text is that is open, in bytes. None if it is not open, or not yet made."""
-        sizes = self._texts.get(node)
+        sizes = self._texts.get(node) if self._texts else None
         return max(sizes.values()) if sizes else None
 
     async def _in_thread(self, call: Callable[[], R], device: Device, caller: Caller) -> R:
