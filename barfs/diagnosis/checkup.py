@@ -108,10 +108,13 @@ def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> It
         return
     match pci.driver(address):
         case mends.VFIO_DRIVER:
-            cause = causes.not_viable(pci, address) or Cause(
-                f"lockdown leaves VFIO open, and it is bound to {mends.VFIO_DRIVER}",
-                advice="mount with --bars-via vfio",
-            )
+            words = f"lockdown leaves VFIO open, and it is bound to {mends.VFIO_DRIVER}"
+            unconfined = causes.without_iommu(pci, address)
+            if unconfined is not None:
+                words += f"; {unconfined.sentence}"
+            more = "" if unconfined is None else " --noiommu"
+            advice = f"mount with --bars-via vfio{more}"
+            cause = causes.not_viable(pci, address) or Cause(words, advice=advice)
         case mends.UIO_DRIVER:
             kept = [index for index, bar in bars.items() if not _through_uio(bar)]
             if not kept:
