@@ -427,5 +427,6 @@ def _works(pci: Functions, address: PciAddress, bars: dict[int, Resource]) -> Fi
     if bars:
         words.append(f"{', '.join(f'bar{index}' for index in bars)} decoded")
     driver = pci.driver(address)
-    words.append(f"driver {driver}" if driver else "no driver")
-    return _ok(str(address), "; ".join(words), address)
+    if driver or pci.knows_driver(address):
+        words.append(f"driver {driver}" if driver else "no driver")
+    return _ok(str(address), "; ".join(words) or "nothing is known to be amiss", address)
