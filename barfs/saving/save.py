@@ -14,7 +14,7 @@ from barfs.diagnosis.checkup import examine, text
 from barfs.errors import BarfsError, DeviceGone
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.power import sleeping
-from barfs.machine.recording import ABOUT, FACTS, FINDINGS, FORMAT
+from barfs.machine.recording import ABOUT, FACTS, FINDINGS, FORMAT, REGISTERS
 from barfs.names import PciAddress
 from barfs.report.listing import inspect_all
 from barfs.report.selecting import select
@@ -121,9 +121,7 @@ def save(machine: Machine, path: Path, asked: Asked, told: Told) -> Saved:
     """
     plan = _plan(machine, asked)
     many = len(plan.addresses)
-    told.line(
-        f"reads sysfs and /proc, and config space of those of {many} functions that are awake"
-    )
+    told.line(f"reads sysfs, /proc, and the config space of {_unless_asleep(many)}")
     if asked.registers:
         _plan_registers(machine, plan)
     readings = [one for several in plan.readings.values() for one in several]
@@ -144,6 +142,10 @@ def save(machine: Machine, path: Path, asked: Asked, told: Told) -> Saved:
         writer.add_json(ABOUT, _about(machine, asked, done))
         done.size = writer.finish()
     return done
+
+
+def _unless_asleep(count: int) -> str:
+    return "1 function unless it sleeps" if count == 1 else f"{count} functions unless they sleep"
 
 
 class _Saving:
@@ -172,7 +174,7 @@ class _Saving:
         self.done.functions += 1
         content = facts.content
         if asleep is not None:
-            content["refused"]["registers"] = f"the device sleeps ({asleep})"
+            content["refused"][REGISTERS] = f"the device sleeps ({asleep})"
         directory = f"pci/{address}"
         if facts.config_ranges:
             self._writer.add(f"{directory}/config", facts.config)

@@ -227,7 +227,10 @@ def test_registers_are_read_once_in_their_width_and_none_with_an_effect(saver, a
     assert 0xC0 not in offsets  # ICR, which a read clears
     assert 0x4000 not in offsets  # a counter that a read clears
     ranges = saver.facts(E1000)["read"]["bar0"]
-    assert [start for start, _, _ in ranges] == sorted(offsets)
+    assert [at for start, size, _ in ranges for at in range(start, start + size, 4)] == sorted(
+        offsets
+    )
+    assert len(ranges) < len(offsets) // 4  # those that touch are one range
     assert set(saver.touched) == {f"{E1000}/config", f"{E1000}/resource0"}
 
 
