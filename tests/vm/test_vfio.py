@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import time
 
 import pytest
 
@@ -205,6 +206,46 @@ def test_unbinding_while_it_is_open(guest, mounted):
     assert [one["device"] for one in events(guest, "wanted back")] == [EDU]
 
 
+STAY = """
+import os, sys, time
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print(os.pread(fd, 4, 0).hex(), flush=True)
+try:
+    while True:
+        os.pread(fd, 4, 0)
+        time.sleep(0.05)
+except OSError as error:
+    print(error.errno, flush=True)
+"""
+
+
+def test_unplugging_while_it_is_open(guest, mounted):
+    """The kernel waits until whoever has opened it gives it back."""
+    bind(guest, NVME, "vfio-pci")
+    guest.qmp.cmd("device_add", driver="edu", id="late", bus="slot1")
+    wait = "for i in {1..600}; do %s && exit; sleep 0.1; done; exit 1"
+    listed = guest.run(wait % f"ls {DEVICES} | grep -m 1 ^0000:01:")
+    address = listed.text.strip()
+    bind(guest, address, "vfio-pci")
+    mounted("--bars-via", "vfio")
+    path = f"{MOUNT}/pci/{address}/bar0"
+    other = f"cat {MOUNT}/pci/{NVME}/x32/bar0@8"
+    before = guest.run(other).text
+    guest.run(f"cat > /run/stay.py <<'END'\n{STAY}\nEND")
+    guest.run(f"setsid {BIN}/python /run/stay.py {path} >/run/stayed 2>&1 &")
+    guest.run(wait % "grep -q ed000001 /run/stayed")
+    guest.qmp.cmd("device_del", id="late")
+    guest.run(wait % f"! test -e {DEVICES}/{address}")
+    assert guest.run(wait % "grep -v ed000001 /run/stayed").text == "19\n"
+    assert [one["device"] for one in events(guest, "wanted back")] == [address]
+    assert guest.run(other).text == before
+    assert address not in guest.run(f"ls {MOUNT}/pci").text
+    deadline = time.monotonic() + 60
+    while "late" in str(guest.qmp.cmd("qom-list", path="/machine/peripheral")):
+        assert time.monotonic() < deadline, "QEMU still has it"
+        time.sleep(0.05)
+
+
 def test_a_user_with_nothing_but_the_group(guest):
     bind(guest, EDU, "vfio-pci")
     group = guest.run(f"basename $(readlink {DEVICES}/{EDU}/iommu_group)").text.strip()
@@ -242,8 +283,12 @@ def test_uio_where_the_kernel_refuses_resource_files(guest, mounted, edu):
         Access("write", 4, 4),
     ]
     assert events(guest, "open")[0]["via"] == "uio"
-    # The kernel offers no 64-bit BAR through UIO, and says why it refuses the other way.
+    # The kernel offers no 64-bit BAR through UIO.
     done = guest.try_run(f"cat {MOUNT}/pci/{NVME}/x32/bar0")
     assert b"Operation not permitted" in done.stderr
+    words = "uio_pci_generic has 32-bit BARs only that are not prefetchable"
+    assert f"{NVME} bar0: {words}, and not this one" in guest.run(f"cat {LOG}").text
+    status = guest.run(f"cat {MOUNT}/status").text
+    assert re.search(rf"^note +{NVME} +bar0: {words}$", status, re.MULTILINE)
     for address in (EDU, NVME):
         release(guest, address)
