@@ -107,7 +107,8 @@ def run(arguments: argparse.Namespace) -> None:
         complain(f"barfs: not saved: {refused}")
     name = quoted(arguments.output)
     say(
-        f"{name}: {done.functions} functions, {done.read:#x} bytes of BARs;"
+        f"{name}: {done.functions} function{'s'[: done.functions != 1]},"
+        f" {done.read:#x} bytes of BARs;"
         f" look with: barfs ls --machine {name}"
     )
     if done.refused:

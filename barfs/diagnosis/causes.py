@@ -76,6 +76,17 @@ _HARMLESS: Final = frozenset((None, mends.VFIO_DRIVER, "pci-stub", "pcieport"))
 UIO_OFFERS: Final = f"{mends.UIO_DRIVER} has 32-bit BARs only that are not prefetchable"
 
 
+def without_iommu(pci: Functions, address: PciAddress) -> Cause | None:
+    """Why a function that is bound to vfio-pci opens only on request: nothing confines its DMA."""
+    # drivers/vfio/group.c, vfio_noiommu_group_alloc
+    if pci.attribute(address, "iommu_group/name") != "vfio-noiommu":
+        return None
+    return Cause(
+        "there is no IOMMU, so its DMA can reach all memory",
+        advice="mount with --noiommu to open it all the same",
+    )
+
+
 class Machine(NamedTuple):
     """The machine that is looked at: this one, a saved copy, or the simulated one.
 

@@ -108,10 +108,13 @@ def _around_lockdown(machine: Machine, facts: Kernel, address: PciAddress) -> It
         return
     match pci.driver(address):
         case mends.VFIO_DRIVER:
-            cause = causes.not_viable(pci, address) or Cause(
-                f"lockdown leaves VFIO open, and it is bound to {mends.VFIO_DRIVER}",
-                advice="mount with --bars-via vfio",
-            )
+            words = f"lockdown leaves VFIO open, and it is bound to {mends.VFIO_DRIVER}"
+            unconfined = causes.without_iommu(pci, address)
+            if unconfined is not None:
+                words += f"; {unconfined.sentence}"
+            more = "" if unconfined is None else " --noiommu"
+            advice = f"mount with --bars-via vfio{more}"
+            cause = causes.not_viable(pci, address) or Cause(words, advice=advice)
         case mends.UIO_DRIVER:
             kept = [index for index, bar in bars.items() if not _through_uio(bar)]
             if not kept:
@@ -424,5 +427,6 @@ def _works(pci: Functions, address: PciAddress, bars: dict[int, Resource]) -> Fi
     if bars:
         words.append(f"{', '.join(f'bar{index}' for index in bars)} decoded")
     driver = pci.driver(address)
-    words.append(f"driver {driver}" if driver else "no driver")
-    return _ok(str(address), "; ".join(words), address)
+    if driver or pci.knows_driver(address):
+        words.append(f"driver {driver}" if driver else "no driver")
+    return _ok(str(address), "; ".join(words) or "nothing is known to be amiss", address)

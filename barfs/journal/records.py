@@ -20,10 +20,6 @@ STREAM_BYTES: Final = 1 << 20
 REFUSALS: Final = 1024
 REFUSAL_BYTES: Final = 1 << 18
 
-# The kernel reads ahead for sendfile, and its requests may change places on their way. So many
-# bytes apart, at the most.
-READ_AHEAD: Final = 1 << 20
-
 # How many bytes of data a record shows.
 VALUE_BYTES: Final = 8
 TEXT_BYTES: Final = 64  # the longest value:mask has 64 binary digits, and is cut
@@ -275,20 +271,22 @@ class _Kept:
     def __init__(self, most: int) -> None:
         self.lines: deque[Line] = deque()
         self._most = most
-        self._size = 0
+        self.size = 0  # in bytes
 
     def add(self, line: Line) -> None:
         """Add a line, and drop the oldest ones if there are too many."""
         self.lines.append(line)
-        self._size += len(line.text)
-        while self._size > self._most:
-            self._size -= len(self.lines.popleft().text)
+        self.size += len(line.text)
+        while self.size > self._most:
+            self.size -= len(self.lines.popleft().text)
 
 
 class Stream:
-    """The journal as lines of a file. `size` counts the bytes of all lines since the mount.
+    """The journal as lines of a file, of `size` bytes.
 
     The last STREAM_BYTES of their text are kept, in whole lines, and REFUSAL_BYTES of refusals.
+    While nobody has the file open, it begins with the oldest line that is kept. While somebody
+    has, it begins where it did when it was opened: whoever follows it finds it growing.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -298,11 +296,30 @@ class Stream:
         self._refusals = _Kept(REFUSAL_BYTES)
         self.size = 0
         self.modified = time.time_ns()
+        self._readers = 0
+
+    @property
+    def kept(self) -> int:
+        """How many bytes of lines are kept."""
+        return self._others.size + self._refusals.size
+
+    def enter(self) -> None:
+        """Somebody opens the file."""
+        self.refresh()
+        self._readers += 1
+
+    def leave(self) -> None:
+        """Somebody closes the file."""
+        self._readers -= 1
 
     def refresh(self) -> None:
         """Take new records from the journal, and drop the oldest lines if there are too many."""
-        if self._taken == self._journal.count:
-            return
+        if self._taken != self._journal.count:
+            self._take()
+        if not self._readers:
+            self.size = self.kept
+
+    def _take(self) -> None:
         for entry in self._journal.after(self._taken):
             line = Line(entry.number, entry.line())
             (self._refusals if _is_refusal(entry.record) else self._others).add(line)
@@ -329,25 +346,45 @@ class LogView:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._begun = False
         self._text = b""
         self._start = 0  # offset of that text in the file, as its reader sees it
         self._last = 0  # number of the last line in it
-        self._is_new = True
 
     def read(self, offset: int, length: int, _: object = None, /) -> bytes:
         """Up to `length` bytes at `offset`. There are none at the present end."""
+        self._begin()
         self._stream.refresh()
         if not self._start <= offset <= self._start + len(self._text):
             self._text, self._last = b"", 0
-            kept = sum(len(line.text) for line in self._stream.after(0))
-            self._start = min(offset, self._stream.size - kept)
-            if self._is_new and self._start < READ_AHEAD:
-                self._start = 0
-            self._is_new = False
+            self._start = min(offset, self._stream.size - self._stream.kept)
         if offset + length > self._start + len(self._text):
             self._follow(offset)
         begin = offset - self._start
         return self._text[begin : begin + length]
+
+    def _begin(self) -> None:
+        """Take what is kept now, when the file is read for the first time, or its size asked for.
+
+        Not when it is opened: that is done in a thread, and the stream is the loop's.
+        """
+        if not self._begun:
+            self._begun = True
+            self._stream.enter()
+            self._start = self._stream.size - self._stream.kept
+            self._follow(0)
+
+    @property
+    def text_size(self) -> int:
+        """See View. It grows."""
+        self._begin()
+        return self._stream.size
+
+    def close(self) -> None:
+        """See View."""
+        if self._begun:
+            self._begun = False
+            self._stream.leave()
 
     def _follow(self, offset: int) -> None:
         """Add new lines to the text, and drop the excess before an offset."""
@@ -356,8 +393,8 @@ class LogView:
             return
         self._text += b"".join(line.text for line in lines)
         self._last = lines[-1].number
-        # The kernel's reads ahead need not come in their order.
-        excess = min(len(self._text) - STREAM_BYTES, offset - READ_AHEAD - self._start)
+        # The kernel reads ahead for sendfile, and its requests may change places on their way.
+        excess = offset - STREAM_BYTES // 2 - self._start
         if excess > 0:
             drop = self._text.rfind(b"\n", 0, excess) + 1
             self._text = self._text[drop:]

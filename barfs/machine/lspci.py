@@ -5,7 +5,7 @@ may follow each other. The forms are those of pciutils (lspci.c, ls-kernel.c).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -239,16 +239,15 @@ def parse_lspci(path: Path, text: str) -> Recording | None:
             current.line(line)
     if not said:
         return None
-    functions = {address: one.function(_members(said, one)) for address, one in said.items()}
+    groups: dict[str, list[str]] = {}
+    for address, one in said.items():
+        if one.group is not None:
+            groups.setdefault(one.group, []).append(str(address))
+    functions = {
+        address: one.function(groups.get(one.group or "", ())) for address, one in said.items()
+    }
     says_drivers = re.search(r"^\s+Kernel (?:driver in use|modules): ", text, re.MULTILINE)
     for function in functions.values():
         function.driver_known = says_drivers is not None
     notes = {address: one.notes for address, one in said.items()}
     return Recording(path, _ABOUT, functions, notes=notes)
-
-
-def _members(said: Mapping[PciAddress, _Text], one: _Text) -> list[str]:
-    """The functions of an IOMMU group."""
-    if one.group is None:
-        return []
-    return [str(address) for address, other in said.items() if other.group == one.group]

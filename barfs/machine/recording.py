@@ -62,11 +62,15 @@ _BOOT_CONFIG: Final = re.compile(r"boot/config-[\w.+~-]+")
 # What of a function is data: its config space, its ROM and its BARs.
 PARTS: Final = ("config", "rom", *(f"bar{index}" for index in range(6)))
 
+# What is said to be refused where a function slept whose registers were wanted.
+REGISTERS: Final = "registers"
+
 # How large what is kept in memory may be, in bytes.
 _MOST_FACTS: Final = 1 << 18  # of a function
 _MOST_TEXT: Final = 16 << 20  # of a file of the machine
 _MOST_IN_MEMORY: Final = 96 << 20  # of all of them
-_MOST_RANGES: Final = 1 << 16  # of a BAR
+_MOST_RANGES: Final = 1 << 18  # of all BARs
+_MOST_MEMBERS: Final = 1 << 10  # of an IOMMU group
 _MOST_WORDS: Final = 1 << 12  # characters of a sentence or an attribute
 _END: Final = 1 << 63
 
@@ -166,6 +170,7 @@ class _Loader:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._room = _MOST_IN_MEMORY
+        self._ranges = _MOST_RANGES
 
     def _content(self, name: str, most: int) -> bytes:
         """All of a small file."""
@@ -219,12 +224,12 @@ class _Loader:
         where = f"{directory}/{FACTS}"
         facts = self._object(where)
         function = RecordedFunction(
-            attributes=_texts(where, facts, "attributes"),
-            links=_texts(where, facts, "links"),
-            group=_words(where, facts, "group"),
-            exists=_words(where, facts, "exists"),
+            attributes=_texts(where, facts, "attributes", (*ATTRIBUTES, LINK_WIDTH)),
+            links=_texts(where, facts, "links", LINKS),
+            group=_words(where, facts, "group")[:_MOST_MEMBERS],
+            exists=[one for one in _words(where, facts, "exists") if one in EXISTING],
             sizes=_numbers(where, facts, "sizes"),
-            refused=_texts(where, facts, "refused"),
+            refused=_texts(where, facts, "refused", (*PARTS, REGISTERS)),
         )
         read = facts.get("read", {})
         if type(read) is not dict or not read.keys() <= set(PARTS):
@@ -235,8 +240,11 @@ class _Loader:
 
     def _part(self, name: str, ranges: Any) -> Part:
         """A part, whose ranges must be those of its data. Reads none of the data."""
-        if type(ranges) is not list or len(ranges) > _MOST_RANGES:
-            raise _Wrong(f"the ranges of {name} are no list, or too many")
+        if type(ranges) is not list:
+            raise _Wrong(f"the ranges of {name} are no list")
+        self._ranges -= len(ranges)
+        if self._ranges < 0:
+            raise _Wrong("it has more ranges than any recording")
         found, end, at = [], 0, 0
         for one in ranges:
             if type(one) is not list or [type(n) for n in one[:2]] != [int, int] or len(one) != 3:
@@ -255,11 +263,12 @@ class _Loader:
         return Part(found, read)
 
 
-def _texts(where: str, facts: Mapping[str, Any], key: str) -> dict[str, str]:
+def _texts(where: str, facts: Mapping[str, Any], key: str, known: Sequence[str]) -> dict[str, str]:
+    """The texts of known names. Others mean nothing here."""
     found = facts.get(key, {})
     if type(found) is not dict or not all(map(_is_text, found.values())):
         raise _Wrong(f"{key} of {where} are no texts")
-    return found
+    return {name: found[name] for name in known if name in found}
 
 
 def _words(where: str, facts: Mapping[str, Any], key: str) -> list[str]:
@@ -275,7 +284,7 @@ def _numbers(where: str, facts: Mapping[str, Any], key: str) -> dict[str, int]:
         type(one) is int and 0 <= one < _END for one in found.values()
     ):
         raise _Wrong(f"{key} of {where} are no sizes")
-    return found
+    return {name: found[name] for name in ("config", "rom") if name in found}
 
 
 def _is_text(value: object) -> bool:

@@ -254,7 +254,8 @@ class OpenFiles:
         sendfile, splice and copy_file_range end at the size that the kernel knows, and ask for none
         (fs/fuse/file.c, fuse_splice_read, from Linux 6.5 on).
         """
-        self._texts[node][handle] = size
+        if not node.kind.grows:
+            self._texts[node][handle] = size
         try:
             place = Place(range(0), device, caller.uid, opening=True)
             await self._workers.run(partial(self._announce, node, size), place)
@@ -271,7 +272,7 @@ class OpenFiles:
 
     def text_size(self, node: Node) -> int | None:
         """How long a text is that is open, in bytes. None if it is not open, or not yet made."""
-        sizes = self._texts.get(node)
+        sizes = self._texts.get(node) if self._texts else None
         return max(sizes.values()) if sizes else None
 
     async def _in_thread(self, call: Callable[[], R], device: Device, caller: Caller) -> R:

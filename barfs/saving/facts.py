@@ -9,7 +9,7 @@ from barfs.errors import DeviceGone
 from barfs.machine import kernel
 from barfs.machine.configspace import COMMAND_ABSENT, Header
 from barfs.machine.functions import Functions
-from barfs.machine.power import low_power, sleeping
+from barfs.machine.power import sleeping
 from barfs.machine.recording import (
     ATTRIBUTES,
     EXISTING,
@@ -107,7 +107,7 @@ def _why_not(pci: Functions, address: PciAddress, asleep: str | None) -> str | N
         return f"it sleeps ({asleep}), and reading it would wake it up"
     for bridge in pci.everything.lineage(address).bridges:
         try:
-            state = low_power(pci.everything, bridge)
+            state = sleeping(pci.everything, bridge)
         except DeviceGone:
             continue
         if state is not None:

@@ -120,13 +120,18 @@ class Reader:
             view.read(0, PIECE)
         finally:
             view.close()
-        found, end = [], 0
+        found: list[Bytes] = []
+        end = 0
         for start, (data, width) in sorted(sample.found.items()):
             if start < end:  # two names of one place
                 continue
             into.write(data)
+            last = found[-1] if found else None
+            if last is not None and (start, width) == (end, last.width):
+                found[-1] = last._replace(length=last.length + len(data))
+            else:
+                found.append(Bytes(start, len(data), width))
             end = start + len(data)
-            found.append(Bytes(start, len(data), width))
             self._told(len(data))
         return found
 

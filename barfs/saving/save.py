@@ -14,7 +14,7 @@ from barfs.diagnosis.checkup import examine, text
 from barfs.errors import BarfsError, DeviceGone
 from barfs.machine.pciids import PATHS, PciIds
 from barfs.machine.power import sleeping
-from barfs.machine.recording import ABOUT, FACTS, FINDINGS, FORMAT
+from barfs.machine.recording import ABOUT, FACTS, FINDINGS, FORMAT, REGISTERS
 from barfs.names import PciAddress
 from barfs.report.listing import inspect_all
 from barfs.report.selecting import select
@@ -67,6 +67,7 @@ class _Plan:
     own: list[PciAddress]  # without bridges that are only above them
     addresses: list[PciAddress]
     readings: dict[PciAddress, list[Reading]] = field(default_factory=dict)
+    asleep: dict[PciAddress, str] = field(default_factory=dict)  # with registers that are not read
 
 
 def _plan(machine: Machine, asked: Asked) -> _Plan:
@@ -95,15 +96,22 @@ def _plan(machine: Machine, asked: Asked) -> _Plan:
 
 
 def _plan_registers(machine: Machine, plan: _Plan) -> None:
-    """Add the registers of maps. Reads config space of virtio devices, and no BAR. DeviceGone."""
+    """Add the registers of maps. Reads config space of virtio devices, and no BAR."""
     for address in plan.own:
         taken: dict[str, list[range]] = {}
         for one in plan.readings.get(address, []):
             taken.setdefault(one.part, []).append(one.span)
-        if sleeping(machine.pci, address) is None:
-            more = list(of_map(address, machine.maps.top(address), taken))
-            if more:
-                plan.readings.setdefault(address, []).extend(more)
+        try:
+            if machine.maps.found(address) is None:
+                continue
+            asleep = sleeping(machine.pci, address)
+            more = [] if asleep else list(of_map(address, machine.maps.top(address), taken))
+        except DeviceGone:
+            continue  # that is noted when it is saved
+        if asleep is not None:
+            plan.asleep[address] = asleep
+        if more:
+            plan.readings.setdefault(address, []).extend(more)
 
 
 def save(machine: Machine, path: Path, asked: Asked, told: Told) -> Saved:
@@ -113,9 +121,7 @@ def save(machine: Machine, path: Path, asked: Asked, told: Told) -> Saved:
     """
     plan = _plan(machine, asked)
     many = len(plan.addresses)
-    told.line(
-        f"reads sysfs and /proc, and config space of those of {many} functions that are awake"
-    )
+    told.line(f"reads sysfs, /proc, and the config space of {_unless_asleep(many)}")
     if asked.registers:
         _plan_registers(machine, plan)
     readings = [one for several in plan.readings.values() for one in several]
@@ -130,12 +136,16 @@ def save(machine: Machine, path: Path, asked: Asked, told: Told) -> Saved:
         writer.add(FINDINGS, text(examine(machine, plan.addresses)).encode())
         for index, address in enumerate(plan.addresses):
             told.at(index, many)
-            saving.function(address, plan.readings.get(address, ()))
+            saving.function(address, plan.readings.get(address, ()), plan.asleep.get(address))
         told.at(many, many)
         done = saving.done
         writer.add_json(ABOUT, _about(machine, asked, done))
         done.size = writer.finish()
     return done
+
+
+def _unless_asleep(count: int) -> str:
+    return "1 function unless it sleeps" if count == 1 else f"{count} functions unless they sleep"
 
 
 class _Saving:
@@ -149,8 +159,13 @@ class _Saving:
         self._redact = redact
         self._reader = Reader(machine, self._count)
 
-    def function(self, address: PciAddress, readings: Iterable[Reading]) -> None:
-        """Add the facts of a function, and what is read of it. One that has gone is noted."""
+    def function(
+        self, address: PciAddress, readings: Iterable[Reading], asleep: str | None
+    ) -> None:
+        """Add the facts of a function, and what is read of it. One that has gone is noted.
+
+        `asleep` says how one sleeps whose registers are wanted.
+        """
         try:
             facts = facts_of(self._machine.pci, address, redact=self._redact)
         except DeviceGone as error:
@@ -158,6 +173,8 @@ class _Saving:
             return
         self.done.functions += 1
         content = facts.content
+        if asleep is not None:
+            content["refused"][REGISTERS] = f"the device sleeps ({asleep})"
         directory = f"pci/{address}"
         if facts.config_ranges:
             self._writer.add(f"{directory}/config", facts.config)

@@ -88,6 +88,9 @@ class VfioDevices:
         unbound = causes.not_bound(self._pci, address)
         if unbound is not None:
             raise NotBound(str(unbound), what=what)
+        unconfined = None if self._noiommu else causes.without_iommu(self._pci, address)
+        if unconfined is not None:
+            raise KernelRefused(str(unconfined), what=what)
         place = place_of(Path(self._pci.path(address, "")), self._dev)
         try:
             return open_device(str(address), place, self._dev, noiommu=self._noiommu)

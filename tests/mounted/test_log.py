@@ -381,7 +381,7 @@ def test_a_reader_that_is_too_slow_sees_what_it_missed(mount):
     assert json.loads(text.splitlines()[-1])["value"] == "0x00000063"
     late = numbers(sh(f"cat {log}").stdout)
     assert late == list(range(late[0], told[-1] + 1))
-    # Its size counts all since the mount, so that what reads from the end finds it.
+    # While it is open its size goes on, so that what reads from the end finds it.
     assert sh(f"tail -n 3 {log}").stdout == b"\n".join(text.splitlines()[-3:]) + b"\n"
     everything = sh(f"tail -n 100000 {log}").stdout
     assert numbers(everything) == late

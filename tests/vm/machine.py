@@ -69,10 +69,12 @@ class Guest:
     It boots `kernel` from the directory `root`, which stays as it is. It sees the repository and
     what lies beside `directory` at the same paths as the host. `arguments` are more of the
     kernel's. With `units`, a directory, its first process is systemd with these units alone;
-    guest.target has to start the agent.
+    guest.target has to start the agent. `devices` are more of QEMU's arguments.
     """
 
-    def __init__(self, architecture, kernel, directory, arguments="", units=None, root="/"):
+    def __init__(
+        self, architecture, kernel, directory, arguments="", units=None, root="/", devices=()
+    ):
         self.architecture = architecture
         self.arguments = arguments
         self.directory = directory
@@ -123,6 +125,7 @@ class Guest:
             *("-device", "pcie-root-port,id=slot1,chassis=1,slot=1,addr=0x18,mem-reserve=8M"),
             *("-device", "pcie-root-port,id=slot2,chassis=2,slot=2,addr=0x19,mem-reserve=8M"),
             *("-device", "sdhci-pci,addr=0x1a"),
+            *devices,
         ]
         if not architecture.is_host:
             command += shared_directory("host", "/")

@@ -1,5 +1,6 @@
 """The kernel's memory by name, and System RAM that /dev/mem keeps back, on kernels that differ."""
 
+import contextlib
 import json
 import random
 import re
@@ -20,16 +21,30 @@ README = (HERE.parents[1] / "README.md").read_text()
 (ONE_LINER,) = re.findall(r"```sh\n(printf 'NinjaNinja.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def fixed_guest(kernel, tmp_path_factory):
-    """The kernel that refuses nothing, where it was linked to be."""
-    guest = Guest(X86, kernel, tmp_path_factory.mktemp("nokaslr"), "nokaslr")
+@contextlib.contextmanager
+def running(kernel, directory, arguments):
+    """A guest with other arguments of the kernel's, and a mount in it."""
+    guest = Guest(X86, kernel, directory, arguments)
     try:
         guest.mount(BARS, log="/run/bars.log")
         yield guest
         guest.run(f"{BIN}/barfs umount {BARS}")
     finally:
         guest.close()
+
+
+@pytest.fixture(scope="module")
+def fixed_guest(kernel, tmp_path_factory):
+    """The kernel that refuses nothing, where it was linked to be."""
+    with running(kernel, tmp_path_factory.mktemp("nokaslr"), "nokaslr") as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def integrity_guest(strict_kernel, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("integrity")
+    with running(strict_kernel, directory, "lockdown=integrity") as guest:
+        yield guest
 
 
 def text_address(guest):
@@ -129,17 +144,6 @@ def test_a_strict_kernel_without_kcore_refuses_ram(strict_guest):
         assert b"Operation not permitted" in done.stderr
     finally:
         strict_guest.run(f"{BIN}/barfs umount {where}")
-
-
-@pytest.fixture(scope="module")
-def integrity_guest(strict_kernel, tmp_path_factory):
-    guest = Guest(X86, strict_kernel, tmp_path_factory.mktemp("integrity"), "lockdown=integrity")
-    try:
-        guest.mount(BARS, log="/run/bars.log")
-        yield guest
-        guest.run(f"{BIN}/barfs umount {BARS}")
-    finally:
-        guest.close()
 
 
 def test_lockdown_integrity_lets_ram_be_read(integrity_guest):

@@ -106,9 +106,13 @@ def test_sendfile_of_registers_reads_the_page_once(guest, bars, edu):
     assert seen == [Access("read", offset, 4) for offset in range(0, 0x4000, 4)]
 
 
-REMOUNT = """
+REMOUNT = r"""
 mount --make-rprivate / && mount -t tmpfs sbin "$(readlink -f /sbin)" || exit 99
-ln -s {bin}/mount.barfs /sbin/mount.barfs
+cat > /sbin/mount.barfs << END
+#!/bin/sh
+exec {bin}/python -c 'from barfs.commands.mount_helper import main; main()' "\$@"
+END
+chmod 755 /sbin/mount.barfs
 {helper}
 for options in remount,ro remount,rw remount; do
     mount {type} -o $options {spec} {bars}; echo "status $?"

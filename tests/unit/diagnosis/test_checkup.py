@@ -299,6 +299,11 @@ def test_the_ways_that_lockdown_leaves_open(fixture, driver, group, words, mend,
     fixture.set_lockdown("none [integrity] confidentiality")
     (found,) = [one for one in findings(fixture) if one.subject == FIRST and one.state is NOTE]
     assert (found.cause.sentence, found.cause.advice) == (words, advice)
+    if driver == "vfio-pci" and len(group) == 1:
+        (fixture.directory / "groups/7/name").write_text("vfio-noiommu\n")
+        (found,) = [one for one in findings(fixture) if one.subject == FIRST and one.state is NOTE]
+        unconfined = f"{words}; there is no IOMMU, so its DMA can reach all memory"
+        assert (found.cause.sentence, found.cause.advice) == (unconfined, f"{advice} --noiommu")
     if mend is None:
         assert found.cause.mend is None
     else:

@@ -225,9 +225,10 @@ def long_record(n):
     return Change(f"{n} " + "x" * 1000, "0000:00:04.0")
 
 
-def test_a_stream_is_bounded_and_its_size_goes_on():
+def test_a_stream_is_bounded_and_its_size_goes_on_for_those_who_have_it_open():
     journal = Journal()
     stream = Stream(journal)
+    stream.enter()
     total = 0
     for n in range(1, 3001):
         journal.add(long_record(n))
@@ -238,6 +239,29 @@ def test_a_stream_is_bounded_and_its_size_goes_on():
     kept = stream.after(0)
     assert STREAM_BYTES - 2000 < len(text_of(kept)) <= STREAM_BYTES
     assert [line.number for line in kept] == list(range(3001 - len(kept), 3001))
+    stream.leave()
+    stream.refresh()
+    assert stream.size == stream.kept == len(text_of(kept))
+
+
+def test_the_size_is_that_of_what_a_reader_is_given(small):
+    stream = rolled(small)
+    stream.leave()
+    stream.refresh()
+    kept = text_of(stream.after(0))
+    assert stream.size == len(kept)
+    view = LogView(stream)
+    assert view.read(len(kept) - 1, 4096) == b"\n"
+    assert view.read(0, 4096) == kept
+    for _ in range(30):
+        filled(1, small)
+        stream.refresh()
+        kept += text_of(stream.after(small.count - 1))
+        assert stream.size == len(kept)
+        assert view.read(len(kept) - 10, 4096) == kept[-10:]
+    view.close()
+    stream.refresh()
+    assert stream.size == stream.kept < len(kept)
 
 
 def test_a_line_longer_than_a_stream_is_not_kept():
@@ -245,7 +269,7 @@ def test_a_line_longer_than_a_stream_is_not_kept():
     stream = Stream(journal)
     journal.add(Change("x" * (STREAM_BYTES + 1), "0000:00:04.0"))
     stream.refresh()
-    assert stream.size > STREAM_BYTES
+    assert stream.size == 0
     filled(1, journal)
     assert numbers(LogView(stream).read(0, 4096)) == [2]
 
@@ -356,8 +380,9 @@ def test_another_reader_meanwhile_makes_no_difference(small):
 
 
 def rolled(small):
-    """A stream that has dropped most of its lines."""
+    """A stream that somebody follows, and that has dropped most of its lines."""
     stream = Stream(small)
+    stream.enter()
     for _ in range(10):
         filled(19, small)
         stream.refresh()

@@ -1,5 +1,7 @@
 """Text of lspci: what it says is known, and what it does not say is unknown."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -7,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barfs.errors import NotRecorded
+from barfs.machine import simulated
 from barfs.machine.functions import AllFunctions
 from barfs.machine.lspci import parse_lspci
 from barfs.machine.pciids import PciIds
 from barfs.machine.recorded import RecordedSource
+from barfs.machine.source import PlainSource
 from barfs.names import DeviceId, PciAddress
 from barfs.report import info
 from barfs.report.info import inspect
@@ -179,6 +183,63 @@ def test_express_devices_have_4096_bytes():
     assert file.read(0, 4096) == bytes(config)
     with pytest.raises(NotRecorded):
         file.read(256, 4)
+
+
+@pytest.fixture(scope="module")
+def lspci(require, tmp_path_factory):
+    """Runs lspci on the simulated machine, with what it needs besides; and the machine."""
+    require(shutil.which("lspci") is not None, "lspci")
+    paths = simulated.build(tmp_path_factory.mktemp("machine"))
+    for directory in (paths.sysfs / "bus/pci/devices").iterdir():
+        (directory / "irq").write_text("11\n")
+
+    def run(options):
+        where = ["-A", "linux-sysfs", "-O", f"sysfs.path={paths.sysfs}/bus/pci"]
+        done = subprocess.run(
+            ["lspci", *where, *options.split()], capture_output=True, text=True, check=True
+        )
+        source = PlainSource(paths.sysfs, paths.proc, paths.proc)
+        return functions_in(done.stdout), AllFunctions(source)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("-n", "-nn", "-x", "-xxx", "-xxxx", "-Dn", "-nnk", "-vn", "-vnn", "-vvn", "-vvx"),
+        *("-vx", "-vvnnxxxx", "-vvvnnxxxx", "-nnxxx", "-Dvvnnxxxx -s 00:03.0"),
+    ],
+)
+def test_what_lspci_says_is_what_sysfs_has(lspci, options):
+    said, real = lspci(options)
+    wanted = [NIC] if "-s" in options else real.addresses()
+    assert said.addresses() == wanted
+    for address in wanted:
+        assert said.id(address) == real.id(address)
+        if "v" in options or "x" in options:
+            assert said.attribute(address, "class") == real.attribute(address, "class")
+            assert said.subsystem(address) == real.subsystem(address)
+        if "vv" in options or "vx" in options:
+            bars, expected = said.resources(address), real.resources(address)
+            assert bars.keys() == expected.keys()
+            for index, bar in expected.items():
+                assert bars[index][:2] == bar[:2]
+                assert bars[index].is_memory == bar.is_memory
+                assert bars[index].is_64bit == bar.is_64bit
+                assert bars[index].prefetchable == bar.prefetchable
+                assert index == 6 or said.reading(address, bars, index) == real.reading(
+                    address, expected, index
+                )
+        else:
+            assert said.known(address, said.bars) is None
+        length = {"xxxx": 4096, "xxx": 256, "x": 64}.get(options[options.find("x") :].split()[0], 0)
+        length = min(length if "x" in options else 0, real.config_size(address))
+        if length:
+            config = said.open_config(address, writable=False)
+            assert config.read(0, 4096) == real.read_config(address, 0, length)
+        else:
+            assert "config" not in said.source.recording.functions[address].parts
 
 
 @pytest.mark.parametrize("text", ["", "hello\n", "03.0 x\n", "# lspci\n", "00:03.0\n"])

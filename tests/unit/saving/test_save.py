@@ -135,7 +135,6 @@ def test_only_chosen_functions(saver):
         ("0000:00:04.0/bar0@1-6", [(0xFEB20001, 1), (0xFEB20002, 2), (0xFEB20004, 2),
                                    (0xFEB20006, 1)]),
         ("0000:00:04.0/bar0@fc", [(0xFEB200FC, 4)]),
-        ("0000:00:04.0/bar2@0-fff", [(0x800000000, 0x1000)]),  # it is known to be memory
         ("1af4:1110.1/bar0@0+4:u32", [(0xFEB21000, 4)]),
     ],
 )  # fmt: skip
@@ -143,6 +142,13 @@ def test_exactly_what_was_asked_for_is_read(saver, accesses, wish, expected):
     saver(read=[wish])
     assert accesses == expected
     assert saver.done.read == sum(width for _, width in expected)
+
+
+def test_memory_is_copied(saver, accesses):
+    saver(read=["0000:00:04.0/bar2@10-fff"])
+    bytes_seen = sorted(at for start, size in accesses for at in range(start, start + size))
+    assert bytes_seen == list(range(0x800000010, 0x800001000))
+    assert max(size for _, size in accesses) > 8
 
 
 def test_what_is_read_is_what_the_file_has(saver, fixture):
@@ -221,7 +227,10 @@ def test_registers_are_read_once_in_their_width_and_none_with_an_effect(saver, a
     assert 0xC0 not in offsets  # ICR, which a read clears
     assert 0x4000 not in offsets  # a counter that a read clears
     ranges = saver.facts(E1000)["read"]["bar0"]
-    assert [start for start, _, _ in ranges] == sorted(offsets)
+    assert [at for start, size, _ in ranges for at in range(start, start + size, 4)] == sorted(
+        offsets
+    )
+    assert len(ranges) < len(offsets) // 4  # those that touch are one range
     assert set(saver.touched) == {f"{E1000}/config", f"{E1000}/resource0"}
 
 
@@ -239,6 +248,14 @@ def test_registers_of_64_bits(saver, accesses):
 
 
 # What does not answer
+
+
+def test_registers_of_what_sleeps_are_not_read_and_the_tar_says_so(saver, fixture):
+    fixture.set_attribute(E1000, "power_state", "D3hot")
+    saver(registers=True)
+    assert not [path for path in saver.touched if path.startswith(E1000)]
+    assert saver.facts(E1000)["refused"]["registers"] == "the device sleeps (D3hot)"
+    assert saver.done.refused == []
 
 
 @pytest.mark.parametrize("how", ["D3hot", "suspended"])

@@ -139,6 +139,23 @@ def test_what_the_kernel_refuses(devices, tmp_path, monkeypatch, error, kind, wo
     assert caught.value.__cause__ is error
 
 
+def test_what_no_iommu_confines_opens_only_on_request(machine, tmp_path, monkeypatch):
+    (tmp_path / "groups/7/name").write_text("vfio-noiommu\n")
+    monkeypatch.setattr(vfio, "open_device", lambda *_, **__: Held())
+    opened = []
+    for noiommu in (False, True):
+        devices = VfioDevices(machine.pci, opened.append, tmp_path / "dev", noiommu=noiommu)
+        try:
+            if noiommu:
+                devices.device(FIRST)
+            else:
+                with pytest.raises(KernelRefused, match=r"DMA can reach all memory; .* --noiommu"):
+                    devices.device(FIRST)
+        finally:
+            devices.close()
+        assert opened == [FIRST] * noiommu
+
+
 def test_what_is_bound_to_another_driver_is_refused_in_the_words_of_doctor(
     devices, machine, tmp_path
 ):
