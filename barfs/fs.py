@@ -15,8 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from inspect import signature
 from itertools import count
-from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
-from weakref import WeakValueDictionary
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, SetattrFields
@@ -27,25 +26,16 @@ from barfs.errors import BadRequest, BarfsError, ReadOnly, Unsupported
 from barfs.journal.records import Change, Journal
 from barfs.names import PciAddress, quoted
 from barfs.nodes import Attributes, InodeNumbers, Node, Tree, Type
+from barfs.requests import kept
 from barfs.requests.callers import caller_of
 from barfs.requests.files import OpenFiles
+from barfs.requests.listings import Listings
 from barfs.requests.policy import Policy
 from barfs.requests.refusals import Asked, Asking, Refusals
 from barfs.requests.unneeded import Unneeded
 from barfs.requests.workers import Workers
 
 log = logging.getLogger(__name__)
-
-# How long the kernel may keep what it was told, in seconds. A steady node is always there. The
-# kernel asks for all others anew each time, so that a plug or unplug shows at the next look-up,
-# also in a directory or file that is held open.
-STEADY_TIMEOUT: Final = 1
-TIMEOUT: Final = 0
-
-# The attributes of a file are kept a little longer: a look-up gives them, and the open that follows
-# need not ask again. The kernel rounds this up to the second tick of its clock from now, which is
-# at most 20 ms.
-FILE_TIMEOUT: Final = 1e-6
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,8 +77,19 @@ def refuse(what: str) -> NoReturn:
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
 
 
-class _Listing(list[tuple[str, Node]]):
-    """The names in a directory and their nodes."""
+def _refusing(operation: str, words: str, *, name: int = 1) -> Any:
+    """An operation that is always refused. Its argument number `name` is a name in a directory.
+
+    Its last argument is the context.
+    """
+
+    async def refusing(self: "Operations", *args: Any) -> NoReturn:
+        try:
+            refuse(f"{words} {_shown(args[name])}")
+        except Exception as error:
+            raise self._answer(operation, error, self._of_context, args[-1]) from None
+
+    return refusing
 
 
 class Operations(Unneeded):
@@ -110,8 +111,8 @@ class Operations(Unneeded):
         self._refusals = Refusals(journal, lambda error: explain(error, machine), policy.uid)
         self._policy = policy
         self._inodes = InodeNumbers(tree.kinds)
-        self._listings: dict[int, _Listing] = {}
-        self._last: WeakValueDictionary[int, _Listing] = WeakValueDictionary()  # of each directory
+        self._kept = kept.Kept(machine.source, machine.maps.files.directories, self._drop)
+        self._listings = Listings()
         self._handles = count(1)
         self._started = time.time_ns()
 
@@ -134,9 +135,7 @@ class Operations(Unneeded):
         entry.st_uid, entry.st_gid = self._policy.uid, self._policy.group_of(node)
         modified = self._started if attributes.modified is None else attributes.modified
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
-        entry.entry_timeout = STEADY_TIMEOUT if kind.steady else TIMEOUT
-        settled = kind.type is Type.FILE and not kind.grows
-        entry.attr_timeout = FILE_TIMEOUT if settled else entry.entry_timeout
+        entry.entry_timeout, entry.attr_timeout = 0, kept.attributes_lifetime(kind)
         return entry
 
     def _entry_to(
@@ -189,11 +188,30 @@ class Operations(Unneeded):
             if action == "remove":
                 self._files.give_up(address)
             for directory, file in self._tree.names_of(address):
-                pyfuse3.invalidate_entry_async(
-                    self._inodes.number(directory), os.fsencode(file), ignore_enoent=True
-                )
+                self._drop(directory, file)
+            self.names_changed()
         except Exception:
             log.exception("%s: %s: unforeseen", address, action)
+
+    def names_changed(self) -> None:
+        """Something has changed. The kernel is to ask for all names anew."""
+        self._kept.changed()
+
+    def _drop(self, directory: Node, name: str) -> None:
+        """Have the kernel forget a name."""
+        number = self._inodes.number(directory)
+        pyfuse3.invalidate_entry_async(number, os.fsencode(name), ignore_enoent=True)
+
+    def _is_open(self, ctx: RequestContext, node: Node) -> bool:
+        """Whether it may be fstat that asks: of any file, or of a directory that is listed."""
+        if node.kind.type is Type.FILE:
+            return self._files.has_open(node.address)
+        return self._listings.has(node, ctx.pid)
+
+    def _check_name(self, ctx: RequestContext, node: Node, error: Exception) -> None:
+        """FUSEError if the kernel is to look a name up again, because it has kept it too long."""
+        if isinstance(error, kept.NOT_THERE) and self._kept.is_doubtful(node, ctx.pid):
+            raise FUSEError(errno.ESTALE) from None
 
     def let_go(self, address: PciAddress) -> None:
         """The kernel wants a function back. Open files of it give up what is mapped of it."""
@@ -216,8 +234,14 @@ class Operations(Unneeded):
         """See pyfuse3.Operations. A link by vendor:device goes by what the kernel said last."""
         if parent_inode == pyfuse3.ROOT_INODE:
             self._machine.source.hear()
-        node, attributes = self._tree.find(self._inodes.node(parent_inode), os.fsdecode(name))
+        parent, file = self._inodes.node(parent_inode), os.fsdecode(name)
+        try:
+            node, attributes = self._tree.find(parent, file)
+        except BarfsError:
+            self._kept.has_come(ctx.pid)
+            raise
         entry = self._entry_to(ctx, node, attributes)
+        entry.entry_timeout = self._kept.lifetime(parent, file, node)
         surplus = self._inodes.remember(entry.st_ino, (parent_inode, name))
         if surplus is not None:
             pyfuse3.invalidate_entry_async(*surplus, ignore_enoent=True)
@@ -234,7 +258,15 @@ class Operations(Unneeded):
     @boundary
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         """See pyfuse3.Operations."""
-        return self._entry_to(ctx, self._inodes.node(inode))
+        node = self._inodes.node(inode)
+        try:
+            entry = self._entry_to(ctx, node)
+        except BarfsError as error:
+            if not self._is_open(ctx, node):  # fstat does not ask again
+                self._check_name(ctx, node, error)
+            raise
+        self._kept.has_come(ctx.pid, node)
+        return entry
 
     @boundary
     async def setattr(
@@ -264,8 +296,13 @@ class Operations(Unneeded):
 
     @boundary
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        """See pyfuse3.Operations."""
-        return os.fsencode(self._tree.target(self._inodes.node(inode)))
+        """See pyfuse3.Operations. A link leads where the kernel's last message says."""
+        self._machine.source.hear()
+        node = self._inodes.node(inode)
+        if self._kept.is_stale(node, ctx.pid):
+            raise FUSEError(errno.ESTALE)
+        self._kept.has_come(ctx.pid, node)
+        return os.fsencode(self._tree.target(node))
 
     @boundary
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
@@ -284,22 +321,21 @@ class Operations(Unneeded):
 
     @boundary
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        """List the directory as it is now. readdir goes through this listing.
-
-        All who have listed it since it last changed share one listing.
-        """
-        listing = _Listing(self._tree.entries(self._inodes.node(inode)))
-        last = self._last.get(inode)
-        if last is None or last != listing:
-            last = self._last[inode] = listing
+        """List the directory as it is now. readdir goes through this listing."""
+        node = self._inodes.node(inode)
+        try:
+            self._tree.attributes(node)
+        except BarfsError as error:
+            self._check_name(ctx, node, error)
+            raise
         handle = next(self._handles)
-        self._listings[handle] = last
+        self._listings.begin(handle, node, ctx.pid, self._tree.entries(node))
         return handle
 
     @boundary
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """See pyfuse3.Operations. Names that have vanished since opendir are left out."""
-        listing = self._listings[fh]
+        directory, _, listing = self._listings[fh]
         for index in range(start_id, len(listing)):
             name, node = listing[index]
             try:
@@ -307,6 +343,7 @@ class Operations(Unneeded):
             except BarfsError as error:
                 log.info("readdir: left out: %s", error)
                 continue
+            entry.entry_timeout = self._kept.lifetime(directory, name, node)
             if not pyfuse3.readdir_reply(token, os.fsencode(name), entry, index + 1):
                 self._inodes.settle(entry.st_ino)
                 break
@@ -322,7 +359,13 @@ class Operations(Unneeded):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """See pyfuse3.Operations. The device is mapped here, and not touched."""
         try:
-            handle = await self._open(self._inodes.node(inode), flags, ctx)
+            node = self._inodes.node(inode)
+            try:
+                handle = await self._open(node, flags, ctx)
+            except BarfsError as error:
+                self._check_name(ctx, node, error)
+                raise
+            self._kept.has_come(ctx.pid, node)
             # keep_cache would keep pages that a MAP_PRIVATE mapping of the file has read.
             return FileInfo(fh=handle, direct_io=True, keep_cache=False)
         except Exception as error:
@@ -398,53 +441,10 @@ class Operations(Unneeded):
             self._inodes.forget(entry.st_ino, 1)
             raise
 
-    @boundary
-    async def mknod(
-        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
-    ) -> EntryAttributes:
-        """Refused."""
-        refuse(f"mknod {_shown(name)}")
-
-    @boundary
-    async def mkdir(
-        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
-    ) -> EntryAttributes:
-        """Refused."""
-        refuse(f"mkdir {_shown(name)}")
-
-    @boundary
-    async def symlink(
-        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
-        """Refused."""
-        refuse(f"symlink {_shown(name)}")
-
-    @boundary
-    async def link(
-        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
-    ) -> EntryAttributes:
-        """Refused."""
-        refuse(f"link {_shown(new_name)}")
-
-    @boundary
-    async def rename(
-        self,
-        parent_inode_old: int,
-        name_old: bytes,
-        parent_inode_new: int,
-        name_new: bytes,
-        flags: int,
-        ctx: RequestContext,
-    ) -> None:
-        """Refused."""
-        refuse(f"rename of {_shown(name_old)}")
-
-    @boundary
-    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        """Refused."""
-        refuse(f"unlink of {_shown(name)}")
-
-    @boundary
-    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        """Refused."""
-        refuse(f"rmdir of {_shown(name)}")
+    mknod = _refusing("mknod", "mknod")
+    mkdir = _refusing("mkdir", "mkdir")
+    symlink = _refusing("symlink", "symlink")
+    link = _refusing("link", "link", name=2)
+    rename = _refusing("rename", "rename of")
+    unlink = _refusing("unlink", "unlink of")
+    rmdir = _refusing("rmdir", "rmdir of")

@@ -35,6 +35,14 @@ class Share(enum.Enum):
     ALL = enum.auto()
 
 
+class Lasting(enum.Enum):
+    """What has to change before a name can mean something else, or nothing."""
+
+    NOT_KNOWN = enum.auto()
+    WITH_FUNCTION = enum.auto()  # the function
+    WITH_MAP = enum.auto()  # the function, or a register map
+
+
 @dataclass(frozen=True, eq=False)
 class Kind:
     """What a node is. A kind that says nothing else is private, read-only and short-lived."""
@@ -44,6 +52,7 @@ class Kind:
     share: Share = Share.NOBODY
     writable: bool = False
     steady: bool = False  # always there, so that the kernel may keep its name for a while
+    lasting: Lasting = Lasting.NOT_KNOWN
     grows: bool = False  # the size changes by itself
     recorded: bool = True  # opens and requests are recorded in the journal
     waits: bool = False  # a request may have to wait for another one, so it is made in a thread

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -60,6 +61,16 @@ class Case:
         return {**{name: getattr(self, name) for name in names}, "target": target}
 
 
+@contextlib.contextmanager
+def busy_processes(number: int) -> Iterator[None]:
+    """So many processes that do nothing but take time, during a block."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(number):
+            process = stack.enter_context(subprocess.Popen(["sh", "-c", "while :; do :; done"]))
+            stack.callback(process.kill)
+        yield
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """A request of `length` bytes to a BAR of the subject, over and over."""
@@ -71,6 +82,7 @@ class Request:
     placement: str = ONE_CPU
     clients: int = 1
     view: str = ""
+    busy: bool = False  # whether another process keeps each CPU busy
 
     @property
     def name(self) -> str:
@@ -83,7 +95,8 @@ class Request:
             words.append("at random" if self.at_random else "in order")
         if self.clients > 1:
             words.append(f"{self.clients} clients")
-        return ", ".join([*words, self.placement])
+        busy = ["beside a busy process on each CPU"] if self.busy else []
+        return ", ".join([*words, self.placement, *busy])
 
     def contenders(
         self, lab: Lab, labels: Iterable[str] = COMPARED
@@ -99,14 +112,16 @@ class Request:
             machines.HUGE: machines.HUGE_SIZE,
         }
         options = ["-l", self.length, "-s", sizes[self.bar], *(["-r"] if self.at_random else [])]
-        return lab.through(
-            lab.daemon(16, label),
-            *options,
-            self.verb,
-            lab.bar(label, self.bar, self.view),
-            placement=self.placement,
-            clients=self.clients,
-        )
+        daemon, path = lab.daemon(16, label), lab.bar(label, self.bar, self.view)
+        with busy_processes(len(lab.cpus) if self.busy else 0):
+            return lab.through(
+                daemon,
+                *options,
+                self.verb,
+                path,
+                placement=self.placement,
+                clients=self.clients,
+            )
 
 
 _SMALL_TARGETS: Final = {
@@ -156,6 +171,10 @@ def placed_requests(lab: Lab) -> Iterator[Case]:
                     clients=clients,
                 )
                 yield _request_case(lab, "CPUs and clients", request)
+    for clients in (1, 4):
+        request = Request("read", 4, machines.REGISTERS, at_random=True, placement=UNPINNED)
+        request = dataclasses.replace(request, clients=clients, busy=True)
+        yield _request_case(lab, "CPUs and clients", request)
 
 
 def large_requests(lab: Lab) -> Iterator[Case]:

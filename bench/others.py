@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from bench import machines
-from bench.cases import MIB, Case
+from bench.cases import MIB, Case, Target
 from bench.lab import BARFS, REFERENCE, Lab
 from bench.stats import Sample
 
@@ -19,6 +19,10 @@ _ONE_LINER: Final = (
     "import mmap; f = open({!r}, 'r+b'); m = memoryview(mmap.mmap(f.fileno(), 4096)).cast('I'); "
     "print(hex(m[2]))"
 )
+
+# How often a script reads a file, and the script.
+_CATS: Final = 20
+_SHELL_LOOP: Final = f'n=0; while [ $n -lt {_CATS} ]; do cat "$1" >/dev/null; n=$((n + 1)); done'
 
 # devmem knows no file but /dev/mem. So it gets a /dev of its own, in which that is the file.
 _OWN_DEV: Final = (
@@ -100,6 +104,31 @@ def processes(lab: Lab) -> Iterator[Case]:
     yield _otherwise("a process for each 32-bit read", contenders, "barfs: cat x32/bar0@8")
 
 
+def shell_loop(lab: Lab) -> Iterator[Case]:
+    """A script that reads a register again and again, and one that reads an ordinary file."""
+    plain, barfs = "cat of a plain file", "barfs: cat x32/bar0@8"
+
+    def text() -> Path:
+        return lab.bar(BARFS, machines.REGISTERS, "x32").with_name("bar0@8")
+
+    def file() -> Path:
+        path = lab.directory / "value"
+        path.write_text("0x00000000\n")
+        return path
+
+    def loop(path: Where) -> Callable[[], Sample]:
+        return _per(_CATS, _process(lab, "sh", "-euc", _SHELL_LOOP, "sh", path))
+
+    yield Case(
+        "cat in a shell loop",
+        "unpinned",
+        {plain: loop(file), barfs: loop(text)},
+        base=plain,
+        target=Target(1.05, barfs, plain),
+        quick=True,
+    )
+
+
 def loops(lab: Lab) -> Iterator[Case]:
     """One register after the other, in one program."""
     file = partial(lab.resource, machines.REGISTERS)
@@ -177,5 +206,5 @@ def _otherwise(
 
 def all_others(lab: Lab) -> Iterator[Case]:
     """All of them."""
-    for group in (processes, loops, dumps, copies):
+    for group in (processes, shell_loop, loops, dumps, copies):
         yield from group(lab)

@@ -3,8 +3,7 @@
  * interface, one thread, direct_io, memcpy. It learns the functions of DEVICES (a directory as
  * sysfs's bus/pci/devices) when it starts and never looks again; a BAR is mapped at its first open
  * and stays mapped. Names, depth of paths, attributes and how long the kernel may keep them are
- * those of barfs, so that both get the same requests; without a flush of its own libfuse says ENOSYS,
- * as barfs does.
+ * those of barfs, so that both get the same requests. It answers a flush, as barfs does.
  *
  * usage: reference copy|map DEVICES [FUSE OPTIONS] MOUNTPOINT
  *
@@ -60,13 +59,14 @@ static bool is_fixed(fuse_ino_t inode)
 /* How long the kernel may keep a name, and attributes, in seconds: as barfs has it. */
 static double timeout_of(fuse_ino_t inode)
 {
-    return inode <= PHYS ? 1 : 0;
+    return inode <= PHYS || !is_fixed(inode) ? 1 : 0;
 }
 
 static double attributes_timeout_of(fuse_ino_t inode)
 {
-    bool is_file = inode == STATUS || (!is_fixed(inode) && kind_of(inode) >= BAR0);
-    return is_file ? 1e-6 : timeout_of(inode);
+    if (is_fixed(inode))
+        return inode == STATUS ? 1e-6 : timeout_of(inode);
+    return kind_of(inode) >= BAR0 ? 1e-6 : 0;
 }
 
 static void describe(fuse_ino_t inode, struct stat *st)
@@ -246,6 +246,13 @@ static void on_write(fuse_req_t req, fuse_ino_t inode, const char *data, size_t 
     fuse_reply_write(req, length);
 }
 
+static void on_flush(fuse_req_t req, fuse_ino_t inode, struct fuse_file_info *info)
+{
+    (void)inode;
+    (void)info;
+    fuse_reply_err(req, 0);
+}
+
 static const struct fuse_lowlevel_ops operations = {
     .init = on_init,
     .lookup = on_lookup,
@@ -255,6 +262,7 @@ static const struct fuse_lowlevel_ops operations = {
     .open = on_open,
     .read = on_read,
     .write = on_write,
+    .flush = on_flush,
 };
 
 int main(int argc, char **argv)

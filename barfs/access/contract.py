@@ -35,14 +35,15 @@ class Run(NamedTuple):
 
 def clip_read(offset: int, length: int, size: int) -> int:
     """How much of a read lies before the end; 0 at and past it."""
-    return max(0, min(length, size - offset))
+    rest = size - offset
+    return length if length <= rest else max(0, rest)
 
 
 def clip_write(offset: int, length: int, size: int) -> int:
     """How much of a write lies before the end. PastEnd if nothing of a non-empty write does."""
     if length and offset >= size:
         raise PastEnd(f", but the file ends at {size:#x}", during=Access("write", offset, length))
-    return max(0, min(length, size - offset))
+    return clip_read(offset, length, size)
 
 
 class Wholeness:
@@ -62,6 +63,11 @@ class Wholeness:
         return whole
 
 
+def is_single(offset: int, length: int, base: int, max_width: int) -> bool:
+    """Whether `plan` makes one access of a request."""
+    return length in (1, 2, 4, 8) and length <= max_width and (base + offset) % length == 0
+
+
 def plan(offset: int, length: int, base: int, max_width: int) -> tuple[Run, ...]:
     """The accesses of a request on a file whose byte 0 is at bus address `base`.
 
@@ -70,7 +76,7 @@ def plan(offset: int, length: int, base: int, max_width: int) -> tuple[Run, ...]
     each byte of the request once, and no other byte. Alignment is counted on the bus: it is that of
     `base + offset`.
     """
-    if length in (1, 2, 4, 8) and length <= max_width and (base + offset) % length == 0:
+    if is_single(offset, length, base, max_width):
         return (Run(offset, length, length),)
     runs = []
     end = offset + length

@@ -81,18 +81,21 @@ def leaving_some() -> Iterator[None]:
         _RESERVE.for_root = False
 
 
-def _check_left(fd: int, what: What, path: StrPath | None = None) -> int:
-    """A descriptor that was opened. TooManyFiles, and it is closed, if too few others are left."""
+def _room() -> int:
+    """The number from which on descriptors are kept back."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    reserved = RESERVED_FILES + (limit // 4 if _RESERVE.for_root else 0)
-    if limit == resource.RLIM_INFINITY or fd < limit - reserved:
-        return fd
-    os.close(fd)
-    raise TooManyFiles(
+    if limit == resource.RLIM_INFINITY:
+        return 1 << 31
+    return limit - RESERVED_FILES - (limit // 4 if _RESERVE.for_root else 0)
+
+
+def _no_room(what: What, during: During | None = None) -> TooManyFiles:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return TooManyFiles(
         f"the limit of {limit} open files is near; close some, or start barfs after ulimit -n"
         " with more",
         what=what,
-        during=None if path is None else Opening(os.fspath(path)),
+        during=during,
     )
 
 
@@ -103,22 +106,30 @@ def open_file(path: StrPath, what: What, *, writable: bool, flags: int = 0) -> i
     all inside `leaving_some`.
     """
     access = os.O_RDWR if writable else os.O_RDONLY
+    room = _room()
     try:
         fd = os.open(path, NONBLOCK | access | flags)
     except OSError as error:
         raise refusal(what, Opening(os.fspath(path)), error) from error
-    return _check_left(fd, what, path)
+    if fd >= room:
+        os.close(fd)
+        raise _no_room(what, Opening(os.fspath(path)))
+    return fd
 
 
 def take_file(file: StrPath | int, what: What, *, writable: bool, flags: int = 0) -> int:
     """As open_file; of a descriptor that is open, a copy."""
     if not isinstance(file, int):
         return open_file(file, what, writable=writable, flags=flags)
+    room = _room()
     try:
         fd = os.dup(file)
     except OSError as error:
         raise refusal(what, None, error) from error
-    return _check_left(fd, what)
+    if fd >= room:
+        os.close(fd)
+        raise _no_room(what)
+    return fd
 
 
 def read_file(path: StrPath, length: int, offset: int = 0) -> bytes:

@@ -40,7 +40,7 @@ from barfs.journal.records import Change, Journal
 from barfs.machine.functions import AllFunctions, Allowed
 from barfs.machine.kcore import CoreFile
 from barfs.machine.recorded import source_at, symbols_of
-from barfs.machine.source import REAL_PROC, REAL_SYSFS
+from barfs.machine.source import REAL_PROC, REAL_SYSFS, is_no_data
 from barfs.names import PciAddress
 from barfs.nodes import Tree
 from barfs.registers.devices import DeviceMaps
@@ -240,9 +240,10 @@ def serve(settings: Settings, ready: Callable[[], None]) -> None:
     background: list[Callable[[], Awaitable[None]]] = [operations.follow]
     if log_file is not None:
         background.append(log_file.follow)
-    watch = machine.source.watch
+    watch, changes = machine.source.watch, machine.source.changes
     if watch is not None:
-        background.append(partial(watch.run, operations.device_changed))
+        background.append(partial(watch.run, operations.device_changed, operations.names_changed))
+    background.append(partial(changes.run, operations.names_changed, is_no_data))
     if vfio is not None:
         background.append(partial(vfio.run, operations.let_go))
     # Objects that are there by now stay. The garbage collector need not look through them; all

@@ -4,7 +4,7 @@ It decides by config space and sysfs alone: the BAR is not touched. A BAR that d
 all ones on hardware, and zeros in some virtual machines, which is no data.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from barfs.diagnosis import mends
@@ -84,6 +84,24 @@ class Look:
                 concerned.setdefault(cause, []).append(f"bar{index}")
         return [(", ".join(names), cause) for cause, names in concerned.items()]
 
+    @property
+    def told(self) -> tuple[Hashable, ...]:
+        """What config space said of the function, and of the bridges above."""
+        return (self.cause, self.header, *self._above)
+
+    def tells_all(self, index: int, resource: Resource) -> bool:
+        """Whether nothing but what was told decides whether a BAR answers.
+
+        Others are asked about a BAR that is elsewhere, and about one of a virtual function, whose
+        bits are off.
+        """
+        header = self.header
+        if self.cause is not None or header is None:
+            return False
+        bit = COMMAND_MEMORY if resource.is_memory else COMMAND_IO
+        is_on = bool(header.command & bit)
+        return is_on and register_of(header, index, resource) == resource.start
+
     def lost(self, index: int, resource: Resource) -> bool:
         """Whether a BAR in config space is not where the kernel has put it. Raises DeviceGone."""
         if self.header is None:
@@ -152,6 +170,10 @@ class Look:
         return mends.look_anew(everything, bridge)
 
 
+# For how many BARs it is remembered what config space says when they answer.
+_MOST_SOUND: Final = 1024
+
+
 class _Layout(NamedTuple):
     """What of a function changes only when something is plugged or unplugged."""
 
@@ -169,10 +191,24 @@ class Obstacles:
     def __init__(self, pci: Functions) -> None:
         self._pci = pci
         self._layouts: dict[PciAddress, tuple[object, _Layout]] = {}
+        self._sound: set[Hashable] = set()  # what was told where nothing was wrong
 
     def of_bar(self, address: PciAddress, index: int, resource: Resource) -> Cause | None:
         """What keeps one BAR from answering; None if nothing is known. Raises DeviceGone."""
-        return self.look(address).obstacle(index, resource) if resource.assigned else NO_ADDRESS
+        if not resource.assigned:
+            return NO_ADDRESS
+        look = self.look(address)
+        # What is told is read each time. If it is what was told of a BAR that answers, this one
+        # does.
+        told = (index, resource, *look.told)
+        if told in self._sound:
+            return None
+        cause = look.obstacle(index, resource)
+        if cause is None and look.tells_all(index, resource):
+            if len(self._sound) >= _MOST_SOUND:
+                self._sound.clear()
+            self._sound.add(told)
+        return cause
 
     def look(self, address: PciAddress) -> Look:
         """Look at a function and at the bridges above it. Raises DeviceGone.

@@ -219,8 +219,11 @@ class Entry(NamedTuple):
         return json.dumps({**fields, **dict(self.record.fields())}).encode() + b"\n"
 
 
+_REFUSED: Final = (Refusal, MoreRefusals)  # a union would be made anew for each record
+
+
 def _is_refusal(record: Record) -> bool:
-    return isinstance(record, Refusal | MoreRefusals)
+    return isinstance(record, _REFUSED)
 
 
 class Journal:

@@ -111,7 +111,10 @@ def _number(field: bytes) -> int:
     """A number in a header, in octal or, with its highest bit set, in binary. ValueError."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    return int(field.strip(b" \0") or b"0", 8)
+    digits = field.strip(b" \0") or b"0"
+    if re.fullmatch(rb"[0-7]+", digits) is None:  # int() would also take a sign and underscores
+        raise ValueError("it is damaged, or no tar")
+    return int(digits, 8)
 
 
 def _checked(name: str) -> str:

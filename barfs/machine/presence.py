@@ -80,7 +80,18 @@ class PlainPresence(Presence):
     A change of the file shows in its time of change, if that is old enough.
     """
 
-    _changed: int | None = None  # None before the first look
+    _changed: int | None = None  # None before the first look, and when it is lost
+
+    def check(self) -> None:
+        """See Presence."""
+        now = os.fstat(self._fd)
+        if now.st_nlink == 0 or now.st_ctime_ns != self._changed:
+            super().check()
+
+    def lose(self, error: DeviceGone) -> None:
+        """See Presence."""
+        super().lose(error)
+        self._changed = None
 
     def _look(self) -> None:
         now = os.fstat(self._fd)

@@ -21,6 +21,7 @@ from barfs.errors import (
     What,
 )
 from barfs.machine.archive import DirectoryArchive, TarArchive
+from barfs.machine.changes import Changes
 from barfs.machine.lspci import parse_lspci
 from barfs.machine.presence import Presence
 from barfs.machine.recording import Part, RecordedFunction, Recording, load_recording
@@ -112,6 +113,7 @@ class RecordedSource(Source):
     watch = None
 
     def __init__(self, recording: Recording) -> None:
+        self.changes = Changes()
         self.recording = recording
         self._files = recording.files
         self._root = f"{recording.path}/"
@@ -210,6 +212,11 @@ class RecordedSource(Source):
 
     def hear(self) -> None:
         """Nothing: no kernel sends messages of these functions."""
+
+    def tells_of(self, address: PciAddress) -> bool:
+        """See Source. Nothing changes."""
+        del address
+        return True
 
     def listen(self) -> None:
         """Nothing: no kernel has a log of these functions."""

@@ -6,6 +6,7 @@ of the source, so a machine that was saved takes another source and nothing else
 
 import logging
 import os
+import re
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from threading import Lock
@@ -22,6 +23,7 @@ from barfs.access.files import (
     read_file,
 )
 from barfs.errors import What
+from barfs.machine.changes import Changes
 from barfs.machine.presence import PlainPresence, Presence, settled
 from barfs.machine.recording import Recording
 from barfs.machine.uevents import Watch
@@ -48,6 +50,7 @@ class Source(Protocol):
     proc: Path
     boot: Path
     watch: Watch | None  # tells of functions that come and go; None if nothing tells of them
+    changes: Changes  # tells of changes of ordinary files, while it runs
     recording: Recording | None = None  # what it is from, if it is a machine that was recorded
 
     def read(self, path: StrPath, length: int = PAGE_SIZE, offset: int = 0) -> bytes:
@@ -79,6 +82,12 @@ class Source(Protocol):
 
     def hear(self) -> None:
         """Take in the kernel's messages of functions that came and went. Raises nothing."""
+
+    def tells_of(self, address: PciAddress) -> bool:
+        """Whether something has told of each change of a function since before now.
+
+        Raises nothing.
+        """
 
     def presence(self, path: StrPath, address: PciAddress) -> Presence:
         """A watch over a function. `path` is that of its `resource`. Raises DeviceGone."""
@@ -123,6 +132,7 @@ class _Files(Source):
 
     def __init__(self, sysfs: Path, proc: Path, boot: Path) -> None:
         self.sysfs, self.proc, self.boot = sysfs, proc, boot
+        self.changes = Changes()
 
     def read(self, path: StrPath, length: int = PAGE_SIZE, offset: int = 0) -> bytes:
         return read_file(path, length, offset)
@@ -159,9 +169,6 @@ class _Files(Source):
             os.write(fd, data)
         finally:
             os.close(fd)
-
-    def hear(self) -> None:
-        """Nothing: no kernel sends messages of these functions."""
 
     def listen(self) -> None:
         """Nothing: no kernel has a log of these functions."""
@@ -202,6 +209,10 @@ class RealSource(_Files):
 
     def hear(self) -> None:
         self._watch.hear()
+
+    def tells_of(self, address: PciAddress) -> bool:
+        del address
+        return self._watch.hears_all
 
     def listen(self) -> None:
         # Only opening it asks for rights (kernel/printk/printk.c, devkmsg_open).
@@ -247,6 +258,13 @@ class PlainSource(_Files):
         except OSError:
             return None
 
+    def hear(self) -> None:
+        self.changes.hear()
+
+    def tells_of(self, address: PciAddress) -> bool:
+        watches = self.changes.watches
+        return watches(self._devices) and watches(f"{self._devices}/{address}")
+
     def presence(self, path: StrPath, address: PciAddress) -> Presence:
         return PlainPresence(path, address)
 
@@ -257,6 +275,15 @@ class PlainSource(_Files):
     def bar_file(self, path: StrPath, start: int) -> tuple[StrPath, int]:
         del start
         return path, 0
+
+
+# What a plain function's BARs, ROM and config space hold changes no name.
+_DATA: Final = re.compile(rb"resource\d+(_wc)?|rom|config")
+
+
+def is_no_data(name: bytes) -> bool:
+    """Whether a change of the contents of a function's file may change a name in the tree."""
+    return _DATA.fullmatch(name) is None
 
 
 def source_of(sysfs: Path = REAL_SYSFS, proc: Path = REAL_PROC, boot: Path = BOOT) -> Source:

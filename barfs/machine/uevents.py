@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from barfs.names import PciAddress
@@ -19,7 +20,18 @@ class Watch:
     def __init__(self) -> None:
         self._monitor: Any = None  # pyudev has no types
         self._tell: Callable[[PciAddress, str], None] = lambda _address, _action: None
+        self._tell_lost: Callable[[], None] = lambda: None
         self._heard = 0
+        self._is_first_namespace = False
+
+    @property
+    def hears_all(self) -> bool:
+        """Whether the kernel sends each message here.
+
+        It sends none to network namespaces that belong to another user namespace than the first
+        (lib/kobject_uevent.c, uevent_net_init).
+        """
+        return self._monitor is not None and self._is_first_namespace
 
     def stamp(self) -> int | None:
         """A number that changes with each message. None if no messages can be heard."""
@@ -30,10 +42,13 @@ class Watch:
         if self._monitor is not None:
             self._hear()
 
-    async def run(self, tell: Callable[[PciAddress, str], None]) -> None:
+    async def run(
+        self, tell: Callable[[PciAddress, str], None], tell_lost: Callable[[], None] = lambda: None
+    ) -> None:
         """Call `tell` for each message with the function's address and `add`, `remove`, ...
 
-        It runs until it is cancelled. It returns at once if there is no libudev, or no netlink.
+        `tell_lost` is called when messages were lost. It runs until it is cancelled. It returns at
+        once if there is no libudev, or no netlink.
         """
         # They are needed only for a real sysfs, and are slow to import.
         import trio  # noqa: PLC0415
@@ -47,7 +62,8 @@ class Watch:
         except (ImportError, OSError) as error:
             log.info("no uevents: %s", error)
             return
-        self._tell = tell
+        self._tell, self._tell_lost = tell, tell_lost
+        self._is_first_namespace = _is_first_namespace()
         self._monitor = monitor
         try:
             while True:
@@ -67,3 +83,13 @@ class Watch:
             # ENOBUFS: there were more than the socket holds (netlink(7)).
             self._heard += 1
             log.warning("uevents were lost: %s", error.strerror or error)
+            self._tell_lost()
+
+
+def _is_first_namespace() -> bool:
+    """Whether this process is in the first user namespace, which maps all users to themselves."""
+    try:
+        users = Path("/proc/self/uid_map").read_text()
+    except OSError:
+        return False
+    return users.split() == ["0", "0", "4294967295"]

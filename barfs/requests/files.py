@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -25,7 +25,7 @@ from barfs.spans.views import GoneView
 
 _MODES: Final = {os.O_RDONLY: "r", os.O_WRONLY: "w", os.O_RDWR: "rw"}
 
-P = ParamSpec("P")
+
 R = TypeVar("R")
 
 
@@ -88,14 +88,44 @@ class OpenFile:
         """Whether a line reads first, and nothing of this mount may come between the two."""
         return b":" in line.text or self.opened.subject.field is not None
 
+    # How long a request took is noted, if that tells anything. The two are alike and not one, since
+    # small requests spend most of their time in calls.
+
     def read(self, offset: int, length: int, allocate: Allocate = bytearray) -> Buffer:
         """As View.read."""
-        return self._timed(self._view.read, offset, length, length, allocate)
+        started = perf_counter()
+        try:
+            data = self._view.read(offset, length, allocate)
+        except BarfsError as error:
+            self._failed(error, offset, length, started, writing=False)
+            raise
+        if perf_counter() - started > AT_ONCE or length >= self._pace.at_once:
+            self._note(offset, length, started, writing=False)
+        return data
 
     def write(self, offset: int, data: bytes) -> int:
         """As View.write. BadRequest for what a file that was truncated would make zeros of."""
-        request = self._view.write if self._fresh is None else self._write_fresh
-        return self._timed(request, offset, len(data), data, writing=True)
+        started = perf_counter()
+        length = len(data)
+        try:
+            if self._fresh is None:
+                done = self._view.write(offset, data)
+            else:
+                done = self._write_fresh(offset, data)
+        except BarfsError as error:
+            self._failed(error, offset, length, started, writing=True)
+            raise
+        if perf_counter() - started > AT_ONCE or length >= self._pace.at_once:
+            self._note(offset, length, started, writing=True)
+        return done
+
+    def _failed(
+        self, error: BarfsError, offset: int, length: int, started: float, *, writing: bool
+    ) -> None:
+        if isinstance(error, (BadRequest, PastEnd)):
+            error.what = self.opened.subject.path  # which the rules of requests don't know
+        else:
+            self._note(offset, length, started, writing=writing, done=False)
 
     def _write_fresh(self, offset: int, data: bytes) -> int:
         assert self._fresh is not None  # noqa: S101 - for the type checker
@@ -121,28 +151,6 @@ class OpenFile:
         except BadRequest as error:
             error.what = self.opened.subject.path
             raise
-
-    def _timed(
-        self,
-        request: Callable[..., R],
-        offset: int,
-        length: int,
-        *arguments: object,
-        writing: bool = False,
-    ) -> R:
-        """What a request of the view returns. How long it took is noted, if that tells anything."""
-        started = perf_counter()
-        try:
-            done = request(offset, *arguments)
-        except (BadRequest, PastEnd) as error:
-            error.what = self.opened.subject.path  # which the rules of requests don't know
-            raise
-        except BarfsError:
-            self._note(offset, length, started, writing=writing, done=False)
-            raise
-        if perf_counter() - started > AT_ONCE or length >= self._pace.at_once:
-            self._note(offset, length, started, writing=writing)
-        return done
 
     def _note(
         self, offset: int, length: int, started: float, *, writing: bool, done: bool = True
@@ -379,6 +387,10 @@ class OpenFiles:
         """The caller truncates an open file, which does nothing; BadRequest."""
         self._files[handle].truncate(size)
 
+    def has_open(self, address: PciAddress | None) -> bool:
+        """Whether a file of a function is open."""
+        return any(file.address == address for file in self._files.values())
+
     def is_truncated(self, node: Node) -> bool:
         """Whether a file is open that was opened with O_TRUNC."""
         return any(node == other for other, *_ in self._truncated.values())
@@ -394,9 +406,10 @@ class OpenFiles:
         return None
 
     def _record_write(self, file: OpenFile, offset: int, data: bytes, done: int) -> None:
-        shown = data[:done] if done <= file.opened.data_limit else None
+        opened = file.opened
+        shown = data[:done] if done <= opened.data_limit else None
         width = file.width_at(offset, len(data))
-        self._journal.add(Transfer("write", file.opened, offset, done, width, shown, file.raw))
+        self._journal.add(Transfer("write", opened, offset, done, width, shown, file.raw))
 
     def close(self, handle: int) -> None:
         """Close a file."""

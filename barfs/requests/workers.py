@@ -53,8 +53,9 @@ OPENS_AT_ONE_DEVICE: Final = 24
 OPENS_OF_USERS: Final = 48
 OPENS_OF_ROOT: Final = 48
 
-# How much data one user's writes may keep waiting, in bytes.
+# How much data the writes of one user, and of all users but root, may keep waiting, in bytes.
 DATA_PER_USER: Final = 8 << 20
+DATA_OF_USERS: Final = 32 << 20
 
 
 class Pace:
@@ -155,11 +156,18 @@ class _Crowd:
             )
         else:
             full = mine >= self._of_root
-        if full or (place.data and self._data[uid] + place.data > DATA_PER_USER):
+        if full or (place.data and not self._has_room(uid, place.data)):
             raise TooManyRequests(
                 f"{mine} requests of user {uid} wait already, and {at_it} of users for the device;"
                 " try again later"
             )
+
+    def _has_room(self, uid: int, data: int) -> bool:
+        """Whether so many bytes more may wait."""
+        if self._data.get(uid, 0) + data > DATA_PER_USER:
+            return False
+        of_users = self._data.total() - self._data.get(0, 0)
+        return not uid or of_users + data <= DATA_OF_USERS
 
     @contextmanager
     def counted(self, place: Place) -> Iterator[None]:

@@ -83,8 +83,12 @@ class Interruptible:
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
         """See Aperture."""
-        if len(into) <= ONE_ACCESS:
+        length = len(into)
+        if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
+            started = perf_counter()
             self._aperture.load_run(offset, width, into)
+            if perf_counter() - started > PIECE and length > ONE_ACCESS:
+                self._extent = max(1, int(length * PIECE / (perf_counter() - started)))
             return
         with memoryview(into) as whole:
             for at, end in self._pieces(offset, len(whole), width):
@@ -92,8 +96,12 @@ class Interruptible:
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
         """See Aperture."""
-        if len(data) <= ONE_ACCESS:
+        length = len(data)
+        if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
+            started = perf_counter()
             self._aperture.store_run(offset, width, data)
+            if perf_counter() - started > PIECE and length > ONE_ACCESS:
+                self._extent = max(1, int(length * PIECE / (perf_counter() - started)))
             return
         with memoryview(data) as whole:
             for at, end in self._pieces(offset, len(whole), width):
@@ -101,8 +109,12 @@ class Interruptible:
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
-        if len(into) <= ONE_ACCESS:
+        length = len(into)
+        if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
+            started = perf_counter()
             self._aperture.copy_out(offset, into)
+            if perf_counter() - started > PIECE and length > ONE_ACCESS:
+                self._extent = max(1, int(length * PIECE / (perf_counter() - started)))
             return
         with memoryview(into) as whole:
             for at, end in self._pieces(offset, len(whole), _COPIED):
@@ -110,8 +122,12 @@ class Interruptible:
 
     def copy_in(self, offset: int, data: Buffer) -> None:
         """See Aperture."""
-        if len(data) <= ONE_ACCESS:
+        length = len(data)
+        if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
+            started = perf_counter()
             self._aperture.copy_in(offset, data)
+            if perf_counter() - started > PIECE and length > ONE_ACCESS:
+                self._extent = max(1, int(length * PIECE / (perf_counter() - started)))
             return
         with memoryview(data) as whole:
             for at, end in self._pieces(offset, len(whole), _COPIED):

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from time import monotonic
 from typing import Final, NamedTuple, Protocol, TypeAlias
@@ -19,7 +18,7 @@ from barfs.nodes import View
 from barfs.spans import bars
 from barfs.spans.combining import Combining, Release
 from barfs.spans.enabling import Decoder
-from barfs.spans.guards import EMPTY, EMPTY_TEXT, BarView, Guard, GuardedView, HeldView
+from barfs.spans.guards import EMPTY, EMPTY_TEXT, BarView, Guard, GuardedView, Held, HeldView
 from barfs.spans.interruptible import interruptible
 from barfs.spans.roms import RomView
 from barfs.spans.views import FixedView, JoinedView, RawView, TextView
@@ -215,39 +214,47 @@ class Spans:
         return [] if len(found) > MOST_GUARDS else found
 
     def _open(self, target: _Target, *, writable: bool) -> View:
+        held = Held()
+        try:
+            return self._opened(target, held, writable=writable)
+        except BaseException:
+            held.close()
+            raise
+
+    def _opened(self, target: _Target, held: Held, *, writable: bool) -> View:
+        """The view of a target. What is held with it is added before it can be lost."""
         what, view = target.what, target.view
-        with ExitStack() as held:
-            # First the watch, then what is watched: a change between the two is seen.
-            guards = []
-            for start, end, address in target.owners:
-                presence = self._pci.everything.presence(address)
-                held.callback(presence.close)
-                guards.append(Guard(start, end, presence))
-            if target.decode is not None:
-                held.callback(target.decode())
-            place = target.locate([guard.presence for guard in guards])
-            combine = self._claim(target, place, held, writable=writable)
-            size = len(place.span)
-            if view.is_text and size < view.width:
-                raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
-            span = place.span[: _accessed(view, size)]
+        # First the watch, then what is watched: a change between the two is seen.
+        guards = []
+        for start, end, address in target.owners:
+            presence = self._pci.everything.presence(address)
+            held.append(presence.close)
+            guards.append(Guard(start, end, presence))
+        if target.decode is not None:
+            held.append(target.decode())
+        place = target.locate([guard.presence for guard in guards])
+        combine = self._combining is not None and self._claim(
+            target, place, held, writable=writable
+        )
+        size = len(place.span)
+        if view.is_text and size < view.width:
+            raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
+        span = place.span[: _accessed(view, size)]
+        asked = monotonic()  # opening it asks whether it answers
+        apertures = place.open(span, writable=writable, combine=combine)
+        try:
+            parts = interruptible(apertures, partial(self._look, guards))
+            opened = view_of(parts, view, what, target.make)
+        except BaseException:
+            for aperture in apertures:
+                aperture.close()
+            raise
+        if place.check is not None:
             empty = None if target.make else EMPTY_TEXT if view.is_text else EMPTY
-            asked = monotonic()  # opening it asks whether it answers
-            apertures = place.open(span, writable=writable, combine=combine)
-            try:
-                parts = interruptible(apertures, partial(self._look, guards))
-                opened = view_of(parts, view, what, target.make)
-            except BaseException:
-                for aperture in apertures:
-                    aperture.close()
-                raise
-            if place.check is not None:
-                return BarView(
-                    opened, guards, held.pop_all(), place.check, empty=empty, asked=asked
-                )
-            if guards:
-                return GuardedView(opened, guards, held.pop_all())
-            return HeldView(opened, held.pop_all()) if self._combining else opened
+            return BarView(opened, guards, held, place.check, empty=empty, asked=asked)
+        if guards:
+            return GuardedView(opened, guards, held)
+        return HeldView(opened, held) if self._combining else opened
 
     def _look(self, guards: Sequence[Guard], offset: int, length: int) -> None:
         """End a request by what this raises, if the rest of it is not to be done."""
@@ -255,7 +262,7 @@ class Spans:
         for guard in guards:
             guard.check(offset, length)
 
-    def _claim(self, target: _Target, place: _Place, held: ExitStack, *, writable: bool) -> bool:
+    def _claim(self, target: _Target, place: _Place, held: Held, *, writable: bool) -> bool:
         """Whether to map a target write-combining; CombinedElsewhere.
 
         What is claimed goes with `held`. Only memory is mapped so, and in no fixed width.
@@ -263,13 +270,13 @@ class Spans:
         if self._combining is None or place.claim is None:
             return False
         if place.combines is None:
-            held.callback(self._combining.keep_exact(place.claim, target.what))
+            held.append(self._combining.keep_exact(place.claim, target.what))
             return False
         offered = writable and place.combines()
         release = self._combining.combine(place.claim) if offered else None
         if release is None:
             return False
-        held.callback(release)
+        held.append(release)
         return True
 
 

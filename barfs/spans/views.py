@@ -41,11 +41,10 @@ class RawView:
         """The same for what is only a part of a request, which is not one access by itself."""
         return RawView(self._aperture, self._part_width)
 
-    def _plan(self, offset: int, asked: int, length: int) -> Sequence[contract.Run]:
-        """The accesses of a request for `asked` bytes, of which `length` are before the end."""
+    def _widest(self, offset: int, asked: int, length: int) -> int:
+        """The widest access of a request for `asked` bytes, of which the file has `length`."""
         is_whole = self._requests.is_whole(offset, asked, length)
-        max_width = self._max_width if is_whole else self._part_width
-        return contract.plan(offset, length, self.base, max_width)
+        return self._max_width if is_whole else self._part_width
 
     def read(self, offset: int, length: int, allocate: Allocate = bytearray, /) -> Buffer:
         """See View."""
@@ -57,7 +56,12 @@ class RawView:
         if aperture.memory_like:
             aperture.copy_out(offset, data)
             return data
-        runs = self._plan(offset, asked, length)
+        widest = self._widest(offset, asked, length)
+        # Most requests are one access, and need no plan.
+        if contract.is_single(offset, length, self.base, widest):
+            aperture.load_run(offset, length, data)
+            return data
+        runs = contract.plan(offset, length, self.base, widest)
         if len(runs) == 1:
             aperture.load_run(offset, runs[0].width, data)
             return data
@@ -72,11 +76,15 @@ class RawView:
         if length == 0:
             return 0
         aperture = self._aperture
+        widest = self._widest(offset, len(data), length)
+        if not aperture.memory_like and contract.is_single(offset, length, self.base, widest):
+            aperture.store_run(offset, length, data if length == len(data) else data[:length])
+            return length
         with memoryview(data) as rest:
             if aperture.memory_like:
                 aperture.copy_in(offset, rest[:length])
                 return length
-            for at, width, extent in self._plan(offset, len(data), length):
+            for at, width, extent in contract.plan(offset, length, self.base, widest):
                 aperture.store_run(at, width, rest[at - offset : at - offset + extent])
         return length
 
@@ -90,7 +98,10 @@ class RawView:
         if self._aperture.memory_like:
             return None
         asked, length = length, contract.clip_read(offset, length, self.size)
-        widths = {run.width for run in self._plan(offset, asked, length)}
+        widest = self._widest(offset, asked, length)
+        if contract.is_single(offset, length, self.base, widest):
+            return length
+        widths = {run.width for run in contract.plan(offset, length, self.base, widest)}
         return widths.pop() if len(widths) == 1 else None
 
     def close(self) -> None:

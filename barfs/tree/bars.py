@@ -8,12 +8,12 @@ from barfs.journal.records import Subject
 from barfs.machine.functions import Functions
 from barfs.machine.resources import Resource, bar_of, size_in_window
 from barfs.names import BarName, ViewKind
-from barfs.nodes import Attributes, Branch, Found, Kind, Node, Share, View
+from barfs.nodes import Attributes, Branch, Found, Kind, Lasting, Node, Share, View
 from barfs.spans.opening import Spans
 from barfs.tree.functions import FUNCTION, directory_of
 from barfs.tree.views import attributes_of
 
-BAR: Final = Kind("bar", share=Share.ALL, writable=True)
+BAR: Final = Kind("bar", share=Share.ALL, writable=True, lasting=Lasting.WITH_FUNCTION)
 
 
 class Bars(Branch):

@@ -4,14 +4,14 @@ from typing import Final
 
 from barfs.errors import DeviceGone, FunctionPart, ReadOnly
 from barfs.names import PciAddress
-from barfs.nodes import Attributes, Kind, Node, Share, View
+from barfs.nodes import Attributes, Kind, Lasting, Node, Share, View
 from barfs.spans.views import ConfigView
 from barfs.tree.functions import Part
 from barfs.tree.views import REGISTER_BLKSIZE
 
 # Others may never write it: whoever writes config space can move BARs and turn on DMA. By DMA a
 # device reaches all memory.
-CONFIG: Final = Kind("config", share=Share.READ, writable=True)
+CONFIG: Final = Kind("config", share=Share.READ, writable=True, lasting=Lasting.WITH_FUNCTION)
 
 
 class Config(Part):

@@ -15,6 +15,7 @@ from barfs.nodes import (
     Branch,
     Found,
     Kind,
+    Lasting,
     Lines,
     Node,
     Share,
@@ -31,9 +32,9 @@ from barfs.tree.functions import FUNCTION, check_present
 from barfs.tree.registers import Maps
 from barfs.tree.single import Single
 
-DECODE: Final = Kind("decode", Type.DIRECTORY, share=Share.READ)
-DECODED: Final = Kind("decoded", share=Share.READ)
-ALL: Final = Kind("all", share=Share.READ)
+DECODE: Final = Kind("decode", Type.DIRECTORY, share=Share.READ, lasting=Lasting.WITH_MAP)
+DECODED: Final = Kind("decoded", share=Share.READ, lasting=Lasting.WITH_MAP)
+ALL: Final = Kind("all", share=Share.READ, lasting=Lasting.WITH_MAP)
 
 # More bytes than any text has.
 _LONGEST: Final = 1 << 40

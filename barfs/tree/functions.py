@@ -6,12 +6,12 @@ from typing import Final
 from barfs.errors import DeviceGone
 from barfs.machine.functions import Functions
 from barfs.names import PciAddress
-from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Kind, Node, Share, Type
+from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Kind, Lasting, Node, Share, Type
 from barfs.tree.root import ROOT
 from barfs.tree.single import Single
 
 PCI: Final = Kind("pci", Type.DIRECTORY, share=Share.READ, steady=True)
-FUNCTION: Final = Kind("function", Type.DIRECTORY, share=Share.READ)
+FUNCTION: Final = Kind("function", Type.DIRECTORY, share=Share.READ, lasting=Lasting.WITH_FUNCTION)
 
 
 def directory_of(node: Node) -> str:

@@ -3,14 +3,14 @@
 from typing import Final
 
 from barfs.machine.functions import Functions
-from barfs.nodes import Attributes, Kind, Node, Share, View
+from barfs.nodes import Attributes, Kind, Lasting, Node, Share, View
 from barfs.registers.devices import DeviceMaps
 from barfs.report.info import describe
 from barfs.spans.opening import Spans
 from barfs.spans.views import SnapshotView
 from barfs.tree.functions import Part, check_present
 
-INFO: Final = Kind("info", share=Share.READ)
+INFO: Final = Kind("info", share=Share.READ, lasting=Lasting.WITH_FUNCTION)
 
 
 class Info(Part):

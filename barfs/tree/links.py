@@ -10,11 +10,11 @@ from typing import Final
 from barfs.errors import DeviceGone, NoSuchNode
 from barfs.machine.functions import Functions
 from barfs.names import LinkName, PciAddress, with_colons
-from barfs.nodes import Attributes, Branch, Found, Kind, Node, Type
+from barfs.nodes import Attributes, Branch, Found, Kind, Lasting, Node, Type
 from barfs.tree.functions import PCI, directory_of
 from barfs.tree.root import ROOT
 
-LINK: Final = Kind("link", Type.LINK)
+LINK: Final = Kind("link", Type.LINK, lasting=Lasting.WITH_FUNCTION)
 ALIAS: Final = Kind("alias", Type.LINK)
 
 

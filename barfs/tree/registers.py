@@ -14,7 +14,7 @@ from barfs.errors import BarfsError, FunctionPart, NoSuchNode, ReadOnly
 from barfs.journal.records import Subject
 from barfs.machine.functions import Functions
 from barfs.names import BarName, PciAddress, ViewKind
-from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Kind, Node, Share, Type, View
+from barfs.nodes import DIRECTORY, Attributes, Branch, Found, Kind, Lasting, Node, Share, Type, View
 from barfs.registers import texts
 from barfs.registers.devices import CONFIG, DeviceMaps
 from barfs.registers.maps import Block, Entry, Field, Register, Space, find
@@ -26,11 +26,13 @@ from barfs.spans.views import SnapshotView
 from barfs.tree.functions import FUNCTION, check_present
 from barfs.tree.physical import PHYS
 
-REGS: Final = Kind("regs", Type.DIRECTORY, share=Share.READ)
-REGISTER: Final = Kind("register", share=Share.ALL, writable=True)
+REGS: Final = Kind("regs", Type.DIRECTORY, share=Share.READ, lasting=Lasting.WITH_MAP)
+REGISTER: Final = Kind("register", share=Share.ALL, writable=True, lasting=Lasting.WITH_MAP)
 # As for config space itself: others may never write it.
-CONFIG_REGISTER: Final = Kind("config register", share=Share.READ, writable=True)
-README: Final = Kind("README", share=Share.READ)
+CONFIG_REGISTER: Final = Kind(
+    "config register", share=Share.READ, writable=True, lasting=Lasting.WITH_MAP
+)
+README: Final = Kind("README", share=Share.READ, lasting=Lasting.WITH_MAP)
 
 PHYS_REGS: Final = Kind("phys regs", Type.DIRECTORY)
 PHYS_REGISTER: Final = Kind("phys register", writable=True)

@@ -4,12 +4,12 @@ from typing import Final
 
 from barfs.machine.functions import Functions
 from barfs.names import PciAddress
-from barfs.nodes import Attributes, Kind, Node, Share, View
+from barfs.nodes import Attributes, Kind, Lasting, Node, Share, View
 from barfs.spans.opening import Spans
 from barfs.tree.functions import Part, check_present
 from barfs.tree.views import MEMORY_BLKSIZE
 
-ROM: Final = Kind("rom", share=Share.READ, waits=True)
+ROM: Final = Kind("rom", share=Share.READ, waits=True, lasting=Lasting.WITH_FUNCTION)
 
 
 class Rom(Part):

@@ -3,10 +3,10 @@
 import os
 from typing import Final
 
-from barfs.nodes import Attributes, Kind, Node, Type
+from barfs.nodes import Attributes, Kind, Lasting, Node, Type
 from barfs.tree.functions import Part, check_present
 
-SYSFS: Final = Kind("sysfs", Type.LINK)
+SYSFS: Final = Kind("sysfs", Type.LINK, lasting=Lasting.WITH_FUNCTION)
 
 
 class Sysfs(Part):

@@ -105,6 +105,7 @@ class Hog:
         os.close(answers)
 
     def end(self):
+        os.write(self._go_on, b"x")  # closing it is not enough: later children have a copy
         os.close(self._go_on)
         os.waitpid(self._child, 0)
         return set(self._errors)
@@ -118,7 +119,7 @@ def test_one_user_takes_no_descriptors_from_others(machine, public):
     bar, config = mount.path / "1af4:1110/bar0", mount.path / "8086:100e/config"
     children = []
     for uid, least in ((65534, limit // PART), (65533, limit // PART), (65532, 20)):
-        children.append(Hog(bar, limit, uid))
+        children.append(Hog(bar, limit // PART + 20, uid))
         assert least <= children[-1].held <= limit // PART
     held, errors = open_many(bar, 30)
     assert (len(held), errors) == (30, set())

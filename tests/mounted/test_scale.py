@@ -116,7 +116,7 @@ def test_one_among_thousands_of_functions_costs_what_one_of_a_few_does(fuse, tmp
                 ("pci", "phys", "ksym", "log", "status")
             )
     few, many = counts
-    assert few > 50
+    assert few >= 50
     assert many <= few * 1.2 + 20
 
 

@@ -34,7 +34,14 @@ COLUMN = (
 # Who may import these, in the package or out of it: rooms, or single modules of one.
 RESERVED = {
     "pyfuse3": {"fs", "requests.unneeded", "daemon.loop", "daemon.serve"},
-    "trio": {"daemon", "requests", "spans.vfio", "machine.uevents", "journal.logfile"},
+    "trio": {
+        "daemon",
+        "requests",
+        "spans.vfio",
+        "machine.changes",
+        "machine.uevents",
+        "journal.logfile",
+    },
     "argparse": {"commands"},
     "pyudev": {"machine.uevents"},
     "barfs.access._mmio": {"access.apertures"},

@@ -71,6 +71,29 @@ def test_memory_is_decoded_while_a_file_is_open(guest, enabling, edu, decoding, 
     assert decoding.count(EDU) == enabled
 
 
+def test_the_first_of_two_mounts_to_close_leaves_it_on_for_the_other(
+    guest, enabling, edu, decoding
+):
+    decoding.put(EDU, 0, 0)
+    second = "/run/second"
+    guest.mount(second, "--enable", log=f"{second}.log")
+    for first, other in ((enabling, second), (second, enabling)):
+        with guest.traced(edu) as seen:
+            shown = guest.run(
+                f"exec 3< {first}/pci/{EDU}/bar0 4< {other}/pci/{EDU}/x32/bar0@0; exec 3<&-;"
+                " for i in {1..200}; do"
+                f" grep -q 'another mount has it open' {first}.log && break; sleep 0.05; done;"
+                f" setpci -s {EDU} COMMAND; cat <&4; exec 4<&-"
+            ).text.split()
+        assert int(shown[0], 16) & 2
+        assert shown[1] == "0x010000ed"
+        assert seen == [Access("read", 0, 4)]
+        until_off(guest, EDU)
+        assert decoding.count(EDU) == 0
+    guest.run(f"{BIN}/barfs umount {second}")
+    assert "not told" not in guest.run(f"cat {second}.log {enabling}.log").text
+
+
 @pytest.mark.parametrize("enabled", [0, 1])
 def test_ports_are_decoded_while_a_file_is_open(guest, enabling, decoding, enabled):
     decoding.put(TESTDEV, 0, enabled)

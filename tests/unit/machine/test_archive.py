@@ -126,19 +126,31 @@ def test_a_tar_that_is_cut_short_anywhere(opened):
     assert opened(data[: end + 512])
 
 
-def test_sizes_beyond_the_file(opened):
-    data = bytearray(tar_of(("recording.json", b"x")))
-    for field in (
-        b"77777777777\0",
-        b"\x80" + b"\0" * 3 + b"\x7f" * 8,
-        b"\xff" * 12,
-        b"-0000000001\0",
-    ):
-        data[124:136] = field
-        header = bytes(data[:148]) + b" " * 8 + bytes(data[156:512])
-        data[148:156] = b"%06o\0 " % sum(header)
-        with pytest.raises(BadRecording):
-            opened(bytes(data))
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(b"77777777777\0", b"\x80" + b"\0" * 3 + b"\x7f" * 8, b"\xff" * 12, b"0x10\0"),
+        *(
+            b"-0000000001\0",
+            b"-0000001000\0",
+            b"-0000002000\0",
+            b"+1\0",
+            b"1_0\0",
+            b"1 0\0",
+            b"9\0",
+        ),
+    ],
+)
+def test_sizes_that_are_none(opened, field):
+    """Beyond the file, or not numbers; one below 0 would lead back to what was read already."""
+    data = bytearray(tar_of(("recording.json", b"x"), ("proc/iomem", b"y")))
+    for at in (0, 1024):
+        changed = bytearray(data)
+        changed[at + 124 : at + 136] = field.ljust(12, b"\0")
+        header = bytes(changed[at : at + 148]) + b" " * 8 + bytes(changed[at + 156 : at + 512])
+        changed[at + 148 : at + 156] = b"%06o\0 " % sum(header)
+        with pytest.raises(BadRecording, match=r"damaged|cut short"):
+            opened(bytes(changed))
 
 
 def test_a_huge_sparse_file_takes_no_memory(tmp_path):

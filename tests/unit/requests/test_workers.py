@@ -14,6 +14,7 @@ from barfs.errors import BarfsError, MountEnded, NoThreads, TooManyRequests
 from barfs.requests.workers import (
     AT_ONCE,
     AT_ONE_DEVICE,
+    DATA_OF_USERS,
     DATA_PER_USER,
     FIRST_TRY,
     LARGEST,
@@ -437,6 +438,12 @@ def test_what_writes_keep_waiting_is_bounded():
         assert await crowd.come(1000, many + 2, data=1 << 20) == 2
         assert await crowd.come(1000, 1) == 2, "a read keeps nothing"
         assert await crowd.come(1001, 1, data=1 << 20) == 0
+        users = range(1001, 1001 + (DATA_OF_USERS >> 20))
+        refused = [await crowd.come(uid, many, data=1 << 20) for uid in users]
+        assert sum(many + (uid == 1001) for uid in users) - sum(refused) == (
+            (DATA_OF_USERS >> 20) - many
+        )
+        assert await crowd.come(0, many, data=1 << 20) == 0
 
     crowded(scenario)
 
