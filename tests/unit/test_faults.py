@@ -65,7 +65,7 @@ SPARED = {"_answer", "_errno_of", "setprofile", "FileIO.__exit__", "TextIOWrappe
 # and don't fail but here.
 CLOSING = {
     *("close", "give_up", "__exit__", "__enter__", "callback", "pop_all"),
-    *("fstat", "__init__", "perf_counter", "list.append"),
+    *("fstat", "__init__", "perf_counter", "list.append", "Held.append"),
 }
 # The kernel is not to ask these again. pyfuse3 has a method for poll from 3.5 on.
 SWITCHED_OFF = {"fsyncdir", "poll"} & set(dir(pyfuse3.Operations))
