@@ -61,6 +61,8 @@ FAULTS = [
 
 # The boundary itself, and what closes the library's own files.
 SPARED = {"_answer", "_errno_of", "setprofile", "FileIO.__exit__", "TextIOWrapper.__exit__"}
+# A lock that is held can be given back.
+SPARED |= {"lock.__exit__"}
 # These close a descriptor, or see to it that it will be; or stand between that and its opening,
 # and don't fail but here.
 CLOSING = {
