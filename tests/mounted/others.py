@@ -14,6 +14,20 @@ PR_SET_DUMPABLE = 4
 DEVICE, PROTECTED = "pci/0000:00:04.0", "pci/0000:00:05.0"
 FLAGS = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)
 
+# A program in Python that runs the command as nobody. The interpreter and barfs may lie where only
+# root can look, so all is loaded before. It has no single quotes, so it may stand between them.
+RUN_AS_NOBODY = """
+import contextlib, importlib, os, pkgutil, barfs
+for module in pkgutil.walk_packages(barfs.__path__, "barfs."):
+    if module.name != "barfs.__main__":
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module.name)
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+barfs.commands.cli.main()
+"""
+
 
 def attempt(call):
     """What a call gives, or the name of its errno."""

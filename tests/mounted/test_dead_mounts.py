@@ -28,6 +28,7 @@ from mounted.conftest import (
     sh,
     wait_until,
 )
+from mounted.others import RUN_AS_NOBODY
 
 
 def mount_in_background(machine, where, *options):
@@ -207,17 +208,8 @@ ended $process
 ! grep ' {where} ' /proc/mounts
 """
 
+
 # The interpreter may lie where nobody else can look, so it changes its user itself.
-BECOME_NOBODY = """
-import os
-from barfs.commands.cli import main
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-main()
-"""
-
-
 @pytest.fixture
 def open_to_all(fuse):
     """A directory that somebody else may enter; a start of pytest closes those that it makes."""
@@ -237,7 +229,7 @@ def test_the_dead_mount_of_somebody_else(open_to_all, clearer):
     script = AS_SOMEBODY.format(
         directory=open_to_all,
         python=sys.executable,
-        program=BECOME_NOBODY,
+        program=RUN_AS_NOBODY,
         machine=machine,
         where=where,
         clearer=clearer,

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from barfs.machine import simulated
+from barfs.registers.files import BUILT_IN
 from mounted.conftest import BARFS, TIMEOUT, mounted, public_directory, wait_until
+from mounted.others import RUN_AS_NOBODY
 
 ROOT = Path(__file__).parents[2]
 TOUR = (ROOT / "docs/tour.md").read_text()
@@ -59,15 +62,11 @@ def fits(said, printed):
     return re.fullmatch(pattern, "".join(f"{line}\n" for line in printed)) is not None
 
 
-# As nobody, whom each system knows by name, for which fusermount3 asks. The interpreter may lie
-# where only root can look, so all is loaded before it changes its user.
-BECOME_USER = """
-import os
-import barfs.commands.cli, barfs.commands.drawing, barfs.daemon.background, barfs.machine.simulated
-os.setgroups([])
-os.setresgid(65534, 65534, 65534)
-os.setresuid(65534, 65534, 65534)
-barfs.commands.cli.main()
+# The maps of registers may lie where only root can look, too.
+WITH_MAPS = """
+from barfs.registers import files
+files.BUILT_IN = files.Path({!r})
+files.DIRECTORIES = (files.LOCAL, files.BUILT_IN)
 """
 
 
@@ -85,7 +84,9 @@ def toured(fuse, request):
         if request.param == "user":
             os.chown(where, 65534, 65534)
             mounts_of_its_own = ["unshare", "--mount", "--propagation=private"]
-            program = [sys.executable, "-c", BECOME_USER, "demo", "-f", where]
+            maps = shutil.copytree(BUILT_IN, directory / "maps")
+            program = WITH_MAPS.format(str(maps)) + RUN_AS_NOBODY
+            program = [sys.executable, "-c", program, "demo", "-f", where]
             command = [*mounts_of_its_own, "bash", "-c", OPEN_FUSE, "bash", *program]
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(

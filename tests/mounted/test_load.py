@@ -87,6 +87,7 @@ def test_a_minute_with_64_clients(mount):
     # All of it happened, what was to be expected of a device that goes included.
     assert all(done[name] > SECONDS for name in ("memory", "text", "listings", "ENOENT", "ENODEV"))
     assert plugged > SECONDS
+    assert 100 * done["ESTALE"] < done["comes_and_goes"]
     wait_until(lambda: watched.descriptors() == descriptors, "descriptors are lost")
     assert watched.mappings() == mappings
     # In the first quarter it got warm, and its log of who did what was filled.

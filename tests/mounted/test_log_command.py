@@ -20,6 +20,7 @@ from mounted.conftest import (
     sh,
     wait_until,
 )
+from mounted.others import RUN_AS_NOBODY
 
 FIRST, SECOND, E1000 = "0000:00:04.0", "0000:00:05.0", "0000:00:03.0"
 WHEN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
@@ -241,10 +242,12 @@ def test_words_that_are_too_many():
 
 
 def test_somebody_else_is_told_how(seen):
-    script = "import os; os.setgid(65534); os.setuid(65534); from barfs.commands.cli import main; "
-    program = f"from barfs.commands import log; {script}main(['log', {str(seen.path)!r}])"
     done = subprocess.run(
-        [*BARFS[:1], "-c", program], capture_output=True, text=True, timeout=TIMEOUT, check=False
+        [*BARFS[:1], "-c", RUN_AS_NOBODY, "log", seen.path],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("barfs: ")

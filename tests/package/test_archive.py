@@ -1,6 +1,7 @@
 """All of tests/mounted on the installed package and the libraries of Debian 13's archive."""
 
 import shutil
+from pathlib import Path
 
 from package.conftest import ROOT
 
@@ -19,8 +20,11 @@ def test_all_of_the_tests_on_the_archives_libraries(installed, package):
     skipped = shutil.ignore_patterns(".venv", ".git", "build", "*.so", "__pycache__")
     shutil.copytree(ROOT, clone, ignore=skipped)
     installed.run(f"apt update && apt install -y --no-install-recommends {TOOLS}")
+    # apt has made it anew; what this host trusts may be more.
+    trusted = Path("/etc/ssl/certs/ca-certificates.crt")
+    shutil.copy(trusted, package)
     installed.run(
-        "python3 -m venv --system-site-packages /opt/tests &&"
+        f"cp {trusted.name} {trusted} && python3 -m venv --system-site-packages /opt/tests &&"
         f" /opt/tests/bin/pip install {LIBRARIES} &&"
         " ln -s /usr/sbin/barfs /usr/sbin/mount.barfs /opt/tests/bin"
     )

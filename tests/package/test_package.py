@@ -92,3 +92,22 @@ def test_upgrade_and_purge_leave_nothing(installed):
     installed.run("apt purge -y barfs")
     assert installed.run(FIND) == before
     installed.run("apt install -y ./barfs.deb")
+
+
+def test_what_becomes_of_the_service(installed):
+    """What the package tells the manager of services, which is not there but notes it."""
+    installed.run(
+        r"mkdir -p /run/systemd/system /tmp/told && cd /tmp/told &&"
+        r" printf '#!/bin/sh\necho \"$@\" >>/tmp/told/log\n' >systemctl && chmod 755 systemctl"
+    )
+
+    def told(command):
+        installed.run(f">/tmp/told/log && PATH=/tmp/told:$PATH {command}")
+        lines = installed.run("cat /tmp/told/log").splitlines()
+        return [line for line in lines if "daemon-reload" not in line]
+
+    assert told("dpkg --purge barfs") == ["stop barfs.service"]
+    assert told("dpkg -i barfs.deb") == []
+    assert told("dpkg -i next.deb") == ["try-restart barfs.service"]
+    assert told("dpkg --remove barfs") == ["stop barfs.service"]
+    installed.run("rmdir /run/systemd/system && dpkg -i barfs.deb")

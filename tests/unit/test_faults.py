@@ -61,11 +61,13 @@ FAULTS = [
 
 # The boundary itself, and what closes the library's own files.
 SPARED = {"_answer", "_errno_of", "setprofile", "FileIO.__exit__", "TextIOWrapper.__exit__"}
+# A lock that is held can be given back.
+SPARED |= {"lock.__exit__"}
 # These close a descriptor, or see to it that it will be; or stand between that and its opening,
 # and don't fail but here.
 CLOSING = {
     *("close", "give_up", "__exit__", "__enter__", "callback", "pop_all"),
-    *("fstat", "__init__", "perf_counter", "list.append"),
+    *("fstat", "__init__", "perf_counter", "list.append", "Held.append"),
 }
 # The kernel is not to ask these again. pyfuse3 has a method for poll from 3.5 on.
 SWITCHED_OFF = {"fsyncdir", "poll"} & set(dir(pyfuse3.Operations))
