@@ -240,6 +240,7 @@ class Spans:
         if view.is_text and size < view.width:
             raise BadRequest(f"{size} bytes hold no register of {view.width}", what=what)
         span = place.span[: _accessed(view, size)]
+        empty = None if target.make else EMPTY_TEXT if view.is_text else EMPTY
         asked = monotonic()  # opening it asks whether it answers
         apertures = place.open(span, writable=writable, combine=combine)
         try:
@@ -250,7 +251,6 @@ class Spans:
                 aperture.close()
             raise
         if place.check is not None:
-            empty = None if target.make else EMPTY_TEXT if view.is_text else EMPTY
             return BarView(opened, guards, held, place.check, empty=empty, asked=asked)
         if guards:
             return GuardedView(opened, guards, held)
