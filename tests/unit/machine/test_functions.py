@@ -525,6 +525,8 @@ def test_every_method_that_takes_an_address_is_among_those(bus):
         *("known", "reading"),
         # These are about no one function.
         *("source", "everything", "with_id"),
+        # This one tells what the source of all functions knows.
+        "knows_driver",
         # What may not be written is so whether it is allowed or not.
         *("is_read_only", "why_read_only", "check_writable", "check_span_writable"),
         # This one tells what rules are about.

@@ -234,7 +234,8 @@ SILENCE = (
         (0, "bar0, bar2: memory decoding is off in the command register; echo 1 > {}/enable"),
         (
             0xFFFF,
-            f"bar0, bar2: {SILENCE}; echo 1 > {{}}/remove && echo 1 > {{}}/rescan",
+            f"bar0, bar2: {SILENCE}; echo 1 > {{0}}/remove && echo 1 > {{1}}/rescan"
+            " && echo 1 > {0}/enable",
         ),
     ],
 )
