@@ -67,7 +67,7 @@ SPARED |= {"lock.__exit__"}
 # and don't fail but here.
 CLOSING = {
     *("close", "give_up", "__exit__", "__enter__", "callback", "pop_all"),
-    *("fstat", "__init__", "perf_counter", "list.append", "Held.append"),
+    *("fstat", "__init__", "perf_counter", "list.append", "Held.append", "has_come"),
 }
 # The kernel is not to ask these again. pyfuse3 has a method for poll from 3.5 on.
 SWITCHED_OFF = {"fsyncdir", "poll"} & set(dir(pyfuse3.Operations))
