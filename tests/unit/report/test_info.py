@@ -234,8 +234,10 @@ SILENCE = (
         (0, "bar0, bar2: memory decoding is off in the command register; echo 1 > {}/enable"),
         (
             0xFFFF,
-            f"bar0, bar2: {SILENCE}; echo 1 > {{0}}/remove && echo 1 > {{1}}/rescan"
-            " && echo 1 > {0}/enable",
+            (
+                f"bar0, bar2: {SILENCE}; echo 1 > {{0}}/remove && echo 1 > {{1}}/rescan"
+                " && echo 1 > {0}/enable"
+            ),
         ),
     ],
 )
