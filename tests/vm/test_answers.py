@@ -7,6 +7,7 @@ is taken from the log, word for word.
 
 import json
 import re
+import shlex
 from typing import NamedTuple
 
 import pytest
@@ -325,6 +326,40 @@ def hold(guest):
     guest.run("kill $(cat /run/holders); rm /run/holders")
 
 
+def got_types(guest, start):
+    """The caching types in which pages were mapped since last asked, by their number from start."""
+    text = guest.run("dmesg -c").text
+    found = re.findall(r"added \[mem 0x([0-9a-f]+)-0x([0-9a-f]+)\],.* ret ([a-z-]+)", text)
+    spans = [(int(first, 16) - start, int(last, 16) - start, kind) for first, last, kind in found]
+    return [
+        (first >> 12, (last >> 12) + 1 - (first >> 12), kind)
+        for first, last, kind in spans
+        if 0 <= first < MIB
+    ]
+
+
+def test_pages_in_two_caching_types_are_read_each_in_its_own(guest, hold):
+    device = "0000:00:10.0"
+    start = bar_address(guest, device, 2)
+    bar, files = f"{BARS}/pci/{device}/bar2", f"{DEVICES}/{device}"
+    data = bytes(at * 7 + (at >> 12) & 0xFF for at in range(MIB))
+    guest.poke(0, 0, data)
+    hold(f"{files}/resource2_wc", 0x2000)
+    hold(f"{files}/resource2", 0x4000)
+    # A mapping of all of it is refused: one mapping has one type.
+    assert guest.run(f"dd if={bar} bs=1M count=1 status=none").stdout == data
+    # The kernel's log has room for some pages only.
+    got_types(guest, start)
+    assert guest.run(f"dd if={bar} bs={0x6000} count=1 status=none").stdout == data[:0x6000]
+    types = [one for one in got_types(guest, start) if one[1] == 1]
+    assert (2, 1, "write-combining") in types
+    assert {(page, 1, "uncached-minus") for page in (0, 1, 3, 4, 5)} <= set(types)
+    guest.run(f"head -c {0x5000} /dev/zero | tr '\\0' x | dd of={bar} bs=1M conv=notrunc")
+    assert guest.peek(0, 0, MIB) == b"x" * 0x5000 + data[0x5000:]
+    shown = guest.run(f"cat {BARS}/pci/{device}/x32/bar2@2000").text
+    assert shown == "0x78787878\n"
+
+
 def test_a_page_that_is_mapped_cached_says_what_it_is(guest, hold):
     device = "0000:00:10.0"
     start = bar_address(guest, device, 2)
@@ -385,6 +420,45 @@ def asleep(guest):
     yield path
     guest.run(f"echo {NVME} > {path}/driver/unbind; echo > {path}/driver_override")
     guest.run(f"echo 1 > {path}/enable; setpci -s {NVME} COMMAND=2:2")
+
+
+SAVED = "/run/saved"
+
+
+def test_a_machine_that_tar_has_saved(guest, asleep):
+    """tar takes the size of an attribute to be 4096 bytes, and fills the rest with NULs."""
+    left_out = "--exclude=resource[0-9]*"  # BARs; the rest is attributes
+    guest.run(
+        f"mkdir -p {SAVED}/proc; tar -C / -c {left_out} sys/bus/pci sys/devices/pci0000:00"
+        f" 2>{SAVED}/said | tar -C {SAVED} -x; grep -q 'padding with zeros' {SAVED}/said;"
+        f" cp /proc/iomem {SAVED}/proc/"
+    )
+    saved = f"{SAVED}/sys/bus/pci/devices"
+    sizes = guest.run(f"stat -c %s {saved}/{NVME}/power_state {saved}/{NVME}/vendor").text
+    assert sizes == "4096\n4096\n"
+    where = f"{SAVED}/bars"
+    paths = ("--sysfs", f"{SAVED}/sys", "--proc", f"{SAVED}/proc", "--devmem", f"{SAVED}/mem")
+    guest.mount(where, *paths, log=f"{SAVED}/log")
+    try:
+        listed, own = (
+            guest.run(f"cd {top}; ls; ls -l pci | cut -c 1-10").text for top in (where, BARS)
+        )
+        shared = [name for name in own.split() if re.match("[0-9a-f]{4}:", name)]
+        assert shared == [name for name in listed.split() if re.match("[0-9a-f]{4}:", name)]
+        for address in (EDU, E1000E, IDE, NEAR, BRIDGES[3]):
+            texts = [guest.run(f"cat {top}/pci/{address}/info").text for top in (where, BARS)]
+            assert texts[0] == texts[1]
+        done = guest.try_run(f"head -c 4 {where}/pci/{NVME}/bar0")
+        assert b"Input/output error" in done.stderr
+        said = guest.run(f"cat {SAVED}/log; cat {where}/log {where}/status").stdout
+        assert b"the device sleeps (D3hot)" in said
+        assert b"unknown" not in guest.run(f"{BIN}/barfs ls {shlex.join(paths[:2])}").stdout
+        assert b"\\x00" not in said
+        assert b"\0" not in said
+        assert b"Traceback" not in said
+        assert max(map(len, said.splitlines())) < 1000
+    finally:
+        guest.run(f"{BIN}/barfs umount {where}")
 
 
 def test_the_mend_of_sleep_that_the_kernel_knows_of(guest, asleep):
