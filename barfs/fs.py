@@ -265,7 +265,8 @@ class Operations(Unneeded):
             if not self._is_open(ctx, node):  # fstat does not ask again
                 self._check_name(ctx, node, error)
             raise
-        self._kept.has_come(ctx.pid, node)
+        if node.kind.type is Type.FILE:  # a directory may be on the way
+            self._kept.has_come(ctx.pid)
         return entry
 
     @boundary
@@ -301,7 +302,6 @@ class Operations(Unneeded):
         node = self._inodes.node(inode)
         if self._kept.is_stale(node, ctx.pid):
             raise FUSEError(errno.ESTALE)
-        self._kept.has_come(ctx.pid, node)
         return os.fsencode(self._tree.target(node))
 
     @boundary
@@ -328,6 +328,7 @@ class Operations(Unneeded):
         except BarfsError as error:
             self._check_name(ctx, node, error)
             raise
+        self._kept.has_come(ctx.pid)
         handle = next(self._handles)
         self._listings.begin(handle, node, ctx.pid, self._tree.entries(node))
         return handle
@@ -365,7 +366,7 @@ class Operations(Unneeded):
             except BarfsError as error:
                 self._check_name(ctx, node, error)
                 raise
-            self._kept.has_come(ctx.pid, node)
+            self._kept.has_come(ctx.pid)
             # keep_cache would keep pages that a MAP_PRIVATE mapping of the file has read.
             return FileInfo(fh=handle, direct_io=True, keep_cache=False)
         except Exception as error:

@@ -7,7 +7,7 @@ long, the kernel is told to look the name up again (ESTALE), which it does once.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from barfs.errors import DeviceGone, NoSuchAddress, NoSuchNode
 from barfs.machine.changes import nearest
@@ -40,6 +40,13 @@ def attributes_lifetime(kind: Kind) -> float:
     return ATTRIBUTES if kind.type is Type.FILE and not kind.grows else 0
 
 
+class _When(NamedTuple):
+    """When the kernel was told of a node: how many changes and how many names there had been."""
+
+    changes: int
+    told: int
+
+
 class Kept:
     """The names of functions and of their files that the kernel keeps.
 
@@ -53,25 +60,28 @@ class Kept:
         self._maps = maps
         self._drop = drop
         self._changes = 0  # how many were told of
+        self._told = 0  # how many names the kernel was told
         self._since = 0.0
-        # The nodes that the kernel was told of, and how many changes there had been; and of those
-        # that other names are below, the names. What was told before `_since` is in the older ones.
-        self._nodes: dict[Node, int] = {}
-        self._older_nodes: dict[Node, int] = {}
+        # The nodes that the kernel was told of, and when; and of those that other names are below,
+        # the names. What was told before `_since` is in the older ones.
+        self._nodes: dict[Node, _When] = {}
+        self._older_nodes: dict[Node, _When] = {}
         self._names: set[tuple[Node, str]] = set()
         self._older_names: set[tuple[Node, str]] = set()
-        # Threads that are to look a node up again, and have not got through since.
-        self._sent_back: set[tuple[int, Node]] = set()
+        # At which node a thread was sent back, and how many names the kernel had been told then. Or
+        # None, and how many when the thread came through a link since.
+        self._sent_back: dict[int, tuple[Node | None, int]] = {}
 
     def lifetime(self, directory: Node, name: str, node: Node) -> int:
         """How long the kernel may keep a name that it has just looked up, in seconds."""
         if node.kind.steady:
             return LIFETIME
+        self._told += 1
         if not self._may_keep(node):
-            if self._told(node) is not None:  # it may be kept under another name
-                self._nodes[node] = self._changes
+            if self._when(node) is not None:  # it may be kept under another name
+                self._nodes[node] = _When(self._changes, self._told)
             return 0
-        self._nodes[node] = self._changes
+        self._nodes[node] = _When(self._changes, self._told)
         if directory.address is None:
             self._names.add((directory, name))
         return LIFETIME
@@ -100,7 +110,6 @@ class Kept:
         self._older_nodes = self._nodes if recent else {}
         self._older_names = self._names if recent else set()
         self._nodes, self._names, self._since = {}, set(), now
-        self._sent_back.clear()
 
     def changed(self) -> None:
         """Something has changed: the kernel is to forget all names."""
@@ -111,37 +120,50 @@ class Kept:
         for directory, name in names:
             self._drop(directory, name)
 
-    def is_stale(self, node: Node, thread: int) -> bool:
-        """Whether something has changed since the kernel was told what it may have kept of a node.
+    def is_stale(self, link: Node, thread: int) -> bool:
+        """Whether a thread that comes to a link is to look up again how it came there.
 
-        As `is_doubtful`, if so.
+        It is if something has changed since the kernel was told what it may have kept of the link.
         """
-        then = self._told(node)
-        return then is not None and then != self._changes and self.is_doubtful(node, thread)
+        then = self._when(link)
+        if then is not None and then.changes != self._changes and self._send_back(link, thread):
+            return True
+        if thread in self._sent_back:
+            self._sent_back[thread] = None, self._told
+        return False
 
     def is_doubtful(self, node: Node, thread: int) -> bool:
-        """Whether the kernel may have kept a name that has turned out to lead nowhere.
+        """Whether a thread is to look up again how it came to a node that is not there any more.
 
-        If so, this says it once to a thread, which is to look the name up again. If it still meets
-        the node then, it has not come by a name.
+        It is if the kernel may have kept the name.
         """
-        if self._told(node) is None:
+        doubtful = self._send_back(node, thread)
+        if not doubtful:
+            self.has_come(thread)  # the error is what it came to
+        return doubtful
+
+    def _send_back(self, node: Node, thread: int) -> bool:
+        """Send a thread back, if a name that the kernel has kept may have led it to a node.
+
+        The kernel goes back once, and gives its program the second ESTALE. So nobody is sent back
+        from a node that was looked up after the thread had been sent back, or that it meets again
+        without a look-up, since it has come by no name then.
+        """
+        then = self._when(node)
+        if then is None:
             return False
-        if (thread, node) in self._sent_back:
-            self._sent_back.remove((thread, node))
+        at, told = self._sent_back.get(thread, (None, then.told))
+        if then.told > told or at == node:
             return False
-        self._sent_back.add((thread, node))
+        if len(self._sent_back) >= MOST:  # most of them are of threads that have ended
+            self._sent_back.clear()
+        self._sent_back[thread] = node, self._told
         return True
 
-    def has_come(self, thread: int, node: Node | None = None) -> None:
-        """A thread has met a node that is there. Or, if it is None, a name that is not there."""
-        if self._sent_back:
-            self._sent_back = {
-                (other, doubtful)
-                for other, doubtful in self._sent_back
-                if other != thread or (node is not None and doubtful != node)
-            }
+    def has_come(self, thread: int) -> None:
+        """A thread has met what it was on its way to, or a name that is not there."""
+        self._sent_back.pop(thread, None)
 
-    def _told(self, node: Node) -> int | None:
+    def _when(self, node: Node) -> _When | None:
         then = self._nodes.get(node)
         return self._older_nodes.get(node) if then is None else then

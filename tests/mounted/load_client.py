@@ -18,8 +18,8 @@ from collections import Counter
 
 # Paths that come and go.
 COMES_AND_GOES = ("pci/0000:00:08.0", "pci/0000:00:09.0")
-# ESTALE has the kernel look a name up again, which it does once. Seldom the device goes meanwhile.
-# Then the program sees it.
+# A name that the kernel has kept is looked up again at ESTALE. If the device goes meanwhile, some
+# programs see ESTALE, since the kernel looks up once.
 EXPECTED = {errno.ENOENT, errno.ENODEV, errno.ESTALE}
 STRETCH = 8192  # of the memory of a device, and 1/64 of it
 REGISTERS = 256

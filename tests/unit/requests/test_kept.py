@@ -15,6 +15,7 @@ ROOT = Node(Kind("root", Type.DIRECTORY, steady=True))
 FUNCTION = Node(Kind("function", Type.DIRECTORY, lasting=Lasting.WITH_FUNCTION), ADDRESS)
 FILE = Node(Kind("bar", lasting=Lasting.WITH_FUNCTION), ADDRESS)
 REGISTER = Node(Kind("register", lasting=Lasting.WITH_MAP), ADDRESS, name="CTRL")
+LINK = Node(Kind("link", Type.LINK, lasting=Lasting.WITH_FUNCTION), ADDRESS)
 OTHER = Node(Kind("range"), start=0x1000, size=0x1000)
 
 
@@ -79,7 +80,7 @@ def test_a_change_drops_what_may_be_kept_still(names, clock, dropped):
     assert len(dropped) == 2
 
 
-def test_a_thread_that_met_a_name_that_leads_nowhere_is_sent_back_once(names):
+def test_a_thread_that_met_a_name_that_leads_nowhere_is_sent_back(names):
     assert not names.is_doubtful(FILE, 1), "the kernel was not told of it"
     names.lifetime(FUNCTION, "bar0", FILE)
     assert names.is_doubtful(FILE, 1)
@@ -87,16 +88,38 @@ def test_a_thread_that_met_a_name_that_leads_nowhere_is_sent_back_once(names):
     assert not names.is_doubtful(FILE, 1), "it has not come by a name"
 
 
-@pytest.mark.parametrize("node", [FILE, None])
-def test_who_was_sent_back_and_came_through_may_be_sent_back_again(names, node):
+def test_nobody_is_sent_back_to_names_that_were_looked_up_since(names):
+    """The kernel looks all names of a path up once, and gives its program the second ESTALE."""
+    names.lifetime(ROOT, "link", LINK)
+    names.lifetime(FUNCTION, "bar0", FILE)
+    names.changed()
+    assert names.is_stale(LINK, 1)
+    names.lifetime(ROOT, "link", LINK)
+    names.changed()
+    assert not names.is_stale(LINK, 1)
+    names.lifetime(FUNCTION, "bar0", FILE)
+    assert not names.is_doubtful(FILE, 1), "it has gone meanwhile"
+    assert names.is_stale(LINK, 1), "this is another way"
+    names.lifetime(ROOT, "link", LINK)
+    names.lifetime(FUNCTION, "bar0", FILE)
+    names.has_come(1)
+    assert names.is_doubtful(FILE, 1), "so is this"
+
+
+def test_only_who_comes_through_may_be_sent_back_again(names):
     names.lifetime(FUNCTION, "bar0", FILE)
     assert names.is_doubtful(FILE, 1)
-    names.has_come(2, node)
-    names.has_come(1, FUNCTION)
+    names.lifetime(FUNCTION, "bar0", FILE)
+    names.has_come(2)
     assert not names.is_doubtful(FILE, 1)
+    names.has_come(1)
     assert names.is_doubtful(FILE, 1)
-    names.has_come(1, node)
-    assert names.is_doubtful(FILE, 1)
+
+
+def test_threads_that_never_come_through_take_no_memory(names, monkeypatch):
+    monkeypatch.setattr(kept, "MOST", 3)
+    names.lifetime(FUNCTION, "bar0", FILE)
+    assert all(names.is_doubtful(FILE, thread) for thread in range(100))
 
 
 def test_what_was_told_before_a_change_is_stale_until_it_is_looked_up(names):
@@ -105,7 +128,6 @@ def test_what_was_told_before_a_change_is_stale_until_it_is_looked_up(names):
     names.changed()
     assert names.is_stale(FUNCTION, 1)
     assert names.is_stale(FUNCTION, 2)
-    assert not names.is_stale(FUNCTION, 1)
     names.lifetime(ROOT, "link", FUNCTION)
     assert not names.is_stale(FUNCTION, 3)
 
