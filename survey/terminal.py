@@ -87,5 +87,9 @@ class Terminal:
         return int(group)
 
     def _end(self) -> None:
-        os.killpg(self._foreground(), signal.SIGKILL)
+        group = self._foreground()
+        if group:
+            os.killpg(group, signal.SIGKILL)
+        else:  # the terminal is nobody's yet, and 0 would be the group of this process
+            self._process.kill()
         self._process.wait()

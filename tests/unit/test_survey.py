@@ -152,11 +152,17 @@ def test_keys_are_typed_when_the_program_waits(tmp_path):
     assert Terminal(READER, tmp_path, environment()).run([b"a", b"c"], 30) == 1
 
 
+def test_a_program_that_has_not_begun_is_ended_alone(tmp_path):
+    for _ in range(20):
+        with pytest.raises(TimeoutError):
+            Terminal("sleep 60", tmp_path, environment()).run([], 0)
+
+
 def test_a_program_that_goes_on_is_ended(tmp_path):
     (tmp_path / "pid").touch()
     begin = time.monotonic()
     with pytest.raises(TimeoutError, match=r"its screen ends with .*here"):
-        Terminal("printf here; echo $$ > pid; exec sleep 60", tmp_path, environment()).run([], 0.5)
+        Terminal("printf here; echo $$ > pid; exec sleep 60", tmp_path, environment()).run([], 2)
     assert time.monotonic() - begin < 30
     pid = int((tmp_path / "pid").read_text())
     with pytest.raises(ProcessLookupError):
