@@ -67,11 +67,6 @@ def _errno_of(error: Exception) -> int:
     return number if number in errno.errorcode and number != errno.ENOSYS else errno.EIO
 
 
-def _shown(name: bytes) -> str:
-    """A name for a message, quoted as for a shell."""
-    return quoted(os.fsdecode(name))
-
-
 def refuse(what: str) -> NoReturn:
     """Refuse an operation that would change the tree. Only the machine changes it."""
     raise Unsupported(f"{what}: the tree is the machine's own and cannot be changed")
@@ -85,7 +80,7 @@ def _refusing(operation: str, words: str, *, name: int = 1) -> Any:
 
     async def refusing(self: "Operations", *args: Any) -> NoReturn:
         try:
-            refuse(f"{words} {_shown(args[name])}")
+            refuse(f"{words} {quoted(os.fsdecode(args[name]))}")
         except Exception as error:
             raise self._answer(operation, error, self._of_context, args[-1]) from None
 

@@ -46,9 +46,8 @@ _Page: TypeAlias = Callable[[int, memoryview], None]  # an access in one page, a
 Refuse: TypeAlias = Callable[[What, Mmap, OSError, int], BarfsError]
 
 
-def refuse_mapping(what: What, during: Mmap, error: OSError, start: int) -> BarfsError:
+def refuse_mapping(what: What, during: Mmap, error: OSError, _start: int) -> BarfsError:
     """What a refused mapping of any file means."""
-    del start
     return refusal(what, during, error)
 
 
@@ -81,8 +80,8 @@ class Aperture(Protocol):
         """Give the span up. It must not be used afterwards."""
 
 
-# The part of a span that is mapped: the mapping, its first byte, and the byte after its last. It is
-# a plain tuple because that is taken apart faster than a named one.
+# The part of a span that is mapped: the mapping, its first byte, and the byte after its last. A
+# plain tuple is taken apart faster than a named one.
 _Window: TypeAlias = tuple[_mmio.Span, int, int]
 
 # A window that holds no request. Its span is never used.
@@ -323,15 +322,17 @@ class MappedAperture:
         """Close the file, and unmap when the accesses in other threads have ended."""
         with self._lock:
             if self._fd >= 0:
-                _WINDOWS.clear(self)
-                os.close(self._fd)
-                self._fd = -1
+                fd, self._fd = self._fd, -1
+                try:
+                    _WINDOWS.clear(self)
+                finally:
+                    os.close(fd)
 
 
 class CopiedAperture:
-    """Memory that the kernel copies: /dev/mem is read and written, and not mapped.
+    """System RAM that the kernel copies: /dev/mem is read and written, and not mapped.
 
-    It is for System RAM only, because the kernel chooses the widths (drivers/char/mem.c, read_mem).
+    The kernel chooses the widths (drivers/char/mem.c, read_mem).
     """
 
     max_width = _mmio.MAX_WIDTH

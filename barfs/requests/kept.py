@@ -162,7 +162,8 @@ class Kept:
 
     def has_come(self, thread: int) -> None:
         """A thread has met what it was on its way to, or a name that is not there."""
-        self._sent_back.pop(thread, None)
+        if thread in self._sent_back:
+            del self._sent_back[thread]
 
     def _when(self, node: Node) -> _When | None:
         then = self._nodes.get(node)

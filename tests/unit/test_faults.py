@@ -63,6 +63,8 @@ FAULTS = [
 SPARED = {"_answer", "_errno_of", "setprofile", "FileIO.__exit__", "TextIOWrapper.__exit__"}
 # A lock that is held can be given back.
 SPARED |= {"lock.__exit__"}
+# The interpreter calls it when something goes that a WeakValueDictionary has.
+SPARED |= {"remove"}
 # These close a descriptor, or see to it that it will be; or stand between that and its opening,
 # and don't fail but here.
 CLOSING = {

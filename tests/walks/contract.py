@@ -98,6 +98,9 @@ def merged(accesses):
     return result
 
 
+LONGEST_TEXT = 4096  # in bytes
+
+
 def number(text):
     """What a number in a text view means; None if it is none."""
     for prefix, base, digits in ((b"0x", 16, b"0-9a-fA-F"), (b"0b", 2, b"01")):
@@ -112,7 +115,12 @@ def update(text, width, *, ends=True):
     """Value and mask that a line in a text view means, the mask None if all; None if not valid."""
     words = text.removesuffix(b"\n").strip(b" \t").split(b":")
     numbers = [number(word) for word in words]
-    if len(numbers) > 2 or None in numbers or max(numbers) >= 1 << 8 * width:
+    if (
+        (ends and len(text) > LONGEST_TEXT)
+        or len(numbers) > 2
+        or None in numbers
+        or max(numbers) >= 1 << 8 * width
+    ):
         return None
     if len(words) == 2 and words[1][:2].lower() not in {b"0x", b"0b"}:
         return None
@@ -123,8 +131,10 @@ def update(text, width, *, ends=True):
 
 def begins(text, width):
     """Whether a valid line can go on from a text."""
-    return b"\n" not in text and any(
-        update(text + more, width, ends=False) for more in (b"", b"0", b"x0", b"0x0")
+    return (
+        b"\n" not in text
+        and len(text) <= LONGEST_TEXT
+        and any(update(text + more, width, ends=False) for more in (b"", b"0", b"x0", b"0x0"))
     )
 
 

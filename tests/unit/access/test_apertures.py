@@ -986,7 +986,11 @@ def test_threads_that_need_different_windows_each_reach_their_own_bytes(sparse, 
             span.load_run(at, 8, data := bytearray(16))
             assert data == value
 
-    in_threads(*(partial(work, number) for number in range(4)))
+    # It is chance how often they alternate.
+    for _ in range(50):
+        in_threads(*(partial(work, number) for number in range(4)))
+        if len(asked) > 3:
+            break
     assert len(asked) > 3
     assert len(mapped(sparse)) == 1
     span.close()
