@@ -254,7 +254,7 @@ class Ways:
         self.holder = holder
         self._memory = memory
         self._to_memory = (*through_devmem(memory), *([] if core is None else [KernelCore(core)]))
-        if memory.source.recording is not None:
+        if pci.source.recording is not None:
             self._to_memory = tuple(bars)  # the one way to all of it
         self._to_bars = bars
 

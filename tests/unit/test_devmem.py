@@ -3,6 +3,7 @@
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,9 +55,14 @@ def memory(tmp_path):
     return PhysicalMemory(PlainSource(tmp_path, tmp_path, tmp_path), tmp_path / "mem")
 
 
+def ways_to(memory, bars=()):
+    """Of functions it is asked only where they come from."""
+    return Ways(SimpleNamespace(source=memory.source), memory, bars)
+
+
 @pytest.fixture
 def ways(memory):
-    return Ways(None, memory, ())
+    return ways_to(memory)
 
 
 def test_iomem_nests_and_only_top_level_ranges_are_listed_ascending(memory, tmp_path, caplog):
@@ -243,7 +249,7 @@ def test_device_memory_that_the_kernel_has_cached_is_mapped_so(
     start, size = DEVICE
     resource = Resource(start, start + size - 1, PREFETCH_64)
     part = BarPart("bar", None, 0, resource, 0, size, False, memory_like)
-    bar = Ways(None, memory, through_devmem(memory)).open_part(part, writable=False)
+    bar = ways_to(memory, through_devmem(memory)).open_part(part, writable=False)
     assert made == [(*DEVICE, "uncached"), (*DEVICE, "cached")] * 2
     assert (aperture.base, aperture.size, aperture.memory_like) == (*DEVICE, False)
     assert (bar.base, bar.size, bar.memory_like) == (*DEVICE, memory_like)
@@ -345,7 +351,7 @@ def test_a_mapping_that_is_refused_for_a_claim_names_who_has_it(
     Mappings(monkeypatch, {True: errno.EPERM, False: errno.EPERM})
     part = BarPart("it", None, 0, Resource(start, start + size - 1, MEM), 0, size, False)
     with pytest.raises(DriverOwns if owner else KernelRefused) as caught:
-        Ways(None, memory, through_devmem(memory)).open_part(part, writable=False)
+        ways_to(memory, through_devmem(memory)).open_part(part, writable=False)
     if owner:
         assert str(caught.value).startswith(f"it: mapping {size:#x} bytes at 0x0: {owner} owns ")
         assert caught.value.errno == errno.EBUSY
@@ -404,7 +410,7 @@ def test_where_no_range_is_shown_nothing_is_unclaimed(unclaimed, tmp_path, text)
 
 def test_what_is_unclaimed_is_always_registers(unclaimed, monkeypatch):
     """Nor is it mapped in the kernel's own caching type, where that differs."""
-    ways = Ways(None, unclaimed, ())
+    ways = ways_to(unclaimed)
     made = Mappings(monkeypatch, {})
     for aperture in ways.open_physical(0x2FF0, 0x1020, writable=True):
         assert aperture.memory_like == (aperture.base < 0x3000)
