@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 ONE_OF_EACH = (
     "small requests: 4-byte read, registers, at random, one CPU",
     "small requests: 4-byte write, registers, in order, one CPU",
-    "CPUs and clients: 4-byte read, registers, at random, 4 clients, unpinned",
+    "CPUs and clients: 4-byte read, registers, at random, 4 clients, unpinned, beside*",
     "large requests: 1 MiB read, memory, one CPU",
     "large requests: 4 KiB read, 64 GiB*",
     "1 MiB read of memory, raw and in u32/: one CPU",
