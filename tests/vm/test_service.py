@@ -164,3 +164,42 @@ def test_in_a_private_home_it_says_why_it_does_not_start(booted, mode, starts):
         }
     booted.run("systemctl stop private; systemctl reset-failed; umount /home")
     assert "barfs" not in booted.run("cat /proc/mounts").text
+
+
+MOUNT_UNIT = r"""
+mkdir -p /run/systemd/system /run/unit
+mount -t tmpfs sbin "$(readlink -f /sbin)"
+cat > /sbin/mount.barfs << END
+#!/bin/sh
+exec {bin}/python -c 'from barfs.commands.mount_helper import main; main()' "\$@"
+END
+chmod 755 /sbin/mount.barfs
+cat > /run/systemd/system/run-unit.mount << END
+[Unit]
+DefaultDependencies=no
+[Mount]
+What=barfs
+Where=/run/unit
+Type=barfs
+END
+systemctl daemon-reload
+systemctl start run-unit.mount
+"""
+
+
+def test_a_mount_unit_that_is_reloaded_stays_as_it_is(booted):
+    """systemd asks mount(8) for a remount then, and that is refused."""
+    booted.run(MOUNT_UNIT.format(bin=BIN))
+    try:
+        seen = "grep ' /run/unit ' /proc/self/mountinfo"
+        before = booted.run(seen).text
+        assert "fuse.barfs" in before
+        assert booted.try_run("systemctl reload run-unit.mount").status != 0
+        assert booted.run(seen).text == before
+        assert properties(booted, "ActiveState", service="run-unit.mount") == {
+            "ActiveState": "active"
+        }
+        booted.run("printf abcd | dd of=/run/unit/1af4:1110/bar2 status=none")
+    finally:
+        booted.run('systemctl stop run-unit.mount; umount "$(readlink -f /sbin)"')
+    assert "/run/unit" not in booted.run("cat /proc/mounts").text
