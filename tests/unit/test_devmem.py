@@ -56,7 +56,7 @@ def memory(tmp_path):
 
 
 def ways_to(memory, bars=()):
-    """Of functions it is asked only where they come from."""
+    """Functions are only asked where they come from."""
     return Ways(SimpleNamespace(source=memory.source), memory, bars)
 
 
