@@ -76,10 +76,14 @@ class Interruptible:
             yield at, end
             took = perf_counter() - started
             if took > PIECE:
-                self._extent = max(1, int(extent * PIECE / took))
+                self._shorten(extent, took)
             elif end - at >= extent and took < PIECE / 4:
                 self._extent = min(_LARGEST, 4 * extent)
             at = end
+
+    def _shorten(self, length: int, took: float) -> None:
+        """Have the next piece be as long as a PIECE allows, if `length` bytes took so long."""
+        self._extent = max(1, int(length * PIECE / took))
 
     def load_run(self, offset: int, width: int, into: Buffer) -> None:
         """See Aperture."""
@@ -87,8 +91,8 @@ class Interruptible:
         if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
             started = perf_counter()
             self._aperture.load_run(offset, width, into)
-            if perf_counter() - started > PIECE and length > ONE_ACCESS:
-                self._extent = max(1, int(length * PIECE / (perf_counter() - started)))
+            if (took := perf_counter() - started) > PIECE and length > ONE_ACCESS:
+                self._shorten(length, took)
             return
         with memoryview(into) as whole:
             for at, end in self._pieces(offset, len(whole), width):
@@ -100,8 +104,8 @@ class Interruptible:
         if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
             started = perf_counter()
             self._aperture.store_run(offset, width, data)
-            if perf_counter() - started > PIECE and length > ONE_ACCESS:
-                self._extent = max(1, int(length * PIECE / (perf_counter() - started)))
+            if (took := perf_counter() - started) > PIECE and length > ONE_ACCESS:
+                self._shorten(length, took)
             return
         with memoryview(data) as whole:
             for at, end in self._pieces(offset, len(whole), width):
@@ -113,8 +117,8 @@ class Interruptible:
         if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
             started = perf_counter()
             self._aperture.copy_out(offset, into)
-            if perf_counter() - started > PIECE and length > ONE_ACCESS:
-                self._extent = max(1, int(length * PIECE / (perf_counter() - started)))
+            if (took := perf_counter() - started) > PIECE and length > ONE_ACCESS:
+                self._shorten(length, took)
             return
         with memoryview(into) as whole:
             for at, end in self._pieces(offset, len(whole), _COPIED):
@@ -126,8 +130,8 @@ class Interruptible:
         if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
             started = perf_counter()
             self._aperture.copy_in(offset, data)
-            if perf_counter() - started > PIECE and length > ONE_ACCESS:
-                self._extent = max(1, int(length * PIECE / (perf_counter() - started)))
+            if (took := perf_counter() - started) > PIECE and length > ONE_ACCESS:
+                self._shorten(length, took)
             return
         with memoryview(data) as whole:
             for at, end in self._pieces(offset, len(whole), _COPIED):

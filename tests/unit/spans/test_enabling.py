@@ -319,21 +319,22 @@ def test_putting_back_that_is_refused_is_said(machine, decoder, caplog):
     )
 
 
-def test_from_several_threads_it_is_enabled_once(machine, decoder):
+def held_at_once(machine, decoders, times):
+    """A thread for each of the decoders holds the function so often. It is decoded meanwhile."""
     machine.command(NIC, 0)
-    start, errors = threading.Barrier(8), []
+    start, errors = threading.Barrier(len(decoders)), []
 
-    def work():
+    def work(decoder):
         try:
             start.wait(20)
-            for _ in range(30):
+            for _ in range(times):
                 release = decoder.hold(NIC, 0)
                 assert machine.command(NIC) & COMMAND_MEMORY
                 release()
         except BaseException as error:  # noqa: BLE001 - for the thread that asserts
             errors.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(8)]
+    threads = [threading.Thread(target=work, args=(decoder,)) for decoder in decoders]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -341,6 +342,10 @@ def test_from_several_threads_it_is_enabled_once(machine, decoder):
     assert errors == []
     assert machine.command(NIC) == 0
     assert machine.enable(NIC) == 0
+
+
+def test_from_several_threads_it_is_enabled_once(machine, decoder):
+    held_at_once(machine, [decoder] * 8, 30)
 
 
 @pytest.mark.parametrize("register", [bytes(4), b"\0\0\xff\xff"])
@@ -425,27 +430,7 @@ def test_a_mount_that_was_killed_holds_nothing(machine):
 
 
 def test_two_mounts_at_once(machine):
-    machine.command(NIC, 0)
-    errors = []
-
-    def work():
-        decoder = Decoder(machine.bus)
-        try:
-            for _ in range(50):
-                release = decoder.hold(NIC, 0)
-                assert machine.command(NIC) & COMMAND_MEMORY
-                release()
-        except BaseException as error:  # noqa: BLE001 - for the thread that asserts
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert machine.command(NIC) == 0
-    assert machine.enable(NIC) == 0
+    held_at_once(machine, [Decoder(machine.bus) for _ in range(4)], 50)
 
 
 def test_who_closes_waits_for_nothing(machine):
