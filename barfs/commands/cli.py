@@ -69,7 +69,8 @@ def _find(word: str) -> Command:
     """The command that a word names. UsageError with what may have been meant."""
     if word in _BY_NAME:
         return _BY_NAME[word]
-    if "/" in word or os.path.isdir(word):
+    # A directory `check` may be there by chance; a word that other programs have is meant.
+    if "/" in word or (os.path.isdir(word) and word not in _MEANT):
         raise UsageError(f"{word!r} is no command; to mount there: barfs mount {quoted(word)}")
     if word.startswith("-"):
         raise UsageError(f"there is no option {word} before a command")

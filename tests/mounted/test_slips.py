@@ -140,8 +140,9 @@ def slip(fuse, tmp_path_factory):
     from mounted.conftest import mounted
 
     here = tmp_path_factory.mktemp("slips")
-    for name in ("machine", "empty"):
-        (here / name).mkdir()
+    # Where the command lines are typed, a directory is called like what other programs have.
+    for name in ("machine", "empty", "elsewhere/check"):
+        (here / name).mkdir(parents=True)
     machine = simulated.build(here / "machine")
     with mounted(machine, here) as mount:
         places = {
@@ -159,7 +160,7 @@ def slip(fuse, tmp_path_factory):
                 text=True,
                 timeout=TIMEOUT,
                 check=False,
-                cwd="/",
+                cwd=here / "elsewhere",
             )
             return done, said.format(**places)
 
