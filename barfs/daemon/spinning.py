@@ -33,12 +33,18 @@ SLOW: Final = 2
 MISSES: Final = 5
 
 
+def _can_pay() -> bool:
+    """Whether somebody can come while this process looks: not on a single CPU."""
+    return len(os.sched_getaffinity(0)) > 1
+
+
 class Spinning:
     """Chooses between sleeping at once and looking for a request first."""
 
     def __init__(self) -> None:
-        self.now = False  # whether to look before sleeping
-        self._usual = False  # whether that is the better way, as far as is known
+        # Whether to look before sleeping; and whether that is the better way, as far as is known.
+        # Misses soon tell if it is not.
+        self.now = self._usual = _can_pay()
         self._mean = 0.0  # how long a request takes in the usual way, in seconds; 0: not known
         self._gap = self._until_trial = FIRST_GAP  # in rounds
         self._slow = 0  # how many rounds in a row were slow
@@ -77,8 +83,7 @@ class Spinning:
     def _try_other(self) -> None:
         self._slow = 0
         self._tried = 0
-        # On a single CPU nobody can come while this process runs.
-        if self._usual or len(os.sched_getaffinity(0)) > 1:
+        if self._usual or _can_pay():
             self.now = not self._usual
         self._until_trial = self._gap
 
