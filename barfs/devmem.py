@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,10 @@ _REFUSALS: Final = {**REFUSALS, errno.EAGAIN: CachingConflict, errno.EINVAL: Not
 # x86 treats System RAM below 1 MiB specially (arch/x86/mm/init.c, devmem_is_allowed).
 _LOW_MEMORY_END: Final = 1 << 20
 
+# More lines of /proc/iomem are left out. A machine has thousands of them at the most. A recording
+# may come from a stranger, and each range is a name in `phys`.
+MOST_RANGES: Final = 1 << 14
+
 _EMPTY_COPY: Final = "(tar saves nothing of /proc, cat does)"
 
 
@@ -65,8 +70,11 @@ def parse_iomem(text: str) -> Sequence[IomemRange]:
     So are ranges that no file can reach, from 2**63 - 1 on. A reader without CAP_SYS_ADMIN sees all
     addresses as 0. Then there are no ranges.
     """
-    ranges = []
+    ranges: list[IomemRange] = []
     for line in text.splitlines():
+        if len(ranges) == MOST_RANGES:
+            log.warning("iomem: only the first %d ranges are taken", MOST_RANGES)
+            break
         match = re.fullmatch(r"((?:  )*)([0-9a-f]{1,16})-([0-9a-f]{1,16}) : (.*)", line)
         if match is None or not int(match[2], 16) <= int(match[3], 16) < OFFSET_END:
             log.warning("iomem: not a range: %s", excerpt(line))
@@ -77,6 +85,26 @@ def parse_iomem(text: str) -> Sequence[IomemRange]:
     if all(entry.end == 0 for entry in ranges):
         return ()
     return tuple(ranges)
+
+
+@lru_cache(maxsize=4)
+def _top_of(text: str) -> Sequence[IomemRange]:
+    """The top-level ranges, ascending. The last one of two with the same addresses counts."""
+    found = {entry[:2]: entry for entry in parse_iomem(text) if entry.depth == 0}
+    return tuple(sorted(found.values()))
+
+
+@lru_cache(maxsize=4)
+def _ram_of(text: str) -> Sequence[range]:
+    """The addresses of System RAM, ascending. What touches is one range."""
+    found: list[range] = []
+    for entry in sorted(entry for entry in parse_iomem(text) if entry.is_ram):
+        if found and entry.start <= found[-1].stop:
+            last = found.pop()
+            found.append(range(last.start, max(last.stop, entry.end + 1)))
+        else:
+            found.append(range(entry.start, entry.end + 1))
+    return tuple(found)
 
 
 class Segment(NamedTuple):
@@ -167,8 +195,17 @@ class PhysicalMemory:
         self.devmem = devmem
         self._unclaimed = unclaimed
         self._iomem = source.proc / "iomem"
+        self._recorded: str | None = None  # a recording does not change
 
     def _text(self) -> str:
+        if self._recorded is not None:
+            return self._recorded
+        text = self._text_now()
+        if self.source.recording is not None:
+            self._recorded = text
+        return text
+
+    def _text_now(self) -> str:
         try:
             raw = self.source.read_all(self._iomem)
         except OSError as error:
@@ -189,7 +226,7 @@ class PhysicalMemory:
 
     def ranges(self) -> list[IomemRange]:
         """The top-level ranges, ascending. Reads /proc/iomem and touches no memory."""
-        return sorted({entry[:2]: entry for entry in self._read() if entry.depth == 0}.values())
+        return list(_top_of(self._text()))
 
     def owner(self, start: int, size: int) -> IomemRange | None:
         """Who has claimed a range: see owner_of. Raises NoSuchAddress. Touches no memory."""
@@ -245,7 +282,9 @@ class PhysicalMemory:
 
     def is_ram(self, start: int, size: int) -> bool:
         """Whether all of a range is System RAM. Touches no memory."""
-        return all(segment.is_ram for segment in split_by_kind(start, size, self._read()))
+        ram = _ram_of(self._text())
+        place = bisect_right(ram, start, key=lambda one: one.start)
+        return place > 0 and start + size <= ram[place - 1].stop
 
     def segments(self, start: int, size: int) -> list[Segment]:
         """A range, cut into segments of one kind. NoSuchAddress if /proc/iomem lacks part of it.

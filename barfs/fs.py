@@ -281,6 +281,9 @@ class Operations(Unneeded):
         entry = self._entry(node)
         if fields.update_size and fh is not None:
             self._files.truncate(fh, attr.st_size)
+        if fields.update_size and attr.st_size > entry.st_size:
+            path = self._tree.path(node)
+            raise BadRequest(f"{path}: has {entry.st_size} bytes and cannot be made longer")
         changes = (
             (fields.update_mode and stat.S_IMODE(attr.st_mode) != stat.S_IMODE(entry.st_mode))
             or (fields.update_uid and attr.st_uid != entry.st_uid)

@@ -18,6 +18,9 @@ from barfs.machine.source import REAL_PROC, REAL_SYSFS
 from barfs.names import with_colons
 
 if TYPE_CHECKING:
+    from barfs.machine.functions import AllFunctions
+    from barfs.registers.devices import DeviceMaps
+    from barfs.registers.files import MapFiles
     from barfs.registers.maps import Block, Field, Register
 
 ACTIONS: Final = ("list", "show", "compile")
@@ -75,27 +78,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _tops(
-    pattern: str | None, arguments: argparse.Namespace, *, config: bool
+    pattern: str | None, arguments: argparse.Namespace, refused: list[str], *, config: bool
 ) -> "Iterator[tuple[str, Block]]":
     """The maps of functions that match a pattern, or else the maps whose files it names.
 
     Config space is read only if its registers are wanted, because it has the lists of capabilities.
+    Maps of the functions that are wrong are added to `refused`.
     """
     # The other commands do not need this, and start faster without it.
-    from barfs.devmem import PhysicalMemory  # noqa: PLC0415
-    from barfs.machine.functions import AllFunctions  # noqa: PLC0415
     from barfs.machine.pciids import PATHS, PciIds  # noqa: PLC0415
-    from barfs.machine.recorded import source_at  # noqa: PLC0415
-    from barfs.registers.devices import DeviceMaps  # noqa: PLC0415
-    from barfs.registers.files import DIRECTORIES, MapFiles  # noqa: PLC0415
     from barfs.report.listing import inspect_all  # noqa: PLC0415
     from barfs.report.selecting import select  # noqa: PLC0415
 
-    machine = recorded(arguments, COMMAND)
-    source = source_at(machine, arguments.sysfs or REAL_SYSFS, arguments.proc or REAL_PROC)
-    pci = AllFunctions(source)
-    files = MapFiles((*(arguments.registers or ()), *DIRECTORIES))
-    maps = DeviceMaps(pci, PhysicalMemory(source, Path("/dev/null")), files)
+    pci, maps = _machine(arguments)
     functions = inspect_all(pci, PciIds(PATHS))
     try:
         addresses = [one.address for one in (select(functions, pattern) if pattern else functions)]
@@ -103,22 +98,49 @@ def _tops(
         addresses = []
     for address in addresses:
         try:
+            wrong = maps.found(address)
+            if wrong is not None and wrong.refusal is not None:
+                refused.append(f"the map {wrong.file} of {address} is refused: {wrong.refusal}")
             yield str(address), maps.top(address)
             if config:
                 yield str(address), maps.config(address, capabilities=True)
         except DeviceGone:
             continue
-    if not addresses and pattern:
-        found = files.find([with_colons(pattern), pattern])
-        if found is None:
-            raise NoSuchNode(f"no function and no map is {pattern!a}")
-        if found.map is None:
-            raise NoSuchNode(f"the map {found.file} is refused: {found.refusal}")
-        yield found.file.stem, found.map.outline()
     if pattern is None:
         for known in maps.in_physical_ranges():
             yield f"phys/{known.name}", maps.physical_top(known)
-        yield from _unused(files, {found.file for found in map(maps.found, addresses) if found})
+        used = {found.file for found in map(maps.found, addresses) if found}
+        yield from _unused(maps.files, used)
+    elif not addresses:
+        yield _by_file(maps.files, pattern)
+
+
+def _machine(arguments: argparse.Namespace) -> "tuple[AllFunctions, DeviceMaps]":
+    """The functions of the machine that is asked for, and their maps."""
+    from barfs.devmem import PhysicalMemory  # noqa: PLC0415
+    from barfs.machine.functions import AllFunctions  # noqa: PLC0415
+    from barfs.machine.recorded import source_at  # noqa: PLC0415
+    from barfs.registers.devices import DeviceMaps  # noqa: PLC0415
+    from barfs.registers.files import DIRECTORIES, MapFiles  # noqa: PLC0415
+
+    for directory in arguments.registers or ():
+        if not directory.is_dir():
+            raise NoSuchNode(f"--registers {directory} is not a directory")
+    machine = recorded(arguments, COMMAND)
+    source = source_at(machine, arguments.sysfs or REAL_SYSFS, arguments.proc or REAL_PROC)
+    pci = AllFunctions(source)
+    files = MapFiles((*(arguments.registers or ()), *DIRECTORIES))
+    return pci, DeviceMaps(pci, PhysicalMemory(source, Path("/dev/null")), files)
+
+
+def _by_file(files: "MapFiles", pattern: str) -> "tuple[str, Block]":
+    """The map whose file is named so."""
+    found = files.find([with_colons(pattern), pattern])
+    if found is None:
+        raise NoSuchNode(f"no function and no map is {pattern!a}")
+    if found.map is None:
+        raise NoSuchNode(f"the map {found.file} is refused: {found.refusal}")
+    return found.file.stem, found.map.outline()
 
 
 def _unused(files: Any, used: set[Path]) -> "Iterator[tuple[str, Block]]":
@@ -135,14 +157,23 @@ def _list(pattern: str, name: str | None, arguments: argparse.Namespace) -> None
 
     from barfs.registers.maps import registers  # noqa: PLC0415
 
+    refused: list[str] = []
     found = [
         (owner, register)
-        for owner, top in _tops(pattern, arguments, config=True)
+        for owner, top in _tops(pattern, arguments, refused, config=True)
         for register in registers(top)
         if name is None or fnmatchcase(register.path, name)
     ]
+    if found:
+        _print(found, arguments)
+    if refused:
+        raise NoSuchNode("; ".join(refused))
     if not found:
         raise NoSuchNode(f"{pattern}: no register is named {name!a}" if name else pattern)
+
+
+def _print(found: "Sequence[tuple[str, Register]]", arguments: argparse.Namespace) -> None:
+    """Print registers and whose they are, a line each."""
     if arguments.json:
         say(json.dumps([_as_object(*one) for one in found], indent=2))
         return
@@ -212,10 +243,11 @@ def _show(name: str, arguments: argparse.Namespace) -> None:
     from barfs.registers.texts import datasheet  # noqa: PLC0415
 
     found: dict[str, tuple[str, Register, list[Field]]] = {}
-    for one in _named(name, arguments):
+    refused: list[str] = []
+    for one in _named(name, arguments, refused):
         found.setdefault(datasheet(*one[1:]), one)
     if not found:
-        raise NoSuchNode(f"no map has {name!a}")
+        raise NoSuchNode("; ".join([f"no map has {name!a}", *refused]))
     if arguments.json:
         say(json.dumps([_as_object(*one) for one in found.values()], indent=2))
     else:
@@ -223,13 +255,13 @@ def _show(name: str, arguments: argparse.Namespace) -> None:
 
 
 def _named(
-    name: str, arguments: argparse.Namespace
+    name: str, arguments: argparse.Namespace, refused: list[str]
 ) -> "Iterator[tuple[str, Register, list[Field]]]":
     """The registers of a name, whose they are, and their fields, or the one that is named."""
     from barfs.registers.maps import Register, find  # noqa: PLC0415
 
     path, dot, last = name.removeprefix("regs/").partition(".")
-    for owner, top in _tops(None, arguments, config=path.startswith("config/")):
+    for owner, top in _tops(None, arguments, refused, config=path.startswith("config/")):
         entry = find(top, path.removeprefix(f"{top.path}/") if top.path else path)
         if isinstance(entry, Register):
             fields = [field for field in entry.fields if not dot or field.name == last]
@@ -245,7 +277,8 @@ def _compile(files: Sequence[Path], arguments: argparse.Namespace) -> None:
     try:
         content = _content(files, target, arguments)
     except ModuleNotFoundError as error:
-        raise CompileError(f"{error.name} is missing: pip install 'barfs[regs]'") from error
+        package = {"systemrdl": "systemrdl-compiler"}.get(error.name or "", error.name)
+        raise CompileError(f"{error.name} is missing: pip install {package}") from error
     try:
         Path(arguments.output).write_text(text(content), encoding="utf-8")
     except OSError as error:

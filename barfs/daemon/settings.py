@@ -30,6 +30,7 @@ from barfs.registers.files import DIRECTORIES
 REFUSED_OPTIONS: Final = {
     "max_read": "cuts requests into other accesses than were asked for",
     "writeback_cache": "writes later than asked, in other pieces",
+    "subtype": "hides from umount and others that it is barfs",
 }
 
 LoopName: TypeAlias = Literal["fast", "stock"]

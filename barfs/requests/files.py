@@ -72,6 +72,10 @@ class OpenFile:
         reach = self._view.reach(offset, length, writing=writing)
         return Place(reach, self._device, self.opened.caller.uid, length if writing else 0)
 
+    def accesses(self, offset: int, length: int) -> bool:
+        """Whether a read is made of accesses. A text's line is read once, and then continued."""
+        return not self.is_text or bool(self._view.reach(offset, length, writing=False))
+
     def is_prompt(self, offset: int, length: int, *, writing: bool, alone: bool = False) -> bool:
         """Whether a request holds nobody up, and has nobody to wait for."""
         # Nearly always; the reach of text is not its length.
@@ -308,9 +312,10 @@ class OpenFiles:
         file = self._files[handle]
         if not file.is_prompt(offset, length, writing=False):
             return None
+        accesses = self._journal.reads and file.accesses(offset, length)
         data = file.read(offset, length, self._bounce.take)
         if self._journal.reads:
-            self._record_read(file, offset, length, data)
+            self._record_read(file, offset, length, data, accesses=accesses)
         return data
 
     async def read_later(self, handle: int, offset: int, length: int) -> Buffer:
@@ -318,16 +323,18 @@ class OpenFiles:
         file = self._files[handle]
         await self._end_line(file)
         place = file.place(offset, length, writing=False)
+        accesses = file.accesses(offset, length)
         data = await file.later(partial(file.read, offset, length), place)
         if self._journal.reads:
-            self._record_read(file, offset, length, data)
+            self._record_read(file, offset, length, data, accesses=accesses)
         return data
 
-    def _record_read(self, file: OpenFile, offset: int, length: int, data: Buffer) -> None:
+    def _record_read(
+        self, file: OpenFile, offset: int, length: int, data: Buffer, *, accesses: bool
+    ) -> None:
         if len(data) and file.recorded:
             shown = bytes(data) if len(data) <= file.opened.data_limit else None
-            # In a text view only the beginning of the line is read from the device.
-            width = None if file.is_text and offset else file.width_at(offset, length)
+            width = file.width_at(offset, length) if accesses else None
             self._journal.add(Transfer("read", file.opened, offset, len(data), width, shown))
 
     def write(self, handle: int, offset: int, data: bytes) -> int | None:

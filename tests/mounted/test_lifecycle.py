@@ -92,6 +92,7 @@ def test_a_second_mount_in_the_same_place(mount, options):
         (["-o", "nonsense"], "unknown option(s): `-o nonsense'"),
         (["-o", "max_read=4096"], "max_read=4096 cuts requests"),
         (["-o", "ro,writeback_cache"], "writeback_cache writes later"),
+        (["-o", "subtype=bar"], "subtype=bar hides from umount"),
         (["--sysfs", "/nowhere"], "--sysfs /nowhere is not a directory"),
         (["--proc", "/nowhere"], "--proc /nowhere is not a directory"),
     ],

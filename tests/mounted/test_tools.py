@@ -138,6 +138,19 @@ def test_truncation_is_accepted_and_does_nothing(shared):
     assert path.stat().st_size == 1 << 20
 
 
+def test_nothing_is_made_longer(shared):
+    for name, size in (("1af4:1110/bar2", 1 << 20), ("8086:100e/x32/bar0@8", 11)):
+        path = shared.path / name
+        os.truncate(path, size)
+        for longer in (size + 1, 1 << 62):
+            with pytest.raises(OSError, match="Invalid argument"):
+                os.truncate(path, longer)
+        done = sh(f"dd if=/dev/null of={path} bs=1 seek={size + 1}")
+        assert b"Invalid argument" in done.stderr
+        assert path.stat().st_size == size
+    assert "bar2: has 1048576 bytes and cannot be made longer" in shared.log
+
+
 def test_appending_is_refused(shared):
     done = sh(f"echo x >> {shared.path}/1af4:1110/bar0")
     assert b"Invalid argument" in done.stderr

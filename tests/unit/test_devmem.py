@@ -11,6 +11,7 @@ from barfs import devmem
 from barfs.access.apertures import CopiedAperture, MappedAperture
 from barfs.access.files import OFFSET_END
 from barfs.devmem import (
+    MOST_RANGES,
     IomemRange,
     PhysicalMemory,
     Segment,
@@ -431,3 +432,29 @@ def test_what_is_unclaimed_is_always_registers(unclaimed, monkeypatch):
 )
 def test_whether_all_of_a_range_is_claimed(unclaimed, start, size, claimed):
     assert unclaimed.is_claimed(start, size) == claimed
+
+
+def test_no_more_ranges_than_a_machine_has(caplog):
+    lines = [f"{0x1000 * n:x}-{0x1000 * n + 0xFFF:x} : System RAM" for n in range(MOST_RANGES + 5)]
+    assert len(parse_iomem("\n".join(lines))) == MOST_RANGES
+    assert f"only the first {MOST_RANGES} ranges" in caplog.text
+
+
+def test_what_is_ram_is_what_the_parts_are(tmp_path):
+    """By the parts that are opened, at each edge of each range."""
+    text = (
+        "00001000-00001fff : System RAM\n00002000-00002fff : System RAM\n"
+        "00002800-00004fff : System RAM (kmem)\n00005000-00005fff : Reserved\n"
+        "00006000-000063ff : System RAM\n  00007000-00007fff : System RAM\n"
+    )
+    (tmp_path / "iomem").write_text(text)
+    memory = PhysicalMemory(PlainSource(tmp_path, tmp_path, tmp_path), tmp_path / "mem")
+    edges = range(0, 0x9000, 0x400)
+    found = 0
+    for start in edges:
+        for end in range(start + 0x400, 0x9000, 0x400):
+            parts = split_by_kind(start, end - start, parse_iomem(text))
+            wanted = all(part.is_ram for part in parts)
+            assert memory.is_ram(start, end - start) == wanted, (start, end)
+            found += wanted
+    assert found > 100

@@ -14,13 +14,30 @@ def regs(tmp_path, capsys):
     machine = simulated.build(tmp_path)
     options = ["--sysfs", str(machine.sysfs), "--proc", str(machine.proc)]
 
-    def regs(*words):
+    def regs(*words, status=0):
         with pytest.raises(SystemExit) as ended:
             cli.main(["regs", *options, *words])
-        assert not ended.value.code
-        return capsys.readouterr().out
+        assert (ended.value.code or 0) == status
+        done = capsys.readouterr()
+        return done.err if status else done.out
 
     return regs
+
+
+def test_a_refused_map_is_told_of(regs, tmp_path):
+    maps = tmp_path / "maps"
+    maps.mkdir(mode=0o755)
+    (maps / "8086:100e.json").write_text("x")
+    said = regs("--registers", str(maps), "list", "8086:100e", status=1)
+    assert f"the map {maps}/8086:100e.json of 0000:00:03.0 is refused: " in said
+    assert "no map has 'RCTL'; the map " in regs("--registers", str(maps), "show", "RCTL", status=1)
+    # Those of other devices are shown all the same.
+    assert "CSTS" in regs("--registers", str(maps), "show", "CSTS")
+
+
+def test_a_directory_that_is_not_there(regs, tmp_path):
+    said = regs("--registers", str(tmp_path / "no"), "list", "8086:100e", status=1)
+    assert said == f"barfs: --registers {tmp_path}/no is not a directory\n"
 
 
 @pytest.mark.parametrize(("name", "fields"), [("CTRL.SLU", ["SLU"]), ("STATUS", None)])
