@@ -1,12 +1,11 @@
 """Open files of devices: watched over, so that what is gone or does not answer gives no data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from barfs.access.files import Buffer
 from barfs.errors import DeviceGone
-from barfs.machine.presence import Presence
 from barfs.nodes import Allocate, View
 
 # How long it is believed that a device answers, in seconds. One who polls a register that is 0
@@ -20,12 +19,56 @@ EMPTY_TEXT: Final = b"0xf\n"
 _BEGINNING: Final = 16
 
 
+class Watch(Protocol):
+    """Tells whether what was opened is still there."""
+
+    def check(self) -> None:
+        """DeviceGone if it is not."""
+
+    def lose(self, error: DeviceGone) -> None:
+        """Take it for gone, for good: somebody else has found that out."""
+
+
+class Newcomers:
+    """Watches a physical range for functions that come to lie in it.
+
+    A rule may protect them, and nobody watches over them. `found` has the functions that are in the
+    range now. It is asked when functions have come or gone, by the `stamp` of the machine's source.
+    Where that can't be told it is asked again after BELIEVED.
+    """
+
+    def __init__(
+        self, found: Callable[[], Hashable], stamp: Callable[[], Hashable | None], what: str
+    ) -> None:
+        self._found, self._stamp, self._what = found, stamp, what
+        self._known = stamp()
+        self._asked = monotonic()
+        self._then = found()
+        self._lost: DeviceGone | None = None
+
+    def check(self) -> None:
+        """See Watch."""
+        if self._lost is not None:
+            raise self._lost.restated(DeviceGone)
+        stamp = self._stamp()
+        if stamp == self._known and (stamp is not None or monotonic() - self._asked < BELIEVED):
+            return
+        self._known, self._asked = stamp, monotonic()
+        if self._found() != self._then:
+            self.lose(DeviceGone("other devices lie there since it was opened", what=self._what))
+            self.check()
+
+    def lose(self, error: DeviceGone) -> None:
+        """See Watch."""
+        self._lost = error.restated(DeviceGone)
+
+
 class Guard(NamedTuple):
-    """Bytes of a file, the end not included, and the function that they belong to."""
+    """Bytes of a file, the end not included, and what watches over them, mostly a function."""
 
     start: int
     end: int
-    presence: Presence
+    presence: Watch
 
     def check(self, offset: int, length: int) -> None:
         """DeviceGone if the function is gone, and a request is for some of these bytes."""

@@ -18,7 +18,16 @@ from barfs.nodes import View
 from barfs.spans import bars
 from barfs.spans.combining import Combining, Release
 from barfs.spans.enabling import Decoder
-from barfs.spans.guards import EMPTY, EMPTY_TEXT, BarView, Guard, GuardedView, Held, HeldView
+from barfs.spans.guards import (
+    EMPTY,
+    EMPTY_TEXT,
+    BarView,
+    Guard,
+    GuardedView,
+    Held,
+    HeldView,
+    Newcomers,
+)
 from barfs.spans.interruptible import interruptible
 from barfs.spans.roms import RomView
 from barfs.spans.views import FixedView, JoinedView, RawView, TextView
@@ -64,6 +73,7 @@ class _Target(NamedTuple):
     decode: Callable[[], Release] | None  # has it decoded until it is released
     locate: Callable[[Sequence[Presence]], _Place]  # by the presences of its owners
     make: Make | None
+    newcomers: Newcomers | None = None  # tells whether others come to lie there
 
 
 def _accessed(view: ViewKind, size: int) -> int:
@@ -197,8 +207,21 @@ class Spans:
                 span.start, len(span), writable=writable, as_memory=as_memory
             )
 
-        target = _Target(what, view, self._owners(accessed, view), None, locate, make)
+        owners = self._owners(accessed, view)
+        target = _Target(what, view, owners, None, locate, make, self._newcomers(accessed, what))
         return self._open(target, writable=writable)
+
+    def _newcomers(self, span: range, what: str) -> Newcomers | None:
+        """A watch for functions that come to lie in a range. None for RAM, where none does."""
+        if self._pci.source.recording or self._memory.is_ram(span.start, len(span)):
+            return None
+        functions = partial(self._functions_in, span)
+        return Newcomers(functions, self._pci.source.stamp, what)
+
+    def _functions_in(self, span: range) -> frozenset[PciAddress]:
+        """The functions that /proc/iomem names in a range of physical addresses."""
+        entries = self._memory.within(span.start, len(span))
+        return frozenset(filter(None, (PciAddress.parse(entry.name) for entry in entries)))
 
     def _owners(self, span: range, view: ViewKind) -> Sequence[_Owner]:
         """The functions that /proc/iomem names in a range of physical addresses."""
@@ -226,13 +249,17 @@ class Spans:
         what, view = target.what, target.view
         # First the watch, then what is watched: a change between the two is seen.
         guards = []
+        presences = []
         for start, end, address in target.owners:
             presence = self._pci.everything.presence(address)
             held.append(presence.close)
+            presences.append(presence)
             guards.append(Guard(start, end, presence))
+        if target.newcomers is not None:
+            guards.append(Guard(0, sys.maxsize, target.newcomers))
         if target.decode is not None:
             held.append(target.decode())
-        place = target.locate([guard.presence for guard in guards])
+        place = target.locate(presences)
         combine = self._combining is not None and self._claim(
             target, place, held, writable=writable
         )

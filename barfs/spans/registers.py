@@ -126,7 +126,6 @@ class RegisterView(_Named):
         del offset
         register = self._register
         update = contract.parse_update(data, register.size)
-        self._line = b""  # what is read next is read anew
         some = words(register, update.mask or None)
         old = 0
         if update.mask is not None:
@@ -168,7 +167,6 @@ class FieldView(_Named):
         field = self._field
         update = texts.parse_field(data, field)
         made = plan(self._register, field, update.mask)
-        self._line = b""
         old = self._cells.load([made.word]) >> made.word.lsb if made.keep else 0
         self.raw = made.value(old, update.value)
         self._cells.store([made.word], self.raw << made.word.lsb)

@@ -209,7 +209,6 @@ class TextView:
         """See View. BadRequest, before any access, for what is not one value or value:mask."""
         del offset  # each line is a command of its own, as for files in sysfs
         update = contract.parse_update(data, self._width)
-        self._line = b""  # what is read next is read anew
         old = 0 if update.mask is None else self._load()
         value = update.apply(old)
         self._aperture.store_run(0, self._width, value.to_bytes(self._width, sys.byteorder))

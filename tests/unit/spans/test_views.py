@@ -28,6 +28,7 @@ from barfs.machine import simulated
 from barfs.machine.patterns import DevicePattern, Rules
 from barfs.names import VIEWS, PciAddress
 from barfs.nodes import Node, Type
+from barfs.spans import guards
 from barfs.spans.enabling import Decoder
 from barfs.spans.guards import Guard, GuardedView
 from barfs.spans.roms import RomView
@@ -892,3 +893,30 @@ def test_physical_memory_of_a_device_that_is_not_allowed_goes_with_it_too(paths,
     with pytest.raises(DeviceGone):
         view.read(0, 4)
     view.close()
+
+
+NEWCOMER = PciAddress(0, 0, 6, 0)
+
+
+@pytest.mark.parametrize("name", ["phys/{}+1000", "phys/u32/{}+1000", "phys/x32/{}"])
+def test_a_device_that_comes_to_lie_in_an_open_range_is_not_reached(paths, name, monkeypatch):
+    """A rule may protect it. The kernel had nothing there when the file was opened."""
+    monkeypatch.setattr(guards, "BELIEVED", 0)
+    rules = Rules(read_only=(DevicePattern.parse(str(NEWCOMER)),))
+    tree = tree_of(machine_of(paths, rules=rules))
+    devices, iomem = paths.sysfs / "bus/pci/devices", paths.proc / "iomem"
+    place = "feb50000"
+    node = find(tree, name.format(place))
+    views = [tree.open(node, writable=True) for _ in range(2)]
+    word = b"1" if "x32" in name else bytes(4)
+    assert views[0].write(0, word) == len(word)
+    shutil.copytree(devices / str(IVSHMEM), devices / str(NEWCOMER))
+    claim = f"  {place}-{place[:-3]}0ff : {NEWCOMER}"
+    iomem.write_text(f"{iomem.read_text()}{claim}\n")
+    for _ in range(2):
+        with pytest.raises(DeviceGone, match="other devices lie there"):
+            views[0].write(0, word)
+    with pytest.raises(DeviceGone, match="other devices lie there"):
+        views[1].read(0, 100)
+    for view in views:
+        view.close()
