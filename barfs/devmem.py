@@ -260,7 +260,7 @@ class PhysicalMemory:
             sentence += f"; it needs a length, as in {wanted.start:x}+4"
         elif self._is_empty():
             sentence += f", which is empty {_EMPTY_COPY}"
-        else:
+        elif not ranges:
             sentence += " (which shows addresses only to root)"
         raise NoSuchAddress(sentence, what="phys")
 

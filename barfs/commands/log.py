@@ -95,6 +95,12 @@ def log_of(place: Path | None) -> Path:
     return Path(where, "log")
 
 
+def _gap(missing: int) -> str:
+    """What stands in the place of lines that are lost."""
+    what = "1 line is" if missing == 1 else f"{missing} lines are"
+    return f"... {what} no longer kept ..."
+
+
 def _print(path: Path, pattern: str | None, *, follow: bool) -> None:
     """Print the lines of a log, and with `follow` also new ones. MountError if it can't be read."""
     # The other commands do not need this, and start faster without it.
@@ -110,7 +116,7 @@ def _print(path: Path, pattern: str | None, *, follow: bool) -> None:
                 for record in records:
                     missing = record.get("n", 0) - number - 1
                     if number and missing > 0:
-                        shown.append(f"... {missing} lines are no longer kept ...")
+                        shown.append(_gap(missing))
                     number = record.get("n", 0)
                     text = history.sentence(record, as_seen)
                     if wanted(record, text):

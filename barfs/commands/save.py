@@ -126,5 +126,9 @@ COMMAND: Final = Command(
     "  sudo barfs save -o card.tar 1af4:1110 --read 1af4:1110/bar0@0-ff:u32",
     run=run,
     options=(OUTPUT, READ, REGISTERS, REDACT, SYSFS, PROC, DEVMEM),
-    arguments=(Argument("PATTERN", "only these functions, and the bridges above them", many=True),),
+    arguments=(
+        Argument(
+            "PATTERN", "only these functions, and the bridges above them", optional=True, many=True
+        ),
+    ),
 )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from barfs.errors import BadRecording
 from barfs.machine.configspace import CAPABILITY_EXPRESS, COMMAND_ABSENT, Header, find_capability
 from barfs.machine.recording import Part, Range, RecordedFunction, Recording
 from barfs.machine.resources import (
@@ -223,16 +224,22 @@ class _Text:
 
 
 def parse_lspci(path: Path, text: str) -> Recording | None:
-    """The functions in a text. None if it has none. `path` is its file, for messages."""
+    """The functions in a text. None if it has none. `path` is its file, for messages.
+
+    What is quoted in a mail has `> ` in front of each line. BadRecording for too many functions.
+    """
     said: dict[PciAddress, _Text] = {}
     current: _Text | None = None
-    for raw in text.splitlines():
+    for raw in re.sub(r"^(?:> ?)+", "", text, flags=re.MULTILINE).splitlines():
         line = raw.strip()
         match = None if raw[:1].isspace() else _SLOT.fullmatch(line)
         if match is not None:
             address = PciAddress.parse(f"{match[1] or '0000'}:{match[2]}")
-            if address is None or len(said) >= _MOST_FUNCTIONS:
+            if address is None:
                 return None
+            if len(said) >= _MOST_FUNCTIONS:
+                what = f"it has more than {_MOST_FUNCTIONS} functions"
+                raise BadRecording(what, what=str(path))
             current = said.setdefault(address, _Text())
             current.slot(match[3])
         elif current is not None:

@@ -74,7 +74,7 @@ class Reading(NamedTuple):
             return f"{self.address} {self.part}: {count} registers of its map, each in its width"
         if self.bar is None:
             return f"{self.address} rom: {self.size:#x} bytes; it is enabled for that"
-        widths = f"in accesses of {self.view.width} bytes" if self.view else "in 4 bytes at a time"
+        widths = f"in accesses of {self.view.width} bytes" if self.view else "4 bytes at a time"
         if self.is_memory and not self.view:
             widths = "copied as memory"
         extent = AddressRange.of(self.start, self.size)
@@ -125,7 +125,8 @@ def check_apart(readings: Iterable[Reading]) -> None:
         ordered = sorted(several, key=lambda one: one.start)
         for before, after in pairwise(ordered):
             if after.start < before.start + before.size:
-                raise BadRequest(f"--read names bytes twice: {before} and {after}")
+                both = f"{before}" if str(before) == str(after) else f"{before} and {after}"
+                raise BadRequest(f"--read names bytes twice: {both}")
 
 
 def of_map(

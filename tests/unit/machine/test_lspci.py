@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from barfs.errors import NotRecorded
+from barfs.errors import BadRecording, NotRecorded
+from barfs.machine import lspci as lspci_text
 from barfs.machine import simulated
 from barfs.machine.functions import AllFunctions
 from barfs.machine.lspci import parse_lspci
@@ -149,6 +150,28 @@ def test_a_bar_without_an_address():
     resource = functions_in(f"{SLOTS['-nn']}\n{text}").resources(NIC)[0]
     assert not resource.assigned
     assert resource.size == 128 << 10
+
+
+def test_text_that_is_quoted_in_a_mail():
+    text = f"{SLOTS['-nn']}\n{VERBOSE}\n{SLOTS['-nn'].replace('03.0', '04.0')}\n{CONFIG}"
+
+    def said(text):
+        functions = parse_lspci(Path("x"), text).functions
+        return {address: one.attributes for address, one in functions.items()}
+
+    plain = said(text)
+    assert len(plain) == 2
+    for front in ("> ", ">", "> > "):
+        quoted = "".join(f"{front}{line}\n" for line in text.splitlines())
+        assert said(quoted) == plain
+
+
+def test_more_functions_than_any_machine_has(monkeypatch):
+    monkeypatch.setattr(lspci_text, "_MOST_FUNCTIONS", 2)
+    lines = [f"00:0{n}.0 0200: 8086:100e" for n in range(3)]
+    assert len(parse_lspci(Path("x"), "\n".join(lines[:2])).functions) == 2
+    with pytest.raises(BadRecording, match="it has more than 2 functions"):
+        parse_lspci(Path("x"), "\n".join(lines))
 
 
 def test_several_outputs_one_after_the_other():
