@@ -58,7 +58,8 @@ def system(fuse, tmp_path_factory, require):
                 env={
                     **os.environ,
                     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin",
-                    "HOME": "/root",
+                    # pip keeps there what it has compiled.
+                    "HOME": "/home/dev" if user else "/root",
                 },
                 capture_output=True,
                 text=True,

@@ -25,7 +25,7 @@ def test_the_tree_is_the_machines(guest, bars):
     assert guest.run(f"ls {bars}/phys | grep - | sort").text == ranges
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 def test_config_space_is_the_kernels(guest, bars):
     for function in ("0000:00:10.0", "0000:00:16.0"):
         guest.run(f"cmp {bars}/pci/{function}/config /sys/bus/pci/devices/{function}/config")
@@ -63,7 +63,7 @@ def changes(guest, bars):
     return shown
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine
 def test_an_open_file_is_given_up_when_its_device_is_removed(guest, bars, changes):
     """Its mapping would still reach the addresses, where the device is again after a rescan."""
     address = "0000:00:11.0"
