@@ -150,11 +150,11 @@ class Functions(Protocol):
         return self.source.exists(self.path(address, "physfn"))
 
     def _id(self, address: PciAddress, vendor: str, device: str) -> DeviceId | None:
-        text = self._text(address, vendor), self._text(address, device)
+        numbers = self._text(address, vendor), self._text(address, device)
         try:
-            result = DeviceId(*(parse_hex(word, bits=16) for word in text))
+            result = DeviceId(parse_hex(numbers[0], bits=16), parse_hex(numbers[1], bits=16))
         except ValueError:
-            shown = ", ".join(map(excerpt, text))
+            shown = ", ".join(map(excerpt, numbers))
             log.warning("%s: %s or %s is not a number: %s", address, vendor, device, shown)
             return None
         return result

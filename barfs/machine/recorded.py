@@ -5,6 +5,7 @@ should be opened by mistake.
 """
 
 import errno
+import gc
 import os
 from collections.abc import Hashable
 from pathlib import Path
@@ -31,6 +32,9 @@ from barfs.names import PciAddress
 
 _NOWHERE: Final = " is not in this recording"  # it goes on after what is not
 _DEVICES: Final = "sys/bus/pci/devices"
+
+# How files begin that gzip, bzip2, xz, zstd and zip have made.
+_COMPRESSED: Final = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"PK\3\4")
 
 # A text of lspci has 16 KiB for each function with 4096 bytes of config space.
 _MOST_TEXT: Final = 64 << 20
@@ -270,18 +274,36 @@ def symbols_of(source: Source) -> Symbols:
 
 def recorded_source(path: Path) -> RecordedSource:
     """The machine in a tar of `barfs save`, in a directory with what was in it, or as text of
-    lspci. The file stays open. Raises BadRecording.
+    lspci. A file may be compressed. It stays open. Raises BadRecording.
     """
     path = path.absolute()
     try:
         fd = os.open(path, os.O_RDONLY | NONBLOCK)
     except OSError as error:
         raise BadRecording(what=str(path), system=error) from error
+    # What is read is kept. The garbage collector would look through it again and again meanwhile.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
+        if _is_compressed(fd):
+            # Others do not need this, and start faster without it.
+            from barfs.machine.compressed import uncompressed  # noqa: PLC0415
+
+            fd = uncompressed(path, fd)
         return RecordedSource(_load(path, fd))
     except BaseException:
         os.close(fd)
         raise
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _is_compressed(fd: int) -> bool:
+    try:
+        return os.pread(fd, 8, 0).startswith(_COMPRESSED)
+    except OSError:  # a directory
+        return False
 
 
 def _load(path: Path, fd: int) -> Recording:
@@ -294,8 +316,6 @@ def _load(path: Path, fd: int) -> Recording:
         raise BadRecording(what=str(path), system=error) from error
     if begin[257:262] == b"ustar":
         return load_recording(TarArchive(path, fd))
-    if begin[:2] == b"\x1f\x8b" or begin[:4] in {b"\x28\xb5\x2f\xfd", b"\xfd7zX"}:
-        raise BadRecording("it is compressed; uncompress it first", what=str(path))
     data = os.pread(fd, _MOST_TEXT + 1, 0)
     recording = None
     if len(data) <= _MOST_TEXT:

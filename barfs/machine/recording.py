@@ -9,7 +9,10 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from sys import intern
 from typing import Any, Final, NamedTuple
 
 from barfs.errors import BadRecording
@@ -57,6 +60,7 @@ MACHINE_FILES: Final = (
     "sys/kernel/security/lsm",
     "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
 )
+_FUNCTION: Final = re.compile(r"pci/([^/]+)/facts\.json")
 _BOOT_CONFIG: Final = re.compile(r"boot/config-[\w.+~-]+")
 
 # What of a function is data: its config space, its ROM and its BARs.
@@ -64,6 +68,10 @@ PARTS: Final = ("config", "rom", *(f"bar{index}" for index in range(6)))
 
 # What is said to be refused where a function slept whose registers were wanted.
 REGISTERS: Final = "registers"
+
+_ATTRIBUTES: Final = (*ATTRIBUTES, LINK_WIDTH)
+_PARTS: Final = frozenset(PARTS)
+_REFUSED: Final = (*PARTS, REGISTERS)
 
 # How large what is kept in memory may be, in bytes.
 _MOST_FACTS: Final = 1 << 18  # of a function
@@ -73,6 +81,10 @@ _MOST_RANGES: Final = 1 << 18  # of all BARs
 _MOST_MEMBERS: Final = 1 << 10  # of an IOMMU group
 _MOST_WORDS: Final = 1 << 12  # characters of a sentence or an attribute
 _END: Final = 1 << 63
+
+_WIDTHS: Final = frozenset((1, 2, 4, 8))
+# JSON can have halves of a UTF-16 pair that UTF-8 can't.
+_NO_CHARACTER: Final = re.compile("[\ud800-\udfff]")
 
 
 class Range(NamedTuple):
@@ -87,6 +99,9 @@ class Range(NamedTuple):
     at: int
 
 
+_START: Final = attrgetter("start")
+
+
 class Part:
     """What was read of config space, of a ROM or of a BAR. `ranges` ascend and share no byte.
 
@@ -95,7 +110,6 @@ class Part:
 
     def __init__(self, ranges: Sequence[Range], read: Callable[[int, int], bytes]) -> None:
         self.ranges = ranges
-        self._starts = [one.start for one in ranges]
         self._read = read
 
     def extents(self, most: int = 4) -> list[str]:
@@ -109,7 +123,7 @@ class Part:
         Raises OSError.
         """
         found = bytearray()
-        index = bisect_right(self._starts, offset) - 1
+        index = bisect_right(self.ranges, offset, key=_START) - 1
         while 0 <= index < len(self.ranges) and len(found) < length:
             one = self.ranges[index]
             inside = offset + len(found) - one.start
@@ -124,7 +138,7 @@ class Part:
         return bytes(found)
 
 
-@dataclass
+@dataclass(slots=True)
 class RecordedFunction:
     """What is known of a function. `sizes` are those of `config` and `rom`.
 
@@ -202,13 +216,13 @@ class _Loader:
             raise _Wrong(f"{ABOUT} has another format than {FORMAT}, of a later barfs perhaps")
         functions = {}
         for name in self._archive.names():
-            match = re.fullmatch(r"pci/([^/]+)/facts\.json", name)
+            match = _FUNCTION.fullmatch(name)
             if match is None:
                 continue
             address = PciAddress.parse(match[1])
             if address is None:
                 raise _Wrong(f"{match[1]!a} is no PCI address")
-            functions[address] = self._function(f"pci/{address}")
+            functions[address] = self._function(f"pci/{match[1]}")
         files = {
             name: self._content(name, _MOST_TEXT)
             for name in self._archive.names()
@@ -217,6 +231,7 @@ class _Loader:
         notes = {
             address: [f"{part}: {why}" for part, why in function.refused.items()]
             for address, function in functions.items()
+            if function.refused
         }
         return Recording(self._archive.path, _sentence(about), functions, files, notes)
 
@@ -224,15 +239,15 @@ class _Loader:
         where = f"{directory}/{FACTS}"
         facts = self._object(where)
         function = RecordedFunction(
-            attributes=_texts(where, facts, "attributes", (*ATTRIBUTES, LINK_WIDTH)),
+            attributes=_texts(where, facts, "attributes", _ATTRIBUTES),
             links=_texts(where, facts, "links", LINKS),
             group=_words(where, facts, "group")[:_MOST_MEMBERS],
             exists=[one for one in _words(where, facts, "exists") if one in EXISTING],
             sizes=_numbers(where, facts, "sizes"),
-            refused=_texts(where, facts, "refused", (*PARTS, REGISTERS)),
+            refused=_texts(where, facts, "refused", _REFUSED),
         )
         read = facts.get("read", {})
-        if type(read) is not dict or not read.keys() <= set(PARTS):
+        if type(read) is not dict or not read.keys() <= _PARTS:
             raise _Wrong(f"{where} says of what was read: {str(read)[:80]!a}")
         for part, ranges in read.items():
             function.parts[part] = self._part(f"{directory}/{part}", ranges)
@@ -247,20 +262,17 @@ class _Loader:
             raise _Wrong("it has more ranges than any recording")
         found, end, at = [], 0, 0
         for one in ranges:
-            if type(one) is not list or [type(n) for n in one[:2]] != [int, int] or len(one) != 3:
+            if type(one) is not list or len(one) != 3:
                 raise _Wrong(f"{name} has a range that is none")
             start, length, width = one
-            if width not in {None, 1, 2, 4, 8} or not end <= start < start + length <= _END:
+            is_range = type(start) is type(length) is int and end <= start < start + length <= _END
+            if not is_range or not (width is None or (type(width) is int and width in _WIDTHS)):
                 raise _Wrong(f"{name} has a range that is none")
             found.append(Range(start, length, width, at))
             end, at = start + length, at + length
         if self._archive.size(name) != at:
             raise _Wrong(f"{name} has another size than its ranges have")
-
-        def read(offset: int, length: int) -> bytes:
-            return self._archive.read(name, offset, length)
-
-        return Part(found, read)
+        return Part(found, partial(self._archive.read, name))
 
 
 def _texts(where: str, facts: Mapping[str, Any], key: str, known: Sequence[str]) -> dict[str, str]:
@@ -268,7 +280,8 @@ def _texts(where: str, facts: Mapping[str, Any], key: str, known: Sequence[str])
     found = facts.get(key, {})
     if type(found) is not dict or not all(map(_is_text, found.values())):
         raise _Wrong(f"{key} of {where} are no texts")
-    return {name: found[name] for name in known if name in found}
+    # Most functions have the same texts as others.
+    return {name: intern(found[name]) for name in known if name in found}
 
 
 def _words(where: str, facts: Mapping[str, Any], key: str) -> list[str]:
@@ -280,15 +293,19 @@ def _words(where: str, facts: Mapping[str, Any], key: str) -> list[str]:
 
 def _numbers(where: str, facts: Mapping[str, Any], key: str) -> dict[str, int]:
     found = facts.get(key, {})
-    if type(found) is not dict or not all(
-        type(one) is int and 0 <= one < _END for one in found.values()
-    ):
+    if type(found) is not dict or not all(map(_is_size, found.values())):
         raise _Wrong(f"{key} of {where} are no sizes")
     return {name: found[name] for name in ("config", "rom") if name in found}
 
 
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value < _END
+
+
 def _is_text(value: object) -> bool:
-    return type(value) is str and len(value) <= _MOST_WORDS and "\0" not in value
+    if type(value) is not str or len(value) > _MOST_WORDS or "\0" in value:
+        return False
+    return value.isascii() or _NO_CHARACTER.search(value) is None
 
 
 def _sentence(about: Mapping[str, Any]) -> str:

@@ -80,6 +80,7 @@ class Resource(NamedTuple):
         return not self.flags & (IORESOURCE_UNSET | IORESOURCE_DISABLED)
 
 
+@lru_cache(maxsize=1 << 12)  # a listing of links parses the same few ids over and over
 def parse_hex(text: str, *, bits: int) -> int:
     """A number as sysfs prints it, in hex. ValueError if it is none, or too large.
 

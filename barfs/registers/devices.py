@@ -4,12 +4,13 @@ Config space is read for parts that its capabilities tell. Nothing else of a dev
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from barfs.devmem import PhysicalMemory
 from barfs.errors import DeviceGone, NoSuchAddress
 from barfs.machine.functions import Functions
+from barfs.machine.power import sleeping
 from barfs.machine.resources import Resource, parse_hex
 from barfs.names import PciAddress
 from barfs.registers.capabilities import Read, place_in_config, place_of_virtio, walk
@@ -42,6 +43,26 @@ class PhysicalMap(NamedTuple):
     size: int
 
 
+def _is_structure(part: Part) -> bool:
+    """Whether config space says where in a BAR a part is."""
+    return part.bar is None and part.space is Space.BAR
+
+
+def _in_bar(part: Part, bars: Mapping[int, Resource]) -> Place | None:
+    """The place of a part whose map says in which BAR it is."""
+    if part.bar is None or part.bar not in bars:
+        return None
+    return Place(Space.BAR, part.bar, 0, bars[part.bar].size)
+
+
+def _fitted(place: Place | None, part: Part, bars: Mapping[int, Resource]) -> Place | None:
+    """The place of a structure, if the BAR has room for it and it has room for the part."""
+    if place is None or place.end is None or place.bar is None or place.bar not in bars:
+        return None
+    inside = place.end <= bars[place.bar].size and place.start + part.reach <= place.end
+    return place if inside else None
+
+
 class DeviceMaps:
     """The maps of a machine's functions. If `memory` is not None, also those of physical ranges."""
 
@@ -52,6 +73,7 @@ class DeviceMaps:
         self._subjects: dict[PciAddress, tuple[object, list[str], int | None]] = {}
         self._tops: dict[object, tuple[object, Block]] = {}
         self._walked: dict[PciAddress, tuple[object, Block]] = {}
+        self._told: dict[PciAddress, tuple[object, Sequence[Place | None]]] = {}
 
     def _number(self, address: PciAddress, name: str, bits: int) -> int | None:
         try:
@@ -98,12 +120,19 @@ class DeviceMaps:
     def top(self, address: PciAddress) -> Block:
         """The registers in a function's BARs. There are none without a map. Raises DeviceGone.
 
-        Config space is read only for virtio devices.
+        Config space is read only for virtio devices, and not while they sleep.
         """
         found, bars = self._fitting(address)
         if found is None or found.map is None:
             return _NOTHING
-        places = [self._place(address, part, bars) for part in found.map.parts]
+        parts = found.map.parts
+        structures: Sequence[Place | None] = [None] * len(parts)
+        if any(_is_structure(part) for part in parts):
+            structures = self._structures(address, found.map)
+        places = [
+            _fitted(place, part, bars) if _is_structure(part) else _in_bar(part, bars)
+            for part, place in zip(parts, structures, strict=True)
+        ]
         return self._kept(address, found.map, places)
 
     def _kept(
@@ -116,19 +145,23 @@ class DeviceMaps:
             kept = self._tops[key] = (stamp, found.top(places, path))
         return kept[1]
 
-    def _place(self, address: PciAddress, part: Part, bars: dict[int, Resource]) -> Place | None:
-        if part.bar is not None:
-            known = part.bar in bars
-            return Place(Space.BAR, part.bar, 0, bars[part.bar].size) if known else None
-        if part.space is Space.BAR:
-            read, size = self._reader(address)
-            place = place_of_virtio(part, read, list(walk(read, size)))
-            fits = place and place.bar in bars and place.end is not None
-            if place is None or place.end is None or not fits or place.bar is None:
-                return None
-            inside = place.end <= bars[place.bar].size and place.start + part.reach <= place.end
-            return place if inside else None
-        return None
+    def _structures(self, address: PciAddress, found: Map) -> Sequence[Place | None]:
+        """Where config space says that the structures of a virtio device are, for each part.
+
+        That stays as long as the function is there. Nothing is read of a function that sleeps.
+        """
+        stamp = (self._pci.source.stamp(), id(found))
+        kept = self._told.get(address)
+        if kept is not None and stamp[0] is not None and kept[0] == stamp:
+            return kept[1]
+        if sleeping(self._pci, address) is not None:
+            return [None] * len(found.parts)
+        read, size = self._reader(address)
+        known = list(walk(read, size))
+        places = [place_of_virtio(part, read, known) for part in found.parts]
+        if any(places):
+            self._told[address] = (stamp, places)
+        return places
 
     def config(self, address: PciAddress, *, capabilities: bool) -> Block:
         """The registers in config space. Raises DeviceGone.

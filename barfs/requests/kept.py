@@ -77,14 +77,13 @@ class Kept:
         if node.kind.steady:
             return LIFETIME
         self._told += 1
-        if not self._may_keep(node):
-            if self._when(node) is not None:  # it may be kept under another name
-                self._nodes[node] = _When(self._changes, self._told)
-            return 0
-        self._nodes[node] = _When(self._changes, self._told)
-        if directory.address is None:
+        may_keep = self._may_keep(node)
+        # If not, it may be kept under another name all the same.
+        if may_keep or self._when(node) is not None:
+            self._nodes[node] = _When(self._changes, self._told)
+        if may_keep and directory.address is None:
             self._names.add((directory, name))
-        return LIFETIME
+        return LIFETIME if may_keep else 0
 
     def _may_keep(self, node: Node) -> bool:
         if node.kind.lasting is Lasting.NOT_KNOWN or not self._is_told_of(node):

@@ -45,6 +45,11 @@ def interruptible(apertures: Sequence[Aperture], check: Check) -> Sequence[Apert
     return cut
 
 
+def whole(aperture: Aperture) -> Aperture:
+    """The aperture for requests of one access, which are never cut."""
+    return aperture.inner if isinstance(aperture, Interruptible) else aperture
+
+
 def _at(check: Check, first: int, offset: int, length: int) -> None:
     check(first + offset, length)
 
@@ -57,7 +62,7 @@ class Interruptible:
         self.max_width, self.memory_like = aperture.max_width, aperture.memory_like
         self.way = aperture.way
         self.close = aperture.close
-        self._aperture = aperture
+        self.inner = aperture
         self._check = check
         self._extent = ONE_ACCESS  # the length of the next piece, in bytes
 
@@ -90,49 +95,49 @@ class Interruptible:
         length = len(into)
         if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
             started = perf_counter()
-            self._aperture.load_run(offset, width, into)
+            self.inner.load_run(offset, width, into)
             if (took := perf_counter() - started) > PIECE and length > ONE_ACCESS:
                 self._shorten(length, took)
             return
         with memoryview(into) as whole:
             for at, end in self._pieces(offset, len(whole), width):
-                self._aperture.load_run(offset + at, width, whole[at:end])
+                self.inner.load_run(offset + at, width, whole[at:end])
 
     def store_run(self, offset: int, width: int, data: Buffer) -> None:
         """See Aperture."""
         length = len(data)
         if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
             started = perf_counter()
-            self._aperture.store_run(offset, width, data)
+            self.inner.store_run(offset, width, data)
             if (took := perf_counter() - started) > PIECE and length > ONE_ACCESS:
                 self._shorten(length, took)
             return
         with memoryview(data) as whole:
             for at, end in self._pieces(offset, len(whole), width):
-                self._aperture.store_run(offset + at, width, whole[at:end])
+                self.inner.store_run(offset + at, width, whole[at:end])
 
     def copy_out(self, offset: int, into: Buffer) -> None:
         """See Aperture."""
         length = len(into)
         if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
             started = perf_counter()
-            self._aperture.copy_out(offset, into)
+            self.inner.copy_out(offset, into)
             if (took := perf_counter() - started) > PIECE and length > ONE_ACCESS:
                 self._shorten(length, took)
             return
         with memoryview(into) as whole:
             for at, end in self._pieces(offset, len(whole), _COPIED):
-                self._aperture.copy_out(offset + at, whole[at:end])
+                self.inner.copy_out(offset + at, whole[at:end])
 
     def copy_in(self, offset: int, data: Buffer) -> None:
         """See Aperture."""
         length = len(data)
         if length <= ONE_ACCESS or length <= self._extent:  # nearly always, and in one piece
             started = perf_counter()
-            self._aperture.copy_in(offset, data)
+            self.inner.copy_in(offset, data)
             if (took := perf_counter() - started) > PIECE and length > ONE_ACCESS:
                 self._shorten(length, took)
             return
         with memoryview(data) as whole:
             for at, end in self._pieces(offset, len(whole), _COPIED):
-                self._aperture.copy_in(offset + at, whole[at:end])
+                self.inner.copy_in(offset + at, whole[at:end])

@@ -10,6 +10,7 @@ from barfs.access.apertures import Aperture
 from barfs.access.files import Buffer, ReadFile, WriteFile
 from barfs.errors import DeviceGone, KernelRefused, Request
 from barfs.nodes import Allocate, Lines, View
+from barfs.spans.interruptible import whole
 
 
 def _reach(base: int, size: int, offset: int, length: int) -> range:
@@ -33,6 +34,7 @@ class RawView:
         self.base, self.size = aperture.base, aperture.size
         self.way = aperture.way
         self._aperture = aperture
+        self._load, self._store = whole(aperture).load_run, whole(aperture).store_run
         self._max_width = max_width or aperture.max_width
         self._part_width = min(self._max_width, contract.RUN_WIDTH)
         self._requests = contract.Wholeness()
@@ -59,7 +61,7 @@ class RawView:
         widest = self._widest(offset, asked, length)
         # Most requests are one access, and need no plan.
         if contract.is_single(offset, length, self.base, widest):
-            aperture.load_run(offset, length, data)
+            self._load(offset, length, data)
             return data
         runs = contract.plan(offset, length, self.base, widest)
         if len(runs) == 1:
@@ -78,7 +80,7 @@ class RawView:
         aperture = self._aperture
         widest = self._widest(offset, len(data), length)
         if not aperture.memory_like and contract.is_single(offset, length, self.base, widest):
-            aperture.store_run(offset, length, data if length == len(data) else data[:length])
+            self._store(offset, length, data if length == len(data) else data[:length])
             return length
         with memoryview(data) as rest:
             if aperture.memory_like:
@@ -120,6 +122,7 @@ class FixedView:
         self.base, self.size = aperture.base, aperture.size
         self.way = aperture.way
         self._aperture = aperture
+        self._load, self._store = whole(aperture).load_run, whole(aperture).store_run
         self.width = width
 
     def for_parts(self) -> "FixedView":
@@ -134,7 +137,9 @@ class FixedView:
         length = contract.clip_read(offset, length, self.size)
         contract.check_fixed(offset, length, self.width)
         data = allocate(length)
-        if length:
+        if length == self.width:
+            self._load(offset, length, data)
+        elif length:
             self._aperture.load_run(offset, self.width, data)
         return data
 
@@ -143,7 +148,9 @@ class FixedView:
         length = contract.clip_write(offset, len(data), self.size)
         contract.check_fixed(offset, len(data), self.width)
         contract.check_fixed(offset, length, self.width)
-        if length:
+        if length == self.width == len(data):
+            self._store(offset, length, data)
+        elif length:
             with memoryview(data) as rest:
                 self._aperture.store_run(offset, self.width, rest[:length])
         return length

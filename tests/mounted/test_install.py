@@ -32,6 +32,9 @@ def system(fuse, tmp_path_factory, require):
         mkdir upper work root
         mount -t overlay none -o lowerdir=/,upperdir=upper,workdir=work root
         for name in proc dev; do mount --rbind /$name root/$name; done
+        # It may be on another file system than the root is.
+        mkdir -p root{tmp_path_factory.getbasetemp()}
+        mount --bind {tmp_path_factory.getbasetemp()} root{tmp_path_factory.getbasetemp()}
         echo made
         exec sleep infinity
     """
@@ -82,6 +85,8 @@ def system(fuse, tmp_path_factory, require):
             ],
             check=True,
         )
+        # `make install` refuses beside the package; tests/package holds that.
+        run("if dpkg -s barfs >/dev/null 2>&1; then dpkg --purge barfs; fi")
         yield run
     finally:
         holder.kill()

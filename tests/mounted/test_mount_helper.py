@@ -13,11 +13,14 @@ from mounted.conftest import TIMEOUT, daemons, wait_until
 
 HELPER = Path(sys.executable).parent / "mount.barfs"
 
-# In a mount namespace of its own, with nothing in /sbin but the helper.
+# In a mount namespace of its own, with nothing in /sbin but the helper, which may be from there.
 PREPARE = f"""
 mount --make-rprivate /
+exec 3<{HELPER}
 mount -t tmpfs sbin "$(readlink -f /sbin)"
-ln -s {HELPER} /sbin/mount.barfs
+cat <&3 >/sbin/mount.barfs
+chmod 755 /sbin/mount.barfs
+exec 3<&-
 """
 
 

@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
-from package.conftest import ROOT
+import pytest
+
+from package.conftest import ROOT, system
 
 # What the tests of the mounted tier use, besides what the package depends on.
 TOOLS = (
@@ -12,6 +14,14 @@ TOOLS = (
     " zsh busybox memtool diffutils git"
 )
 LIBRARIES = "systemrdl-compiler cmsis-svd shtab~=1.13.0 rich matplotlib python-periphery"
+
+
+@pytest.fixture
+def installed(roots, package):
+    """A system for this module alone, with the package."""
+    with system(roots, package) as made:
+        made.run("apt install -y ./barfs.deb bsdextrautils xxd systemd")
+        yield made
 
 
 def test_all_of_the_tests_on_the_archives_libraries(installed, package):
@@ -25,12 +35,13 @@ def test_all_of_the_tests_on_the_archives_libraries(installed, package):
     shutil.copy(trusted, package)
     installed.run(
         f"cp {trusted.name} {trusted} && python3 -m venv --system-site-packages /opt/tests &&"
-        f" /opt/tests/bin/pip install {LIBRARIES} &&"
-        " ln -s /usr/sbin/barfs /usr/sbin/mount.barfs /opt/tests/bin"
+        # The commands that are installed know nothing of the virtual environment.
+        " /opt/tests/bin/pip install --target /usr/local/lib/python3.13/dist-packages"
+        f" {LIBRARIES} && ln -s /usr/sbin/barfs /usr/sbin/mount.barfs /opt/tests/bin"
     )
     # The clone's own barfs is not in the way: only its tests and what they import are.
     installed.run(f"mkdir /opt/clone && ln -s {clone}/bench {clone}/survey /opt/clone")
-    python = "cd / && BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 /opt/tests/bin/python"
+    python = "cd /opt/clone && BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 /opt/tests/bin/python"
     where = installed.run(f"{python} -c 'import barfs, pyfuse3; print(barfs.__file__)'")
     assert where.startswith("/usr/lib/python3/dist-packages/"), where
     print(

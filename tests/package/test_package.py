@@ -51,6 +51,10 @@ def test_what_is_in_it(installed):
 def test_it_runs(installed, package):
     shutil.copytree(ROOT / "tools", package / "tools")
     assert installed.run("barfs --version").startswith("barfs 0.")
+    # Neither of the two ways to install it spoils the other's files.
+    assert "sudo apt purge barfs" in installed.run("! tools/install")
+    assert "/etc/default/barfs" in installed.run("dpkg --verify barfs; tools/install --remove")
+    assert installed.run("dpkg --verify barfs") == ""
     session = installed.run("BARFS=/usr/sbin/barfs tools/article")
     assert "|Dunia,vipi?.....|" in session
     assert "|NinjaNinja" in session

@@ -1,6 +1,8 @@
 """A machine that is recorded in the guest and mounted on the host; the bus says what was read."""
 
 import json
+import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from mounted.conftest import barfs, is_mounted, sh
 
 from vm.architecture import BIN
 from vm.conftest import MOUNTS, bar_address
-from vm.machine import Access, Region
+from vm.machine import COMMAND_TIMEOUT, Access, Region
 
 EDU, IVSHMEM, NIC = "0000:00:13.0", "0000:00:10.0", "0000:00:15.0"
 REGIONS = {
@@ -125,3 +127,49 @@ def test_on_the_host_every_file_is_equal(guest, saved, require, tmp_path):
         finally:
             assert barfs("umount", there).returncode == 0
             assert not is_mounted(there)
+
+
+@pytest.fixture
+def numbered(guest):
+    """A function with a serial number in its config space, in slot 2.
+
+    Slots are not quite as they were afterwards.
+    """
+    guest.qmp.cmd("device_add", driver="e1000e", id="numbered", bus="slot2", romfile="")
+    yield guest.run(
+        "for i in {1..200}; do ls /sys/bus/pci/devices | grep -m 1 ^0000:02: && exit;"
+        " sleep 0.1; done; exit 1"
+    ).text.strip()
+    guest.qmp.cmd("device_del", id="numbered")
+    deadline = time.monotonic() + COMMAND_TIMEOUT
+    while "numbered" in str(guest.qmp.cmd("qom-list", path="/machine/peripheral")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_redacted_it_has_no_serial_number_and_no_range_that_is_not_a_devices(
+    guest, numbered, tmp_path
+):
+    """The serial number as setpci reads it, and what the kernel shows in /proc/iomem."""
+    words = guest.run(f"setpci -s {numbered} ECAP03+4.L ECAP03+8.L").text.split()
+    halves = [int(word, 16).to_bytes(4, "little") for word in words]
+    iomem = guest.run("cat /proc/iomem").text.splitlines()
+    guest.run(f"{BIN}/barfs save -o /run/other.tar --redact")
+    redacted = guest.run("cat /run/other.tar").stdout
+    for half in halves:
+        assert half.strip(b"\0\xff")
+        assert half not in redacted
+    path = tmp_path / "redacted.tar"
+    path.write_bytes(redacted)
+    with tarfile.open(path) as tar:
+        kept = tar.extractfile("proc/iomem").read().decode().splitlines()
+    own = [line for line in kept if not line.startswith(" ")]
+    assert f" : {numbered}" in "\n".join(own)
+    functions = guest.run("ls /sys/bus/pci/devices").text.split()
+    assert {line.partition(" : ")[2] for line in own} <= set(functions)
+    left_out = {line.strip() for line in iomem} - {line.strip() for line in kept}
+    assert any("System RAM" in line for line in left_out)
+    for line in left_out:
+        place, _, name = line.partition(" : ")
+        for word in (place, f" : {name}"):
+            assert word.encode() not in redacted

@@ -1,6 +1,9 @@
 """Archives of strangers: what is no recording is refused, and nothing but a BadRecording comes."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import tarfile
 import tracemalloc
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barfs.errors import BadRecording
-from barfs.machine import archive
+from barfs.machine import archive, compressed
 from barfs.machine.archive import DirectoryArchive, TarArchive
 from barfs.machine.recorded import recorded_source
 
@@ -286,8 +289,18 @@ def test_links_that_come_later_are_not_followed(tmp_path, what):
     [
         (b"", "neither a recording nor"),
         (b"hello\n", "neither a recording nor"),
-        (b"\x1f\x8b\x08" + bytes(600), "compressed"),
-        (b"\x28\xb5\x2f\xfd" + bytes(600), "compressed"),
+        (b"\x28\xb5\x2f\xfd" + bytes(600), "not by gzip or xz; uncompress it first"),
+        (bz2.compress(bytes(600)), "not by gzip or xz; uncompress it first"),
+        (b"\x1f\x8b\x08" + bytes(600), "damaged"),
+        (b"\x1f\x8b", "damaged"),
+        (gzip.compress(b"hello\n"), "neither a recording nor"),
+        (gzip.compress(b"hello\n")[:-1], "damaged"),
+        (gzip.compress(b"hello\n") + b"x", "damaged"),
+        (gzip.compress(gzip.compress(b"hello\n")), "neither a recording nor"),
+        (lzma.compress(b"hello\n"), "neither a recording nor"),
+        (lzma.compress(b"hello\n")[:-1], "damaged"),
+        (lzma.compress(b"hello\n") * 2, "damaged"),
+        (lzma.compress(b"x", filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 28}]), "damaged"),
         (bytes(4096), "neither a recording nor"),
         (tar_of(("pci/0000:00:04.0/config", b"")), "it has no recording.json"),
     ],
@@ -298,6 +311,21 @@ def test_a_file_that_is_no_recording(tmp_path, data, words):
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(BadRecording, match=words):
         recorded_source(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_a_bomb(tmp_path, monkeypatch, compress):
+    """What it would become is not kept, neither in memory nor in a file."""
+    monkeypatch.setattr(compressed, "MOST", 2 << 20)
+    path = tmp_path / "file"
+    path.write_bytes(compress(bytes(32 << 20)))
+    before = len(os.listdir("/proc/self/fd"))
+    tracemalloc.start()
+    with pytest.raises(BadRecording, match="larger than 2 MiB; uncompress it first"):
+        recorded_source(path)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
     assert len(os.listdir("/proc/self/fd")) == before
 
 

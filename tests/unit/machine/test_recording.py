@@ -1,7 +1,9 @@
 """Recordings: what is in one is believed only if it has the form. What is not is never zeros."""
 
+import gzip
 import io
 import json
+import lzma
 import tarfile
 
 import pytest
@@ -147,6 +149,16 @@ def test_facts(opened):
     assert read_kernel(source).config is None
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_compressed(tmp_path, compress):
+    path = tmp_path / "lab7.tar.gz"
+    path.write_bytes(compress(tar_of()))
+    source = recorded_source(path)
+    path.unlink()
+    assert str(AllFunctions(source).id(ADDRESS)) == "1af4:1110"
+    assert source.recording.functions[ADDRESS].parts["bar0"].at(8, 12) == DATA[4:]
+
+
 def test_what_was_not_read_is_not_zeros(opened):
     tree = tree_of(machine_of(opened(**{"proc/iomem": IOMEM})))
 
@@ -216,6 +228,9 @@ def test_text_of_a_stranger_commands_no_terminal(opened):
         (ABOUT, [], {}),
         (ABOUT, {**FACTS, "attributes": {"vendor": 7}}, {}),
         (ABOUT, {**FACTS, "attributes": []}, {}),
+        (ABOUT, {**FACTS, "attributes": {"vendor": "\ud800"}}, {}),
+        (ABOUT, {**FACTS, "group": ["\udcff"]}, {}),
+        ({**ABOUT, "host": "lab\udfff"}, FACTS, {}),
         (ABOUT, {**FACTS, "links": {"driver": None}}, {}),
         (ABOUT, {**FACTS, "group": "0000:00:04.0"}, {}),
         (ABOUT, {**FACTS, "sizes": {"config": -1}}, {}),
@@ -229,7 +244,7 @@ def test_text_of_a_stranger_commands_no_terminal(opened):
                 *([[0, 15, 4]], [[0, 17, 4]], [[0, 8, 4], [4, 8, 4]], [[8, 8, 4], [0, 8, 4]]),
                 *([[0, 16, 3]], [[0, 16]], [[-4, 16, 4]], [[0, 0, 4], [0, 16, 4]], [["0", 16, 4]]),
                 *([[0.0, 16, 4]], [[1 << 63, 16, 4]], 7, [7], [[0, 1, 1]] * 24_000, {"0": 16}),
-                *([[True, 16, 4]],),
+                *([[True, 16, 4]], [[0, 16, []]], [[0, 16, {}]], [[0, 16, True]], [[0, 16, 4.0]]),
             )
         ),
         (ABOUT, FACTS, {"pci/nonsense/facts.json": FACTS}),
@@ -243,39 +258,43 @@ def test_what_is_not_of_the_form_is_refused(opened, about, facts, more):
         opened(facts, about, **more)
 
 
+_TEXT = st.text(st.characters(), max_size=8)  # halves of a UTF-16 pair, too
 _JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)
-    ),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), _TEXT),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(_TEXT, inner, max_size=4)),
     max_leaves=8,
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.sampled_from(sorted(FACTS)), _JSON, st.text(max_size=40))
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([*sorted(FACTS), "text", "range"]), _JSON, st.text(st.characters(), max_size=40)
+)
 def test_a_recording_of_a_stranger_is_refused_or_harmless(tmp_path_factory, key, value, text):
     """Whatever is in it: what is listed can be looked at and read, and only errors come."""
     path = tmp_path_factory.mktemp("fuzz") / "lab7.tar"
-    attributes = {**FACTS["attributes"], "resource": text, "class": text}
-    for facts in ({**FACTS, key: value}, {**FACTS, "attributes": attributes}):
-        path.write_bytes(tar_of(facts, **{"proc/iomem": text.encode()}))
+    facts = {**FACTS, key: value}
+    if key == "text":
+        facts["attributes"] = {**FACTS["attributes"], "resource": text, "class": text}
+    elif key == "range":
+        facts["read"] = {"bar0": [[0, 16, value]]}
+    path.write_bytes(tar_of(facts, **{"proc/iomem": text.encode(errors="surrogatepass")}))
+    try:
+        source = recorded_source(path)
+    except BadRecording:
+        return
+    machine = machine_of(source)
+    assert status(machine)
+    tree = tree_of(machine)
+    pci = tree.lookup(tree.root, "pci")
+    directories = [tree.root, pci, tree.lookup(tree.root, "phys")]
+    directories += [node for _, node in tree.entries(pci)]
+    for node in [node for one in directories for _, node in tree.entries(one)]:
         try:
-            source = recorded_source(path)
-        except BadRecording:
+            tree.attributes(node)
+            if node.kind.type is Type.FILE:
+                view = tree.open(node, writable=False)
+                view.read(0, 64)
+                view.close()
+        except BarfsError:
             continue
-        machine = machine_of(source)
-        assert status(machine)
-        tree = tree_of(machine)
-        pci = tree.lookup(tree.root, "pci")
-        directories = [tree.root, pci, tree.lookup(tree.root, "phys")]
-        directories += [node for _, node in tree.entries(pci)]
-        for node in [node for one in directories for _, node in tree.entries(one)]:
-            try:
-                tree.attributes(node)
-                if node.kind.type is Type.FILE:
-                    view = tree.open(node, writable=False)
-                    view.read(0, 64)
-                    view.close()
-            except BarfsError:
-                continue

@@ -95,6 +95,37 @@ def test_virtio_by_its_capabilities(paths):
     assert names(machine_of(paths).maps.top(IVSHMEM)) == ["isr_status"]
 
 
+def config_reads(machine):
+    return [path for how, path in machine.source.seen if how == "read" and path.endswith("config")]
+
+
+def test_a_virtio_device_that_sleeps_is_left_alone(paths):
+    attribute(paths, IVSHMEM, "device", "0x1044")
+    structure = virtio_capability(1, 2, 0x1000, 0x38, 0)
+    config(paths, IVSHMEM, (6, b"\x10\0"), (0x34, b"\x40"), (0x40, structure))
+    for name, state, rest in (("power_state", "D3hot", "D0"), ("power_state", "D3cold", "D0")):
+        attribute(paths, IVSHMEM, name, state)
+        machine = machine_of(paths, source=Witness)
+        assert names(machine.maps.top(IVSHMEM)) == []
+        assert config_reads(machine) == []
+        attribute(paths, IVSHMEM, name, rest)
+        assert "device_status" in names(machine.maps.top(IVSHMEM))
+
+
+def test_where_structures_of_virtio_are_is_read_once(paths, monkeypatch):
+    monkeypatch.setattr(Witness, "stamp", lambda _: 1)  # nothing comes or goes
+    attribute(paths, IVSHMEM, "device", "0x1044")
+    config(paths, IVSHMEM, (6, b"\x10\0"), (0x34, b"\x40"))
+    machine = machine_of(paths, source=Witness)
+    assert names(machine.maps.top(IVSHMEM)) == []  # it may not have answered: that is not kept
+    config(paths, IVSHMEM, (0x40, virtio_capability(1, 2, 0x1000, 0x38, 0)))
+    assert "device_status" in names(machine.maps.top(IVSHMEM))
+    attribute(paths, IVSHMEM, "power_state", "D3hot")
+    spent = len(config_reads(machine))
+    assert "device_status" in names(machine.maps.top(IVSHMEM))
+    assert len(config_reads(machine)) == spent
+
+
 def test_headers_and_capabilities(paths, monkeypatch):
     monkeypatch.setattr(Witness, "stamp", lambda _: 1)  # nothing comes or goes
     pm = bytes([1, 0x50, 3, 0])
