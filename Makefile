@@ -3,7 +3,8 @@
 # make deb         build the package for Debian 13, build/barfs_*.deb (ARCH=arm64 cross-compiles it)
 # make test        lint, types, and all tests; builds the test kernels once (half an hour)
 # make test-unit, test-vm, test-package, test-arm64   one tier of them, or what runs on arm64
-# make test-deb    build the package, and run all of tests/mounted on it in a fresh Debian 13
+# make test-deb    build the package, run all of tests/mounted on it in a fresh Debian 13, and its
+#                  service in a guest (twenty minutes)
 # make test-arm64-64k  what runs in a guest for arm64, on a kernel with pages of 64K
 # make soak        all that users may do at once, for ten minutes; prints what the daemons held
 # make bench       measure how fast it is (six minutes; ARGS=--quick for half a minute)
