@@ -221,8 +221,8 @@ class Guest:
     def mount_all(self, mounts):
         """Mount barfs at the same time in several places, each with its options and its log."""
         start = "".join(
-            f"mkdir -p {where}; setsid {BIN}/barfs mount -f {shlex.join(map(str, options))}"
-            f" {where} >{log} 2>&1 & "
+            f"mkdir -p {where}; : >{log};"
+            f" setsid {BIN}/barfs mount -f {shlex.join(map(str, options))} {where} >{log} 2>&1 & "
             for where, (options, log) in mounts.items()
         )
         # The shell reads the file itself: a program for that would take a tenth of a second.
