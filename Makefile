@@ -27,10 +27,13 @@ PYTEST = $(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(if $(BARFS_PACKAGE),BARFS_PACKAGE=$(BARFS_PACKAGE)) \
 	.venv/bin/python -m pytest -p no:cacheprovider --durations=10
 
+# What takes long of the mounted tier, and whose outcome does not depend on times.
+BESIDE := $(addprefix tests/mounted/,test_bench.py test_install.py test_load.py test_model.py)
+
 export PREFIX DESTDIR
 
-.PHONY: demo install uninstall deb test types test-unit test-package test-vm test-arm64 test-deb \
-	test-arm64-64k bytecode soak bench performance generated clean
+.PHONY: demo install uninstall deb test types test-unit test-package test-beside test-vm \
+	test-arm64 test-deb test-arm64-64k bytecode soak bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -48,18 +51,21 @@ test: .venv/test
 	shellcheck $(SCRIPTS)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	$(MAKE) --no-print-directory -j 2 test-vm types test-unit test-package
-	$(PYTEST) tests/mounted
+	$(MAKE) --no-print-directory -j 2 test-vm types test-unit test-package test-beside
+	$(PYTEST) tests/mounted $(addprefix --ignore=,$(BESIDE))
 
 # What runs beside a guest, which takes longest: one of these after the other. What they print is
 # shown at their end.
 types: .venv/test
 	.venv/bin/mypy
 
-test-unit test-package: test-%: bytecode
+test-unit: TESTS := tests/unit
+test-package: TESTS := tests/package
+test-beside: TESTS := $(BESIDE)
+test-unit test-package test-beside: bytecode
 	mkdir -p build
-	$(PYTEST) tests/$* >build/test-$*.log 2>&1 || { cat build/test-$*.log; exit 1; }
-	tail -n 14 build/test-$*.log
+	$(PYTEST) $(TESTS) >build/$@.log 2>&1 || { cat build/$@.log; exit 1; }
+	tail -n 14 build/$@.log
 
 test-vm: bytecode
 	$(PYTEST) tests/vm

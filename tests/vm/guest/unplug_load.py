@@ -80,16 +80,17 @@ class Used:
 
 
 class Client(threading.Thread):
-    """Uses its files, one after the other, until it is stopped."""
+    """Uses its files, one after the other, until it is stopped; with a pause after each turn."""
 
-    def __init__(self, files):
+    def __init__(self, files, pause=0):
         super().__init__(daemon=True)
-        self.files, self.stopped = files, False
+        self.files, self.pause, self.stopped = files, pause, False
 
     def run(self):
         while not self.stopped:
             for file in self.files:
                 file.use()
+            time.sleep(self.pause)
 
     def stop(self):
         self.stopped = True
@@ -161,7 +162,8 @@ def main():
     for mountpoint in mountpoints:
         others.append(Used(f"{mountpoint}/pci/{STAYS}/bar2", 4096 * len(mountpoint), b"stays" * 9))
         others.append(Used(f"{mountpoint}/{EDU}/u32/bar0", 4, bytes(4)))
-    bystander = Client(others)
+    # It takes little from those of the device, so that a round takes less time.
+    bystander = Client(others, pause=0.02)
     bystander.start()
     starts = []
     found = daemons(mountpoints)
