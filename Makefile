@@ -2,7 +2,7 @@
 # make install     install barfs for all users, as root; make uninstall removes it (PREFIX, DESTDIR)
 # make deb         build the package for Debian 13, build/barfs_*.deb (ARCH=arm64 cross-compiles it)
 # make test        lint, types, and all tests; builds the test kernels once (half an hour)
-# make test-unit, make test-vm   one tier of them
+# make test-unit, test-vm, test-package, test-arm64   one tier of them, or what runs on arm64
 # make test-deb    build the package, run all of tests/mounted on it in a fresh Debian 13, and its
 #                  service in a guest (twenty minutes)
 # make test-arm64-64k  what runs in a guest for arm64, on a kernel with pages of 64K
@@ -27,10 +27,13 @@ PYTEST = $(SUDO) env BARFS_REQUIRE=1 PYTHONDONTWRITEBYTECODE=1 \
 	$(if $(BARFS_PACKAGE),BARFS_PACKAGE=$(BARFS_PACKAGE)) \
 	.venv/bin/python -m pytest -p no:cacheprovider --durations=10
 
+# What takes long of the mounted tier, and whose outcome does not depend on times.
+BESIDE := $(addprefix tests/mounted/,test_bench.py test_install.py test_load.py test_model.py)
+
 export PREFIX DESTDIR
 
-.PHONY: demo install uninstall deb test test-unit test-vm test-deb test-arm64-64k soak \
-	bench performance generated clean
+.PHONY: demo install uninstall deb test types test-unit test-package test-beside test-vm \
+	test-arm64 test-deb test-arm64-64k bytecode soak bench performance generated clean
 
 demo: .venv/demo
 	tools/article
@@ -48,25 +51,38 @@ test: .venv/test
 	shellcheck $(SCRIPTS)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
+	$(MAKE) --no-print-directory -j 2 test-vm types test-unit test-package test-beside
+	$(PYTEST) tests/mounted $(addprefix --ignore=,$(BESIDE))
+
+# What runs beside a guest, which takes longest: one of these after the other. What they print is
+# shown at their end.
+types: .venv/test
 	.venv/bin/mypy
-	$(MAKE) --no-print-directory -j 2 test-unit test-vm
-	$(PYTEST) tests/mounted tests/package
 
-# Beside a guest, which waits for most of the time. What it prints is shown at its end.
-test-unit: .venv/test
+test-unit: TESTS := tests/unit
+test-package: TESTS := tests/package
+test-beside: TESTS := $(BESIDE)
+test-unit test-package test-beside: bytecode
 	mkdir -p build
-	$(PYTEST) tests/unit >build/test-unit.log 2>&1 || { cat build/test-unit.log; exit 1; }
-	tail -n 14 build/test-unit.log
+	$(PYTEST) $(TESTS) >build/$@.log 2>&1 || { cat build/$@.log; exit 1; }
+	tail -n 14 build/$@.log
 
-test-vm: .venv/test
+test-vm: bytecode
 	$(PYTEST) tests/vm
+
+test-arm64: bytecode
+	$(PYTEST) -m arm64 tests/vm
+
+# Else each start of barfs in a guest would compile it anew. The tests work without.
+bytecode: .venv/test
+	-.venv/bin/python -m compileall -q barfs
 
 test-deb: export BARFS_PACKAGE := make
 test-deb: .venv/test
 	$(PYTEST) tests/package
 
 test-arm64-64k: export BARFS_VM_MACHINES := arm64-64k
-test-arm64-64k: .venv/test
+test-arm64-64k: bytecode
 	$(PYTEST) -m arm64 tests/vm
 
 soak: .venv/test

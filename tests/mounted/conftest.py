@@ -14,7 +14,8 @@ from barfs.machine import simulated
 from mounted.others import GROUP, contents
 
 BARFS = [sys.executable, "-m", "barfs"]
-TIMEOUT = 30
+# How long it is waited for what should come soon; the machine may be slow.
+TIMEOUT = 60
 
 
 def wait_until(condition, what):

@@ -35,17 +35,24 @@ def bench(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
+def mounts():
+    """What is mounted by benchmarks. Others may run on this machine."""
+    lines = Path("/proc/mounts").read_text().splitlines()
+    return {line.split()[1] for line in lines if "barfs-bench-" in line}
+
+
 @pytest.fixture(scope="module")
 def measured(fuse, tmp_path_factory):
     result = tmp_path_factory.mktemp("bench") / "bench.json"
     only = [word for pattern in ONE_OF_EACH for word in ("--only", pattern)]
+    before = mounts()
     done = bench("--quick", "--rounds", 1, "--slice", 1, "--json", result, *only)
     assert done.returncode == 0, done.stderr
-    return json.loads(result.read_text()), done.stdout
+    return json.loads(result.read_text()), done.stdout, mounts() - before
 
 
 def test_all_that_was_asked_for_was_measured(measured, require):
-    run, _ = measured
+    run, *_ = measured
     require(run["missing"] == [], f"{run['missing']}, to compare with")
     assert len(run["cases"]) == len(ONE_OF_EACH)
     assert all(len(case["contenders"]) >= 2 for case in run["cases"])
@@ -57,20 +64,21 @@ def test_all_that_was_asked_for_was_measured(measured, require):
 
 
 def test_cpu_time_is_that_of_the_daemon(measured):
-    run, _ = measured
+    run, *_ = measured
     for one in run["cases"][0]["contenders"].values():
         assert one["cpu"] > 0
 
 
 def test_it_is_printed(measured):
-    run, printed = measured
+    run, printed, _ = measured
     for case in run["cases"]:
         assert case["name"] in printed
         assert all(label in printed for label in case["contenders"])
 
 
 def test_nothing_stays(measured):
-    assert "barfs-bench-" not in Path("/proc/mounts").read_text()
+    *_, left = measured
+    assert left == set()
 
 
 def test_a_part_is_chosen_by_name():

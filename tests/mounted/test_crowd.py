@@ -81,11 +81,12 @@ def test_a_thousand_clients_of_a_slow_device_hold_up_nobody_else(slow):
         ):
             found = waits(request)
             assert statistics.median(found) < 0.05, found
-            assert max(found) < 1, found
-        # Root has its turn at the slow device, too: an access or two of others lie before it.
+            assert max(found) < 5, found
+        # Root has its turn at the slow device, too: an access or two of others lie before it. All
+        # that they ask for takes 200 s.
         started = time.monotonic()
         assert len((slow.path / f"{SLOWEST}@20+4").read_bytes()) == 4
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 5
         clients.send_signal(signal.SIGTERM)
         outcomes = json.loads(clients.stdout.readline())
     assert set(outcomes) == {"done", "EAGAIN"}

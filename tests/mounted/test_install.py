@@ -61,7 +61,8 @@ def system(fuse, tmp_path_factory, require):
                 env={
                     **os.environ,
                     "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin",
-                    "HOME": "/root",
+                    # pip keeps there what it has compiled.
+                    "HOME": "/home/dev" if user else "/root",
                 },
                 capture_output=True,
                 text=True,
@@ -76,6 +77,7 @@ def system(fuse, tmp_path_factory, require):
                 *("nsenter", f"--target={holder.pid}", "--mount", "bash", "-c"),
                 f"""
                 set -e -o pipefail
+                rm -rf {directory}/root/home/{{dev,elsewhere}} {directory}/root/tmp/staged
                 mkdir -p {directory}/root/home/dev
                 tar -C {clone} -c . | tar -C {directory}/root/home/dev -x
                 chown -R {USER}:{USER} {directory}/root/home/dev
@@ -86,6 +88,8 @@ def system(fuse, tmp_path_factory, require):
         )
         # `make install` refuses beside the package; tests/package holds that.
         run("if dpkg -s barfs >/dev/null 2>&1; then dpkg --purge barfs; fi")
+        # This system may have installed it, too.
+        run("make -C /home/dev uninstall; rm -f /etc/default/barfs")
         yield run
     finally:
         holder.kill()

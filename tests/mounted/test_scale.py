@@ -73,7 +73,7 @@ def test_a_thousand_open_files(vast):
     for fd in files:
         os.close(fd)
     wait_until(
-        lambda: len(os.listdir(f"/proc/{mount.process.pid}/fd")) == before, "descriptors stay"
+        lambda: len(os.listdir(f"/proc/{mount.process.pid}/fd")) <= before, "descriptors stay"
     )
 
 

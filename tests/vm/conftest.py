@@ -1,12 +1,13 @@
 """One boot of the guest for all tests of this tier, and one of each kernel that refuses more."""
 
+import concurrent.futures
 import contextlib
 import os
 import re
 
 import pytest
 
-from vm.architecture import ARCHITECTURES, BIN, HERE, X86
+from vm.architecture import ARCHITECTURES, HERE, X86
 from vm.machine import Guest, Region
 
 MOUNTS = {"resource": "/mnt/bars", "devmem": "/mnt/bars-devmem"}
@@ -17,9 +18,25 @@ def pytest_generate_tests(metafunc):
     """Tests run in a guest of each machine that is asked for; on others than x86 if marked so."""
     if "architecture" in metafunc.fixturenames:
         names = os.environ.get("BARFS_VM_MACHINES", "x86 arm64").split()
-        if not metafunc.definition.get_closest_marker("arm64"):
+        if not metafunc.definition.get_closest_marker("each_machine"):
             names = [name for name in names if name == "x86"]
-        metafunc.parametrize("architecture", names, indirect=True, scope="session")
+        params = [
+            pytest.param(name, marks=[] if name == "x86" else pytest.mark.arm64) for name in names
+        ]
+        metafunc.parametrize("architecture", params, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What says nothing more in a second mount runs in one of them on others than x86."""
+    left_out = []
+    for item in items:
+        marker = item.get_closest_marker("each_machine")
+        if marker and marker.args and item.get_closest_marker("arm64"):
+            (via,) = marker.args
+            if item.callspec.params.get("bars", via) != via:
+                left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
@@ -44,33 +61,39 @@ def engines(architecture, require, tmp_path_factory):
     """The access engine in several builds, by name. Made before the guest sees the directory."""
     root = architecture.find_root(require)
     directory = tmp_path_factory.mktemp("engines")
-    builds = {}
-    for compiler, level in ENGINE_BUILDS:
-        path = directory / f"{compiler}{level}" / "_mmio.so"
+    builds = {c + level: directory / f"{c}{level}" / "_mmio.so" for c, level in ENGINE_BUILDS}
+
+    def build(compiler, level):
+        path = builds[compiler + level]
         path.parent.mkdir()
         architecture.compile_engine(root, path, compiler, level)
-        builds[compiler + level] = path
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda words: build(*words), ENGINE_BUILDS))
     return builds
 
 
 @contextlib.contextmanager
-def running(architecture, kernel, directory, arguments="", root="/"):
-    """A guest with barfs mounted in both ways."""
-    guest = Guest(architecture, kernel, directory, arguments, root=root)
+def running(architecture, kernel, directory, arguments="", vias=tuple(MOUNTS), **more):
+    """A guest with barfs mounted in both ways, or in some. `more` is for the guest."""
+    guest = Guest(architecture, kernel, directory, arguments, **more)
     try:
         if not architecture.has_firmware:
             # Nothing else has turned on the decoding of BARs.
             guest.run(
                 "for device in /sys/bus/pci/devices/*; do echo 1 > $device/enable || true; done"
             )
-        for via, where in MOUNTS.items():
-            # test_article mounts in the background.
-            guest.mount(where, "--bars-via", via, log=f"/run/{via}.log")
+        # test_article mounts in the background.
+        guest.mount_all({MOUNTS[via]: (("--bars-via", via), log_of(via)) for via in vias})
         yield guest
-        for where in MOUNTS.values():
-            guest.run(f"{BIN}/barfs umount {where}")
+        guest.unmount_all(*(MOUNTS[via] for via in vias))
     finally:
         guest.close()
+
+
+def log_of(via):
+    """What the daemon of one of the mounts prints goes to this file in the guest."""
+    return f"/run/{via}.log"
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +101,7 @@ def guest(architecture, require, engines, tmp_path_factory):
     """One whose kernel refuses nothing."""
     root, kernel = architecture.find_root(require), architecture.find_kernel(require)
     directory = tmp_path_factory.mktemp("vm")
-    with running(architecture, kernel, directory, architecture.arguments, root) as guest:
+    with running(architecture, kernel, directory, architecture.arguments, root=root) as guest:
         yield guest
 
 
@@ -110,8 +133,9 @@ def refusals(guest):
 
 def new_lines(guest):
     """Makes a function that gives, of the daemon behind a mountpoint, what it logs from now on."""
-    logs = {where: f"/run/{via}.log" for via, where in MOUNTS.items()}
-    start = {where: len(guest.run(f"cat {log}").stdout) for where, log in logs.items()}
+    logs = {where: log_of(via) for via, where in MOUNTS.items()}
+    sizes = guest.run(f"stat -c %s {' '.join(logs.values())}").text.split()
+    start = {where: int(size) for where, size in zip(logs, sizes, strict=True)}
     return lambda where: guest.run(f"tail -c +{start[where] + 1} {logs[where]}").text
 
 

@@ -216,12 +216,27 @@ class Guest:
 
     def mount(self, where, *options, log):
         """Mount barfs in the foreground, for its log; where there is no directory, it is made."""
-        words = shlex.join(map(str, options))
-        self.run(
-            f"mkdir -p {where}; setsid {BIN}/barfs mount -f {words} {where} >{log} 2>&1 &"
-            f" for i in {{1..600}}; do grep -q 'mounted on' {log} && exit; sleep 0.1; done;"
-            f" cat {log}; exit 1"
+        self.mount_all({where: (options, log)})
+
+    def mount_all(self, mounts):
+        """Mount barfs at the same time in several places, each with its options and its log."""
+        start = "".join(
+            f"mkdir -p {where}; : >{log};"
+            f" setsid {BIN}/barfs mount -f {shlex.join(map(str, options))} {where} >{log} 2>&1 & "
+            for where, (options, log) in mounts.items()
         )
+        # The shell reads the file itself: a program for that would take a tenth of a second.
+        wait = "".join(
+            f"for i in {{1..300}}; do [[ $(<{log}) = *'mounted on'* ]] && break; sleep 0.2; done;"
+            f" [[ $(<{log}) = *'mounted on'* ]] || {{ cat {log}; exit 1; }}; "
+            for _, log in mounts.values()
+        )
+        self.run(start + wait)
+
+    def unmount_all(self, *mountpoints):
+        """Unmount at the same time; each has to succeed."""
+        start = "".join(f'{BIN}/barfs umount {where} & pids+=" $!"; ' for where in mountpoints)
+        self.run(f"{start} for pid in $pids; do wait $pid || exit; done")
 
     def program(self, name, *arguments, timeout=COMMAND_TIMEOUT):
         """Run one of the programs in `guest/` in the guest; it has to succeed."""

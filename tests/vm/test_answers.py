@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from vm.architecture import BIN, X86
-from vm.conftest import MOUNTS, bar_address
-from vm.machine import MIB, Access, Guest, Region
+from vm.conftest import MOUNTS, bar_address, running
+from vm.machine import MIB, Access, Region
 
 BARS = MOUNTS["resource"]
 DEVICES = "/sys/bus/pci/devices"
@@ -62,13 +62,9 @@ def guest(strict_kernel, tmp_path_factory):
     """Its kernel has VFIO and UIO, and gives what drivers own to others, too."""
     directory = tmp_path_factory.mktemp("answers")
     arguments = "iomem=relaxed debugpat loglevel=5"
-    guest = Guest(X86, strict_kernel, directory, arguments, devices=devices(directory))
-    try:
-        guest.mount(BARS, log="/run/bars.log")
+    more = {"devices": devices(directory)}
+    with running(X86, strict_kernel, directory, arguments, ["resource"], **more) as guest:
         yield guest
-        guest.run(f"{BIN}/barfs umount {BARS}")
-    finally:
-        guest.close()
 
 
 def last_record(guest):

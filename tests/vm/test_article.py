@@ -6,11 +6,10 @@ from vm.architecture import BIN
 from vm.conftest import bar_address
 from vm.machine import GIB
 
-pytestmark = pytest.mark.arm64
-
 GREETING = b"Dunia,vipi?\r"
 
 
+@pytest.mark.each_machine
 def test_what_the_guest_writes_is_in_the_devices_memory(guest, bars):
     guest.poke(0, 0, bytes(64))
     guest.run(rf"printf 'Dunia,vipi?\r' | dd of={bars}/1af4:1110/bar2 bs=1")
@@ -21,12 +20,14 @@ def test_what_the_guest_writes_is_in_the_devices_memory(guest, bars):
     assert back == GREETING
 
 
+@pytest.mark.each_machine
 def test_what_the_host_changes_is_in_the_next_read(guest, bars):
     for text in (b"first", b"other"):
         guest.poke(0, 0x1003, text)
         assert guest.run(f"dd if={bars}/1af4:1110/bar2 bs=1 skip=4099 count=5").stdout == text
 
 
+@pytest.mark.each_machine("resource")
 def test_the_instances_are_different_devices(guest, bars):
     for instance in (0, 1):
         name = "1af4:1110" + (f".{instance}" if instance else "")
@@ -36,6 +37,7 @@ def test_the_instances_are_different_devices(guest, bars):
     assert guest.run(f"readlink {bars}/1af4:1110.1").text == "pci/0000:00:11.0\n"
 
 
+@pytest.mark.each_machine
 def test_a_bar_of_4_gib_is_reached_to_its_end(guest, bars):
     """Above 4 GiB, and mapped piece by piece."""
     bar = f"{bars}/1af4:1110.2/bar2"
@@ -49,6 +51,7 @@ def test_a_bar_of_4_gib_is_reached_to_its_end(guest, bars):
     assert b"No space left on device" in done.stderr
 
 
+@pytest.mark.each_machine
 def test_large_copies_of_memory_are_whole(guest, bars):
     pattern = bytes((n * n >> 4) & 0xFF for n in range(1 << 20))
     guest.memory[1].write_bytes(pattern)
@@ -72,6 +75,7 @@ def physical_nodename(guest):
     return start + symbols["init_uts_ns"] - symbols["_text"] + 65
 
 
+@pytest.mark.each_machine("resource")
 def test_nodename_at_its_own_address(guest, bars):
     guest.run("hostname lab")
     address = physical_nodename(guest)
@@ -81,6 +85,7 @@ def test_nodename_at_its_own_address(guest, bars):
     assert guest.run("uname -n").text == "NinjaNinja\n"
 
 
+@pytest.mark.each_machine("resource")
 def test_nodename_by_seeking_in_a_larger_range(guest, bars):
     address = physical_nodename(guest)
     name = guest.run("grep 'System RAM' /proc/iomem | tail -n 1").text.split()[0]
@@ -92,6 +97,7 @@ def test_nodename_by_seeking_in_a_larger_range(guest, bars):
     assert guest.run("hostname").text == "Second\n"
 
 
+@pytest.mark.each_machine
 def test_nodename_by_the_commands_of_the_tour(guest, tour_blocks):
     (commands,) = [block for block in tour_blocks if "init_uts_ns" in block]
     guest.run("hostname lab")
@@ -99,6 +105,7 @@ def test_nodename_by_the_commands_of_the_tour(guest, tour_blocks):
     assert guest.run("hostname").text == "NinjaNinja\n"
 
 
+@pytest.mark.each_machine("resource")
 @pytest.mark.parametrize("skew", range(8))
 def test_unaligned_physical_addresses(guest, bars, skew):
     """0x1e102c5 in the article; memory that ivshmem backs, so the host knows the bytes."""
@@ -114,6 +121,7 @@ def test_unaligned_physical_addresses(guest, bars, skew):
     assert after == content[:skew] + b"abcdefghi" + content[skew + 9 :]
 
 
+@pytest.mark.each_machine
 def test_mounting_in_the_background(guest):
     done = guest.run(
         f"mkdir -p /mnt/second && {BIN}/barfs mount -o ro /mnt/second && ls /mnt/second"

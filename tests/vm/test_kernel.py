@@ -1,6 +1,5 @@
 """The kernel's memory by name, and System RAM that /dev/mem keeps back, on kernels that differ."""
 
-import contextlib
 import json
 import random
 import re
@@ -11,8 +10,7 @@ import sys
 import pytest
 
 from vm.architecture import BIN, HERE, X86
-from vm.conftest import MOUNTS
-from vm.machine import Guest
+from vm.conftest import MOUNTS, running
 
 BARS = MOUNTS["resource"]
 README = (HERE.parents[1] / "README.md").read_text()
@@ -21,29 +19,18 @@ README = (HERE.parents[1] / "README.md").read_text()
 (ONE_LINER,) = re.findall(r"```sh\n(printf 'NinjaNinja.*?)```", README, re.DOTALL)
 
 
-@contextlib.contextmanager
-def running(kernel, directory, arguments):
-    """A guest with other arguments of the kernel's, and a mount in it."""
-    guest = Guest(X86, kernel, directory, arguments)
-    try:
-        guest.mount(BARS, log="/run/bars.log")
-        yield guest
-        guest.run(f"{BIN}/barfs umount {BARS}")
-    finally:
-        guest.close()
-
-
 @pytest.fixture(scope="module")
 def fixed_guest(kernel, tmp_path_factory):
     """The kernel that refuses nothing, where it was linked to be."""
-    with running(kernel, tmp_path_factory.mktemp("nokaslr"), "nokaslr") as guest:
+    directory = tmp_path_factory.mktemp("nokaslr")
+    with running(X86, kernel, directory, "nokaslr", ["resource"]) as guest:
         yield guest
 
 
 @pytest.fixture(scope="module")
 def integrity_guest(strict_kernel, tmp_path_factory):
     directory = tmp_path_factory.mktemp("integrity")
-    with running(strict_kernel, directory, "lockdown=integrity") as guest:
+    with running(X86, strict_kernel, directory, "lockdown=integrity", ["resource"]) as guest:
         yield guest
 
 
@@ -51,7 +38,7 @@ def text_address(guest):
     return int(guest.run("awk '$3 == \"_text\" { print $1 }' /proc/kallsyms").text, 16)
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine
 @pytest.mark.parametrize("shell", ["dash", "bash"])
 def test_the_nodename_is_one_line(guest, shell):
     assert text_address(guest) != 0xFFFFFFFF81000000, "KASLR is off"

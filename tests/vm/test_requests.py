@@ -76,12 +76,14 @@ TEXTS = [
     *("status", "log", "1af4:1110/info", "1af4:1110/regs/README", "1af4:1110/regs/INTRMASK"),
     *("1af4:1110/decode/INTRMASK", "1af4:1110/x32/bar0@8", f"{EDU}/decode/all"),
 ]
-COPIES = {
-    "cp --reflink=auto {} {}",
-    f"{BIN}/python -c 'import shutil, sys; shutil.copyfile(*sys.argv[1:])' {{}} {{}}",
-    "busybox cat {} > {}",
-    "busybox cp {} {}",
-}
+COPIES = {"cp --reflink=auto {} {}", "busybox cat {} > {}", "busybox cp {} {}"}
+COPY_BY_PYTHON = """
+import pathlib, shutil, sys
+for name in sys.argv[1:]:
+    whole = pathlib.Path(name).read_bytes()
+    shutil.copyfile(name, '/run/copy')
+    assert whole == pathlib.Path('/run/copy').read_bytes() != b'', name
+"""
 
 
 def test_texts_are_whole_whoever_copies_them(guest, bars):
@@ -92,6 +94,8 @@ def test_texts_are_whole_whoever_copies_them(guest, bars):
                 " && cmp /run/whole /run/copy && test -s /run/copy && echo same"
             )
             assert done.text == "same\n", (name, command)
+    names = " ".join(f"{bars}/{name}" for name in TEXTS)
+    guest.run(f'{BIN}/python -c "{COPY_BY_PYTHON}" {names}')
 
 
 def test_sendfile_of_registers_reads_the_page_once(guest, bars, edu):

@@ -6,7 +6,7 @@ import pytest
 
 from barfs.daemon.confine import SERVING, Capability
 
-pytestmark = pytest.mark.arm64
+pytestmark = pytest.mark.each_machine
 
 ALL = {
     "/dev/mem": "done",

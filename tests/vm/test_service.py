@@ -99,7 +99,7 @@ def test_confined_it_does_no_more(service):
     # In its cgroup a device that is not its own cannot be opened, as root neither.
     cgroup = "/sys/fs/cgroup/system.slice/barfs.service/cgroup.procs"
     for device, allowed in (("/dev/mem", True), ("/dev/port", False), ("/dev/hwrng", False)):
-        done = service.try_run(f"echo $$ > {cgroup}; exec 3<{device}")
+        done = service.try_run(f"echo $BASHPID > {cgroup}; exec 3<{device}")
         assert (done.status == 0) == allowed, done
 
 

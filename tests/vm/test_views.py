@@ -26,7 +26,7 @@ def ivshmem(guest):
     return Region("ivshmem-mmio", bar_address(guest, "0000:00:10.0", 0))
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine
 @pytest.mark.parametrize("view", WIDTHS)
 @pytest.mark.parametrize("units", [1, 2, 16])
 def test_a_view_makes_accesses_of_its_width_only(guest, bars, takers, view, units):
@@ -46,7 +46,7 @@ def test_a_view_makes_accesses_of_its_width_only(guest, bars, takers, view, unit
     assert seen == writes(*expected)
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 @pytest.mark.parametrize("view", WIDTHS)
 def test_a_whole_window(guest, bars, takers, view):
     width = WIDTHS[view]
@@ -80,7 +80,7 @@ def test_a_whole_large_bar_in_large_requests(guest, bars, edu):
     assert seen == reads(*((0x80 + offset, 4) for offset in range(0, 0x10000, 4)))
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 def test_views_of_physical_addresses(guest, bars, edu, sdhci):
     with guest.traced(edu, sdhci) as seen:
         guest.run(f"cat {bars}/phys/u64/{edu.address + 0x80:x}+10")
@@ -110,7 +110,7 @@ def test_what_does_not_fit_makes_no_access(guest, bars, edu, offset):
     assert seen == []
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 def test_a_text_register(guest, bars, edu):
     register = f"{bars}/{EDU}/x32/bar0"
     with guest.traced(edu) as seen:
@@ -128,7 +128,7 @@ def test_a_text_register(guest, bars, edu):
     assert guest.run(f"cat {register}@4").text == "0xfffffffd\n"
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 @pytest.mark.parametrize("width", [1, 2, 4, 8])
 def test_text_registers_of_each_width(guest, bars, takers, width):
     register = f"{bars}/{takers[width].device}/x{8 * width}/bar0@88"
@@ -177,7 +177,7 @@ def test_no_other_register_than_the_one_that_is_read(guest, bars, view):
     assert len(seen) == 5
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_ports(guest, bars, ports, width):
     bar = f"{bars}/{E1000}/bar1"
@@ -196,7 +196,7 @@ def test_ports(guest, bars, ports, width):
     ]
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 def test_other_requests_to_ports(guest, bars, ports):
     bar = f"{bars}/{E1000}/bar1"
     with guest.traced(ports) as seen:
@@ -226,7 +226,7 @@ def test_data_through_ports(guest, bars):
     assert bytes(int(word, 16) for word in shown.split()) == names[1][:4]
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 def test_io_decoding_off(guest, bars, refusals):
     address = "0000:00:14.0"
     guest.run(f"setpci -s {address} COMMAND=2")
@@ -245,7 +245,7 @@ def rom_state(guest):
     return enabled, guest.try_run(f"head -c 1 {sysfs}").status
 
 
-@pytest.mark.arm64
+@pytest.mark.each_machine("resource")
 def test_the_rom_is_the_file_given_to_qemu(guest, bars):
     rom = f"{bars}/{E1000}/rom"
     off = rom_state(guest)

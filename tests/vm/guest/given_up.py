@@ -29,11 +29,13 @@ def until(condition, what):
 
 
 def daemon():
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
-            if mountpoint in words and "mount" in words:
-                return entry
+        except OSError:
+            continue  # it has ended
+        if mountpoint in words and "mount" in words:
+            return entry
     raise LookupError(mountpoint)
 
 

@@ -37,11 +37,13 @@ def until(condition, what):
 def daemons(mountpoints):
     """The directories in /proc of the daemons, by the mountpoints on their command lines."""
     found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
             words = (entry / "cmdline").read_bytes().decode().split("\0")
-            if "mount" in words and set(words) & set(mountpoints):
-                found.append(entry)
+        except OSError:
+            continue  # it has ended
+        if "mount" in words and set(words) & set(mountpoints):
+            found.append(entry)
     assert len(found) == len(mountpoints)
     return found
 
@@ -78,16 +80,17 @@ class Used:
 
 
 class Client(threading.Thread):
-    """Uses its files, one after the other, until it is stopped."""
+    """Uses its files, one after the other, until it is stopped; with a pause after each turn."""
 
-    def __init__(self, files):
+    def __init__(self, files, pause=0):
         super().__init__(daemon=True)
-        self.files, self.stopped = files, False
+        self.files, self.pause, self.stopped = files, pause, False
 
     def run(self):
         while not self.stopped:
             for file in self.files:
                 file.use()
+            time.sleep(self.pause)
 
     def stop(self):
         self.stopped = True
@@ -159,15 +162,17 @@ def main():
     for mountpoint in mountpoints:
         others.append(Used(f"{mountpoint}/pci/{STAYS}/bar2", 4096 * len(mountpoint), b"stays" * 9))
         others.append(Used(f"{mountpoint}/{EDU}/u32/bar0", 4, bytes(4)))
-    bystander = Client(others)
+    # It takes little from those of the device, so that a round takes less time.
+    bystander = Client(others, pause=0.02)
     bystander.start()
     starts = []
+    found = daemons(mountpoints)
     try:
         for number in range(int(rounds)):
             starts.append(go_round(number, address, directory, mountpoints))
-            if number == 1:
-                first = [held(daemon) for daemon in daemons(mountpoints)]
-        until(lambda: [held(one) for one in daemons(mountpoints)] == first, "they hold more")
+            if number == 0:
+                first = [held(daemon) for daemon in found]
+        until(lambda: [held(daemon) for daemon in found] == first, "they hold more")
     except (OSError, TimeoutError) as error:
         wrong.append(repr(error))
     finally:
@@ -176,7 +181,7 @@ def main():
     if not (DEVICES / address).exists():
         ask(directory, address, "plug")
     (DEVICES / address / "enable").write_text("1")
-    holdings = [held(daemon) for daemon in daemons(mountpoints)]
+    holdings = [held(daemon) for daemon in found]
     used = sum(file.done for file in others)
     print(json.dumps({"starts": starts, "wrong": wrong, "held": holdings, "others": used}))
 
