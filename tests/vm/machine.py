@@ -197,7 +197,10 @@ class Guest:
         self._socket.sendall(request.encode() + b"\n")
 
     def _receive(self, command):
-        line = self._answers.readline()
+        try:
+            line = self._answers.readline()
+        except TimeoutError as error:
+            raise RuntimeError(f"no answer to {command}: {self.console_tail()}") from error
         if not line:
             raise RuntimeError(f"the guest is gone: {self.console_tail()}")
         return Done(command, json.loads(line))
