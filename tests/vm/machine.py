@@ -197,10 +197,7 @@ class Guest:
         self._socket.sendall(request.encode() + b"\n")
 
     def _receive(self, command):
-        try:
-            line = self._answers.readline()
-        except TimeoutError as error:
-            raise RuntimeError(f"no answer to {command}: {self.console_tail()}") from error
+        line = self._answers.readline()
         if not line:
             raise RuntimeError(f"the guest is gone: {self.console_tail()}")
         return Done(command, json.loads(line))
@@ -209,7 +206,10 @@ class Guest:
         """Run a shell command in the guest, however it ends."""
         self._socket.settimeout(timeout + 30)
         self._send(command, timeout)
-        return self._receive(command)
+        try:
+            return self._receive(command)
+        except TimeoutError as error:
+            raise RuntimeError(f"no answer to {command}: {self.console_tail()}") from error
 
     def run(self, command, timeout=COMMAND_TIMEOUT):
         """Run a shell command in the guest; it has to succeed."""
