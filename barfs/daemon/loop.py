@@ -2,8 +2,8 @@
 
 pyfuse3 lets trio wait for each request. That takes five system calls, of which two are needed, and
 a turn of trio's scheduler. Here one of pyfuse3's tasks waits in poll(2) by itself while requests
-keep coming. It spins a little if that pays (barfs.daemon.spinning), and lets trio's other tasks run
-every few ms. When nothing comes it leaves the waiting to trio.
+keep coming. It spins a little if that pays, and lets trio's other tasks run every few ms. When
+nothing comes it leaves the waiting to trio.
 
 pyfuse3 looks up its own `_wait_fuse_readable` and `_session_loop` in its module, and its asyncio
 mode relies on that, too. They are replaced there (pyfuse3 3.4 and 3.5, src/pyfuse3/internal.pxi).
@@ -23,7 +23,6 @@ import pyfuse3
 import trio
 
 from barfs.daemon.settings import LoopName
-from barfs.daemon.spinning import SPIN, Spinning
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +37,15 @@ MAX_TASKS: Final = 500
 # How long poll(2) waits for a request, and trio's other tasks wait for their turn, in seconds.
 TURN: Final = 0.004
 _TURN_MS: Final = int(TURN * 1000)
+
+# A client on another CPU comes back sooner than a sleeping process wakes up. How long to look for
+# it before sleeping, in seconds.
+SPIN: Final = 60e-6
+
+# Spinning pays if it finds something. After so many misses in a row, the next so many waits go
+# without it.
+MISSES: Final = 5
+PAUSE: Final = 100
 
 
 class Loop:
@@ -135,7 +143,8 @@ class FastWait:
         self._reading = self._processing = False
         self._away = 0
         self._turn_ends = 0.0
-        self._spinning = Spinning()
+        self._misses_left = 1
+        self._pause_left = 0
 
     async def main(self) -> None:
         """Run pyfuse3.main with its way to wait replaced."""
@@ -210,24 +219,21 @@ class FastWait:
             return False
         finally:
             self._reading = False
-        now = perf_counter()
-        self._turn_ends = now + TURN
-        self._spinning.begin(now)
+        self._turn_ends = perf_counter() + TURN
         self._processing = not self.over
         return self._processing
 
     def _look(self) -> bool:
-        """Whether there is a request within a turn. It spins first, if that is faster."""
-        spinning = self._spinning
-        if spinning.is_round():
-            spinning.end_round(perf_counter())
-        if not spinning.now:
+        """Whether there is a request within a turn. It spins first, if that has paid lately."""
+        if self._pause_left:
+            self._pause_left -= 1
             return bool(self._poll(_TURN_MS))
         until = perf_counter() + SPIN
         while not self._poll(0):
-            now = perf_counter()
-            if now > until:
-                spinning.missed(now)
+            if perf_counter() > until:
+                self._misses_left -= 1
+                if not self._misses_left or len(os.sched_getaffinity(0)) == 1:
+                    self._misses_left, self._pause_left = 1, PAUSE
                 return bool(self._poll(_TURN_MS))
-        spinning.hit()
+        self._misses_left = MISSES
         return True
